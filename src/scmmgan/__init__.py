@@ -1,0 +1,20 @@
+"""Unpaired mapping between single-cell modalities: `pp`, `tl`, `pl`, `get`, `metrics`, `datasets`."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+__all__ = ["datasets", "get", "metrics", "pl", "pp", "tl"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # lazy: torch, scanpy and mudata cost seconds that `import scmmgan` must not
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

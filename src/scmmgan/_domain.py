@@ -1,0 +1,231 @@
+"""MuData → Domain (matrix, names, transform, model-space cells) and results → MuData; all checks of user input."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from scmmgan.model.transform import (
+    SmoothedMatrix,
+    Transform,
+    fit_operator,
+    fit_shared,
+    fit_transform,
+    identity_transform,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
+
+MIN_CELLS = 32
+MIN_SHARED = 50  # equal names that make a shared space (METHOD §2)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One modality as the models see it. `x`: cells × p, float32, unit global sd."""
+
+    name: str
+    smoothed: SmoothedMatrix
+    obs_names: pd.Index
+    var_names: pd.Index
+    transform: Transform
+    x: np.ndarray
+
+    def zscored(self, positions: np.ndarray) -> np.ndarray:
+        """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (cells × positions)."""
+        values = self.smoothed.columns(positions).astype(np.float64)
+        return (values - self.transform.mean[positions]) / self.transform.sd[positions]
+
+
+def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
+    """Names of the modalities to align, all of them by default."""
+    from mudata import MuData
+
+    if not isinstance(mdata, MuData):
+        raise TypeError(f"`mdata` must be a MuData with one modality per technology, got {type(mdata).__name__}.")
+    names = list(modalities) or list(mdata.mod)
+    for name in names:
+        modality(mdata, name)
+        if "/" in name:
+            raise ValueError(
+                f"Modality name {name!r} contains '/', which HDF5 and zarr read as a folder. "
+                "Rename it: `mudata.MuData({'new_name': mdata[...]})`."
+            )
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"Need at least two different modalities, got {names}. Modalities found: {list(mdata.mod)}.")
+    return names
+
+
+def modality(mdata: MuData, name: str) -> AnnData:
+    """The modality, or a KeyError that lists those found."""
+    if name not in mdata.mod:
+        raise KeyError(f"No modality {name!r} in `mdata`. Modalities found: {list(mdata.mod)}.")
+    return mdata.mod[name]
+
+
+def per_modality(value: Any, names: Sequence[str], argument: str) -> dict[str, Any]:
+    """An argument that is one value or a dict by modality, as a dict; modalities left out of a dict get None."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    if unknown := sorted(set(value) - set(names)):
+        raise KeyError(f"`{argument}` names modalities {unknown} that are not aligned. Aligned: {list(names)}.")
+    return {name: value.get(name) for name in names}
+
+
+def missing_key(what: str, key: str, found: Sequence[str], hint: str = "") -> KeyError:
+    """A KeyError that lists what there is, closest names first."""
+    close = difflib.get_close_matches(str(key), [str(f) for f in found], n=3)
+    listed = close or [str(f) for f in list(found)[:10]]
+    return KeyError(f"No {what} {key!r}. {'Closest' if close else 'Found'}: {listed}. {hint}".strip())
+
+
+def read_matrix(
+    mdata: MuData, name: str, *, layer: str | None = None, use_rep: str | None = None
+) -> tuple[np.ndarray | sp.csr_matrix, pd.Index]:
+    """Checked float32 matrix (CSR or dense) of a modality and the names of its columns."""
+    adata = modality(mdata, name)
+    for axis, names in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            raise ValueError(f"{axis} of {name!r} are not unique, e.g. {twice!r}. Run `{axis}_make_unique()` on it.")
+    if use_rep is not None:
+        if layer is not None:
+            raise ValueError(f"{name!r}: give `layer` or `use_rep`, not both; got {layer!r} and {use_rep!r}.")
+        if use_rep not in adata.obsm:
+            raise missing_key(f"obsm key in {name!r}", use_rep, list(adata.obsm))
+        values = adata.obsm[use_rep]
+        columns = pd.Index([f"{use_rep}_{i}" for i in range(values.shape[1])])
+    else:
+        if layer is not None and layer not in adata.layers:
+            raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
+        values, columns = adata.layers[layer] if layer is not None else adata.X, adata.var_names
+        if values is None:
+            raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
+    return _as_float(values, name, f"layer {layer!r}" if layer else f"obsm {use_rep!r}" if use_rep else "X"), columns
+
+
+def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
+    """A float32 copy in memory, or a ValueError on shapes and values that nothing can be learnt from."""
+    if hasattr(values, "to_memory"):  # backed sparse
+        values = values.to_memory()
+    if isinstance(values, pd.DataFrame):
+        values = values.to_numpy()
+    sparse = sp.issparse(values)
+    out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.array(values[...], dtype=np.float32)
+    n, g = out.shape
+    if n < MIN_CELLS or g == 0:
+        raise ValueError(f"{name!r} has {n} cells and {g} features; {MIN_CELLS} cells and 1 feature are the minimum.")
+    data = out.data if sparse else out
+    if bad := int((~np.isfinite(data)).sum()):
+        raise ValueError(f"{slot} of {name!r} holds {bad} NaN or infinite values. Impute or drop them first.")
+    low, high = (data.min(), data.max()) if data.size else (0.0, 0.0)
+    if low == high and (not sparse or out.nnz in (0, n * g)):
+        raise ValueError(f"{slot} of {name!r} is constant ({low}): there is nothing to align.")
+    if high > 50 and low >= 0 and np.array_equal(data, np.round(data)):
+        logger.warning(
+            "%s of %r looks like raw counts (whole numbers up to %d). Run `scmmgan.pp.normalize` and name its layer.",
+            slot, name, int(high),
+        )  # fmt: skip
+    return out
+
+
+def read_domains(
+    mdata: MuData,
+    names: Sequence[str],
+    *,
+    layer: dict[str, str | None],
+    use_rep: dict[str, str | None],
+    mask_var: dict[str, Any],
+    smooth: dict[str, int | None],
+    n_pcs: dict[str, int | None],
+    links: Mapping[tuple[str, str], pd.DataFrame],
+    random_state: int,
+) -> tuple[list[Domain], bool]:
+    """Read, smooth and transform the modalities; True when they lie in one shared space."""
+    matrices, columns, smoothed = {}, {}, {}
+    for name in names:
+        matrices[name], columns[name] = read_matrix(mdata, name, layer=layer[name], use_rep=use_rep[name])
+    masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
+    for name in names:
+        t = 0 if use_rep[name] else int(smooth[name] or 0)
+        operator = fit_operator(matrices[name], random_state=random_state, allowed=masks[name]) if t else None
+        smoothed[name] = SmoothedMatrix(matrices[name], operator, t)
+    common = _shared_names(names, columns, links, use_rep, masks)
+    shared = common is not None
+    if common is not None:
+        positions = [columns[name].get_indexer(common) for name in names]
+        p = min(_n_pcs(n_pcs[name]) for name in names)
+        fitted = dict(zip(names, fit_shared([smoothed[name] for name in names], positions, n_pcs=p)))
+    else:
+        fitted = {}
+        for name in names:
+            if use_rep[name]:
+                fitted[name] = identity_transform(smoothed[name])
+                continue
+            linked = [columns[name].get_indexer(t[name]) for pair, t in links.items() if name in pair]
+            fitted[name] = fit_transform(
+                smoothed[name],
+                n_pcs=_n_pcs(n_pcs[name]),
+                linked=np.unique(np.concatenate(linked)) if linked else None,
+                allowed=masks[name],
+            )
+    return [
+        Domain(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]))
+        for n in names
+    ], shared
+
+
+def _n_pcs(value: int | None) -> int:
+    return 50 if value is None else int(value)
+
+
+def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str | None) -> np.ndarray | None:
+    """Positions of the features that may enter the PCA."""
+    if mask is None or use_rep:
+        return None
+    if isinstance(mask, str):
+        if mask not in mdata[name].var:
+            raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var))
+        mask = mdata[name].var[mask]
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != (len(columns),):
+        raise ValueError(
+            f"`mask_var` of {name!r} must be {len(columns)} booleans, got {mask.shape} of {mask.dtype}. "
+            "Name a boolean `var` column or hand in a boolean array."
+        )
+    if not mask.any():
+        raise ValueError(f"`mask_var` of {name!r} chooses no feature.")
+    return np.flatnonzero(mask)
+
+
+def _shared_names(
+    names: Sequence[str],
+    columns: Mapping[str, pd.Index],
+    links: Mapping[tuple[str, str], pd.DataFrame],
+    use_rep: Mapping[str, str | None],
+    masks: Mapping[str, np.ndarray | None],
+) -> pd.Index | None:
+    """Equal names of all modalities where they are many enough to make one space, else None."""
+    if not links or any(use_rep.values()):
+        return None
+    common = columns[names[0]]
+    for name in names[1:]:
+        common = common[common.isin(columns[name])]
+    for name in names:
+        if (mask := masks[name]) is not None:
+            common = common[common.isin(columns[name][mask])]
+    smallest = min(len(columns[name]) for name in names)
+    # the links must say so too: equal names may mean nothing when the user links other features
+    linked = all((table.iloc[:, 0] == table.iloc[:, 1]).mean() > 0.5 for table in links.values())
+    return common if linked and len(common) >= MIN_SHARED and 2 * len(common) >= smallest else None

@@ -1,0 +1,34 @@
+"""The one place that spells slot names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of all slots that belong to one alignment."""
+
+    key: str = "scmmgan"
+
+    @property
+    def uns(self) -> str:
+        """`mdata.uns`: params, features, landmarks, history, model."""
+        return self.key
+
+    @property
+    def embedding(self) -> str:
+        """`mdata[m].obsm` and `mdata.obsm`: joint embedding."""
+        return f"X_{self.key}"
+
+    def mapped(self, target: str) -> str:
+        """`mdata[source].layers` (equal var_names) or `.obsm`: source cells in the target's features."""
+        return f"{self.key}_{target}"
+
+    def plan(self, target: str) -> str:
+        """`mdata[source].obsm`: coupling of cells with the target's landmarks."""
+        return f"{self.key}_plan_{target}"
+
+    def unmatched(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: lost share of a cell's mass; suffixed when there are several targets."""
+        return f"{self.key}_unmatched" + (f"_{target}" if target else "")

@@ -1,0 +1,160 @@
+"""Results → MuData and back: the only code that writes or reads the slots of an alignment."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan._domain import Domain, missing_key, modality
+from scmmgan._keys import Keys
+from scmmgan.model.transform import Transform
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan.model.aligner import Aligner
+    from scmmgan.model.coupling import Coupling
+
+logger = logging.getLogger("scmmgan")
+
+MAX_WRITTEN = 200_000_000  # cells × features of one mapped array (DESIGN §2)
+
+
+def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Positions of the mapped features that are written for every target; empty where they are too many."""
+    chosen = {}
+    for d in domains:
+        wanted = features[d.name]
+        if wanted is None:
+            cells = max(len(other.x) for other in domains if other is not d)
+            fits = cells * len(d.var_names) <= MAX_WRITTEN
+            chosen[d.name] = np.arange(len(d.var_names) if fits else 0)
+            if not fits:
+                logger.info("%d × %d mapped values for %r are not written: use `get.mapped(features=)`.", cells, len(d.var_names), d.name)  # fmt: skip
+            continue
+        positions = d.var_names.get_indexer(pd.Index(wanted, dtype=str))
+        if (positions < 0).any():
+            raise missing_key(f"feature in {d.name!r}", np.asarray(wanted)[positions < 0][0], list(d.var_names))
+        chosen[d.name] = positions
+    return chosen
+
+
+def write(
+    mdata: MuData,
+    domains: Sequence[Domain],
+    aligner: Aligner,
+    couplings: Mapping[tuple[str, str], Coupling],
+    *,
+    history: Mapping[str, Sequence[float]],
+    params: dict[str, Any],
+    features: Mapping[str, np.ndarray],
+    keys: Keys,
+) -> None:
+    """Compute every slot of DESIGN §3, then write all of them."""
+    embeddings = {d.name: aligner.embed(d.x, d.name) for d in domains}
+    slots: dict[str, list[tuple[str, str, Any]]] = {d.name: [] for d in domains}
+    for a in domains:
+        slots[a.name].append(("obsm", keys.embedding, embeddings[a.name]))
+        for b in domains:
+            if a is b:
+                continue
+            slots[a.name].append(("obsm", keys.plan(b.name), couplings[a.name, b.name].plan))
+            if len(features[b.name]):
+                mapped = b.transform.inverse(aligner.translate(a.x, a.name, b.name), features[b.name])
+                whole = len(features[b.name]) == len(b.var_names)
+                as_layer = whole and a.var_names.equals(b.var_names) and mdata[a.name].var_names.equals(a.var_names)
+                slots[a.name].append(("layers" if as_layer else "obsm", keys.mapped(b.name), mapped))
+    config, weights = aligner.state()
+    record = {
+        "params": params,
+        "features": {d.name: d.var_names[features[d.name]].to_numpy(dtype=object) for d in domains},
+        "landmarks": {
+            b: domain.obs_names[couplings[a, b].landmarks.nodes].to_numpy(dtype=object)
+            for (a, b) in couplings
+            for domain in domains
+            if domain.name == b
+        },
+        "history": {name: np.asarray(values) for name, values in history.items()},
+        "model": {
+            "config": json.dumps({**json.loads(config), "var_names": {d.name: d.var_names.tolist() for d in domains}}),
+            "weights": weights,
+            "transforms": {d.name: d.transform.state() for d in domains},
+        },
+    }
+    for name, entries in slots.items():
+        # a second alignment under the same key must not leave the first one's mapped values behind
+        for b in [d.name for d in domains if d.name != name]:
+            for container in (mdata[name].layers, mdata[name].obsm):
+                if keys.mapped(b) in container:
+                    del container[keys.mapped(b)]
+        for container_name, slot, value in entries:
+            getattr(mdata[name], container_name)[slot] = value
+    mdata.uns[keys.uns] = record
+    _write_joint(mdata, domains, embeddings, keys)
+
+
+def _write_joint(mdata: MuData, domains: Sequence[Domain], embeddings: Mapping[str, np.ndarray], keys: Keys) -> None:
+    """`mdata.obsm`, only where every cell of it belongs to exactly one aligned modality."""
+    names = pd.Index(np.concatenate([d.obs_names for d in domains]))
+    if not names.is_unique or not mdata.obs_names.is_unique or set(names) != set(mdata.obs_names):
+        logger.info("Cell names occur in several modalities, or not all are aligned: no `mdata.obsm[%r]`; use `get.embedding`.", keys.embedding)  # fmt: skip
+        if keys.embedding in mdata.obsm:
+            del mdata.obsm[keys.embedding]
+        return
+    joint = np.vstack([embeddings[d.name] for d in domains])
+    mdata.obsm[keys.embedding] = joint[names.get_indexer(mdata.obs_names)]
+
+
+def record(mdata: MuData, keys: Keys) -> dict[str, Any]:
+    """`mdata.uns[key]` of an alignment that is there and whole."""
+    found = mdata.uns.get(keys.uns)
+    if not isinstance(found, Mapping) or "model" not in found:
+        raise KeyError(
+            f"No alignment {keys.key!r} in `mdata.uns` (keys found: {list(mdata.uns)}). "
+            "Run `scmmgan.tl.align(mdata, ...)` first, or name its `key_added` as `key`."
+        )
+    return dict(found)
+
+
+def config(mdata: MuData, keys: Keys) -> dict[str, Any]:
+    """Modalities, widths, block sds and feature names of the trained model."""
+    return json.loads(str(record(mdata, keys)["model"]["config"]))
+
+
+def check_aligned(mdata: MuData, names: Sequence[str], keys: Keys) -> dict[str, Any]:
+    """The model's config, or a KeyError when one of the modalities was not part of the alignment."""
+    found = config(mdata, keys)
+    for name in names:
+        modality(mdata, name)
+        if name not in found["modalities"]:
+            raise KeyError(f"{name!r} is not part of the alignment {keys.key!r} of {found['modalities']}.")
+        if keys.embedding not in mdata[name].obsm:
+            raise KeyError(f"{name!r} has no obsm[{keys.embedding!r}]: run `scmmgan.tl.align(mdata, ...)` again.")
+    return found
+
+
+def mapped_values(
+    mdata: MuData, source: str, target: str, features: Sequence[str] | None, keys: Keys
+) -> tuple[np.ndarray, list[str]]:
+    """Mapped expression and its feature names: as written, or decoded from the embedding for chosen features."""
+    found = check_aligned(mdata, (source, target), keys)
+    names = [str(n) for n in record(mdata, keys)["features"][target]]
+    for container in (mdata[source].layers, mdata[source].obsm):
+        if features is None and keys.mapped(target) in container:
+            return np.asarray(container[keys.mapped(target)]), names
+    if features is None:
+        raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
+    everything = pd.Index(found["var_names"][target])
+    positions = everything.get_indexer(pd.Index(features, dtype=str))
+    if (positions < 0).any():
+        raise missing_key(f"feature in {target!r}", np.asarray(features)[positions < 0][0], list(everything))
+    start = sum(found["widths"][m] for m in found["modalities"][: found["modalities"].index(target)])
+    block = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
+    stored = record(mdata, keys)["model"]["transforms"][target]
+    transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
+    return transform.inverse(block * found["block_sd"][target], positions), [str(f) for f in features]

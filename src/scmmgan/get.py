@@ -1,0 +1,194 @@
+"""The read side of every slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _slots
+from scmmgan._domain import modality
+from scmmgan._keys import Keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scmmgan.model.aligner import Aligner
+
+__all__ = ["embedding", "history", "mapped", "model"]
+
+
+def mapped(
+    mdata: MuData, source: str, target: str, *, features: Sequence[str] | None = None, key: str = "scmmgan"
+) -> AnnData:
+    """Cells of `source` expressed in the features of `target`.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    source
+        Modality whose cells are mapped.
+    target
+        Modality whose features they are mapped to.
+    features
+        Features of `target`, in the order wanted; default: those that `tl.align` wrote. Features that were not
+        written are decoded from the joint embedding with the stored model.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new AnnData, cells of `source` × features of `target`: `X` float32 in the units of the (smoothed) layer of
+    `target` that was read, never counts; `obs`, and where there `obsm["spatial"]` and `uns["spatial"]`, of the
+    source; `var` of the target. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or feature.
+    ValueError
+        If nothing was written and `features` is not given.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> smm.get.mapped(mdata, "rna", "protein").n_vars == mdata["protein"].n_vars
+    True
+    """
+    from anndata import AnnData
+
+    if isinstance(features, str):
+        features = [features]
+    values, names = _slots.mapped_values(mdata, source, target, features, Keys(key))
+    cells, var = modality(mdata, source), modality(mdata, target).var
+    out = AnnData(values.copy(), obs=cells.obs.copy(), var=var.reindex(names) if len(var.columns) else pd.DataFrame(index=names))
+    if "spatial" in cells.obsm:
+        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
+    if "spatial" in cells.uns:
+        out.uns["spatial"] = cells.uns["spatial"]
+    return out
+
+
+def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
+    """Joint embedding of all aligned cells.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new AnnData, all cells × dimensions: `X` the joint embedding (float32), the blocks of all modality spaces side
+    by side; `obs_names` are `{modality}:{cell}`, `obs["modality"]` (categorical) next to the modalities' own columns;
+    `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> smm.get.embedding(mdata).n_obs == mdata.n_obs
+    True
+    """
+    from anndata import AnnData
+
+    keys = Keys(key)
+    names = _slots.config(mdata, keys)["modalities"]
+    found = _slots.check_aligned(mdata, names, keys)
+    parts = []
+    for name in names:
+        obs = mdata[name].obs.copy()
+        # categories of one name may differ between modalities
+        obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
+        obs["modality"] = name
+        parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
+    obs = pd.concat(parts)
+    for column in obs.columns[obs.dtypes == object]:
+        obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
+    obs["modality"] = pd.Categorical(obs["modality"], categories=names)
+    var = pd.DataFrame(
+        {"modality": np.repeat(names, [found["widths"][m] for m in names])},
+        index=[f"{m}_{i}" for m in names for i in range(found["widths"][m])],
+    )
+    x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
+    return AnnData(x, obs=obs, var=var)
+
+
+def history(mdata: MuData, *, key: str = "scmmgan") -> pd.DataFrame:
+    """Training history.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A table indexed by training step with one column per loss term and gradient norm, each the mean over the steps
+    since the row before. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> int(smm.get.history(mdata).index[-1])
+    50
+    """
+    found = _slots.record(mdata, Keys(key))["history"]
+    return pd.DataFrame({name: np.asarray(values) for name, values in found.items()}).set_index("step")
+
+
+def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
+    """The trained aligner, rebuilt from the arrays in `uns`.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, also one that was written and read again.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    An `Aligner` on the CPU with `translate(x, source, target)` and `embed(x, modality)` for cells in model space.
+    Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> smm.get.model(mdata).modalities
+    ['rna', 'protein']
+    """
+    from scmmgan.model.aligner import Aligner
+
+    stored = _slots.record(mdata, Keys(key))["model"]
+    return Aligner.from_state(str(stored["config"]), stored["weights"])

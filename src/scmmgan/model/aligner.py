@@ -1,0 +1,158 @@
+"""The scMMGAN aligner: fit, translate, embed, state. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+
+from scmmgan.model import training
+from scmmgan.model.coupling import Coupling
+from scmmgan.model.networks import Discriminator, Generator
+
+Pair = tuple[str, str]
+Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p × l), target (p' × l), sign, weight (l,)
+CHUNK = 8_192  # cells mapped at one time
+RIDGE = 1e-2  # of the mean variance, for the linear start
+
+
+class Aligner:
+    """One generator for every ordered pair of modalities, between model spaces of the given widths."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        self.widths = dict(widths)
+        self.block_sd = dict.fromkeys(widths, 1.0)
+        self.generators = {(a, b): Generator(widths[a], widths[b]) for a, b in permutations(widths, 2)}
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names in the order of the embedding's blocks."""
+        return list(self.widths)
+
+    @classmethod
+    def fit(
+        cls,
+        x: Mapping[str, np.ndarray],
+        couplings: Mapping[Pair, Coupling],
+        loadings: Mapping[Pair, Loadings],
+        *,
+        shared: bool,
+        weights: Mapping[str, float],
+        max_steps: int,
+        batch_size: int,
+        lr: float,
+        random_state: int,
+        device: str,
+        progress_bar: bool,
+    ) -> tuple[Aligner, dict[str, list[float]]]:
+        """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_state)
+            aligner = cls({m: v.shape[1] for m, v in x.items()})
+            discriminators = {m: Discriminator(p) for m, p in aligner.widths.items()}
+        aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in x.items()}
+        for (a, b), generator in aligner.generators.items():
+            if shared:
+                start = np.eye(aligner.widths[b], aligner.widths[a]), np.zeros(aligner.widths[b])
+            else:
+                start = _ridge(x[a], couplings[a, b].anchors)
+            generator.start_from(*(torch.as_tensor(v, dtype=torch.float32) for v in start))
+        problem = _problem(x, couplings, loadings, weights, random_state, device)
+        for net in (*aligner.generators.values(), *discriminators.values()):
+            net.to(device)
+        history = training.fit(
+            dict(aligner.generators),
+            dict(discriminators),
+            problem,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            lr=lr,
+            random_state=random_state,
+            accelerator=torch.device(device).type,
+            progress_bar=progress_bar,
+        )
+        for generator in aligner.generators.values():
+            generator.to("cpu").eval()
+        return aligner, history
+
+    @torch.inference_mode()
+    def translate(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        """Map cells (n × p, model space of `source`) into the model space of `target`; each on its own."""
+        if source == target:
+            return np.asarray(x, dtype=np.float32)
+        generator = self.generators[source, target].eval()
+        chunks = [torch.as_tensor(x[i : i + CHUNK], dtype=torch.float32) for i in range(0, len(x), CHUNK)]
+        return np.concatenate([generator(chunk).numpy() for chunk in chunks])
+
+    def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
+        """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells."""
+        return np.hstack([self.translate(x, modality, m) / np.float32(self.block_sd[m]) for m in self.modalities])
+
+    def state(self) -> tuple[str, dict[str, np.ndarray]]:
+        """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
+        config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
+        weights = {
+            f"{a}>{b}:{name}": value.detach().numpy().copy()
+            for (a, b), generator in self.generators.items()
+            for name, value in generator.state_dict().items()
+        }
+        return json.dumps(config), weights
+
+    @classmethod
+    def from_state(cls, config: str, weights: Mapping[str, Any]) -> Aligner:
+        """Rebuild an aligner from what `state` gave."""
+        found = json.loads(config)
+        with torch.random.fork_rng(devices=[]):
+            aligner = cls({m: found["widths"][m] for m in found["modalities"]})
+        aligner.block_sd = dict(found["block_sd"])
+        for (a, b), generator in aligner.generators.items():
+            prefix = f"{a}>{b}:"
+            state = {k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)}
+            generator.load_state_dict(state)
+            generator.eval()
+        return aligner
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Linear map (weight p' × p, bias) of least squares from cells to their anchors, slightly shrunk."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    centred = x - mean_x
+    gram = centred.T @ centred
+    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    weight = np.linalg.solve(gram, centred.T @ (y - mean_y)).T
+    return weight, mean_y - weight @ mean_x
+
+
+def _problem(
+    x: Mapping[str, np.ndarray],
+    couplings: Mapping[Pair, Coupling],
+    loadings: Mapping[Pair, Loadings],
+    weights: Mapping[str, float],
+    random_state: int,
+    device: str,
+) -> training.Problem:
+    """Tensors on the device; a tenth of the cells, at most 500, is held out; below 100 cells all train, too."""
+
+    def tensor(v: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(v), dtype=torch.float32, device=device)
+
+    rng = np.random.default_rng(random_state)
+    rows, held_out = {}, {}
+    for m, v in x.items():
+        order = rng.permutation(len(v))
+        n = min(500, -(-len(v) // 10))
+        held_out[m] = torch.as_tensor(np.sort(order[:n]), device=device)
+        rows[m] = torch.as_tensor(np.sort(order[n:] if len(v) >= 100 else order), device=device)
+    return training.Problem(
+        x={m: tensor(v) for m, v in x.items()},
+        anchors={pair: tensor(c.anchors) for pair, c in couplings.items()},
+        links={pair: training.Links(*(tensor(v) for v in arrays)) for pair, arrays in loadings.items()},
+        rows=rows,
+        held_out=held_out,
+        weights=dict(weights),
+    )

@@ -1,0 +1,137 @@
+"""What breaks the symmetry: couplings of cells with landmarks of the other modality, and their anchors (METHOD §3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+
+from scmmgan.model.gromov import gromov_wasserstein
+
+EPSILON = 0.02  # entropic regularisation, METHOD §3
+KEPT = 32  # plan entries kept per cell
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """k-means clusters of one modality: `label` (n,), `mass` (m,), `nodes` (m,) cell nearest each centroid."""
+
+    label: np.ndarray
+    mass: np.ndarray
+    nodes: np.ndarray
+    centroids: np.ndarray
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Cluster means (m × d) of cell values (n × d)."""
+        n, m = len(self.label), len(self.mass)
+        member = sp.csr_matrix((np.ones(n), (self.label, np.arange(n))), shape=(m, n))
+        return np.asarray(member @ values) / (self.mass * n)[:, None]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Cells of the source coupled with landmarks of the target.
+
+    `plan` (n × m, rows sum to 1, 32 largest each), `anchors` (n × p, target model space).
+    """
+
+    plan: sp.csr_matrix
+    anchors: np.ndarray
+    landmarks: Landmarks
+    info: dict[str, float | str] = field(default_factory=dict)
+
+
+def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int = 0) -> Landmarks:
+    """At most n // 2 k-means clusters of a modality's cells."""
+    from sklearn.cluster import KMeans
+    from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
+
+    m = max(1, min(n_landmarks, len(x) // 2))
+    # one thread: the order in which threads add up decides the last bit
+    with threadpool_limits(1, user_api="openmp"):
+        rows = np.random.default_rng(random_state).permutation(len(x))[: max(100 * m, 5_000)]
+        means = KMeans(m, n_init=1, random_state=random_state).fit(np.asarray(x[rows], dtype=np.float64))
+        label = means.predict(np.asarray(x, dtype=np.float64))
+    used, label = np.unique(label, return_inverse=True)
+    counts = np.bincount(label)
+    centroids = means.cluster_centers_[used]
+    nodes = NearestNeighbors(n_neighbors=1).fit(x).kneighbors(centroids, return_distance=False)[:, 0]
+    return Landmarks(label, counts / len(x), nodes, centroids)
+
+
+def couple_links(x: dict[str, np.ndarray], linked: dict[str, np.ndarray], *, random_state: int = 0) -> dict[tuple[str, str], Coupling]:
+    """Couplings in both directions of two modalities from linked features (n × links, same columns, z-scored)."""
+    landmarks = {m: find_landmarks(x[m], random_state=random_state) for m in x}
+    first, second = x
+    couplings = {}
+    for source, target in ((first, second), (second, first)):
+        cost = _correlation_distance(linked[source], landmarks[target].mean(linked[target]))
+        n = len(x[source])
+        plan = sinkhorn(cost / cost.mean(), np.full(n, 1 / n), landmarks[target].mass)
+        couplings[source, target] = _coupling(plan * n, landmarks[target], x[target], {"kind": "links"})
+    return couplings
+
+
+def couple_geometry(x: dict[str, np.ndarray], *, random_state: int = 0) -> dict[tuple[str, str], Coupling]:
+    """Couplings in both directions from landmark Gromov-Wasserstein alone. Experimental: it may be a mirror image."""
+    landmarks = {m: find_landmarks(x[m], n_landmarks=150, random_state=random_state) for m in x}
+    plan, costs = gromov_wasserstein(x, landmarks, random_state=random_state)
+    info: dict[str, float | str] = {"kind": "geometry", "cost": float(costs[0])}
+    if len(costs) > 1:
+        info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
+    first, second = x
+    couplings = {}
+    for source, target, t in ((first, second, plan), (second, first, plan.T)):
+        plan_cells = _spread(x[source], landmarks[source]) @ (t / t.sum(1, keepdims=True))
+        couplings[source, target] = _coupling(plan_cells, landmarks[target], x[target], info)
+    return couplings
+
+
+def sinkhorn(cost: np.ndarray, p: np.ndarray, q: np.ndarray, *, epsilon: float = EPSILON) -> np.ndarray:
+    """Entropic optimal transport plan with marginals p and q."""
+    import ot
+
+    # rows and columns may be shifted freely; the smallest cost 0 in each row keeps the kernel in range
+    cost = cost - cost.min(1, keepdims=True)
+    return ot.sinkhorn(p, q, cost, epsilon, numItermax=500, stopThr=1e-7, warn=False)
+
+
+def _correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 - Pearson correlation between the rows of a and of b; a constant row is at distance 1 of everything."""
+
+    def unit(v: np.ndarray) -> np.ndarray:
+        v = v - v.mean(1, keepdims=True)
+        return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9)
+
+    return 1 - unit(a) @ unit(b).T
+
+
+def _coupling(plan: np.ndarray, landmarks: Landmarks, x: np.ndarray, info: dict[str, float | str]) -> Coupling:
+    """Keep the largest entries of each row and average the landmarks' cells with them."""
+    n, m = plan.shape
+    if m > KEPT:
+        columns = np.argpartition(-plan, KEPT, axis=1)[:, :KEPT]
+    else:
+        columns = np.tile(np.arange(m), (n, 1))
+    columns.sort(axis=1)
+    values = np.take_along_axis(plan, columns, axis=1)
+    values /= np.maximum(values.sum(1, keepdims=True), 1e-300)
+    indptr = np.arange(0, columns.size + 1, columns.shape[1])
+    sparse = sp.csr_matrix((values.ravel().astype(np.float32), columns.ravel(), indptr), shape=(n, m))
+    sparse.eliminate_zeros()
+    anchors = np.asarray(sparse @ landmarks.mean(x))
+    return Coupling(sparse, anchors.astype(np.float32), landmarks, info)
+
+
+def _spread(x: np.ndarray, landmarks: Landmarks, k: int = 5) -> np.ndarray:
+    """Row-stochastic weights (n × m) of each cell on its k nearest landmarks, so that anchors do not jump."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, len(landmarks.mass))
+    distances, nearest = NearestNeighbors(n_neighbors=k).fit(landmarks.centroids).kneighbors(x)
+    weights = np.exp(-((distances / np.maximum(distances.mean(1, keepdims=True), 1e-12)) ** 2) * 2)
+    out = np.zeros((len(x), len(landmarks.mass)))
+    np.put_along_axis(out, nearest, weights / weights.sum(1, keepdims=True), axis=1)
+    return out

@@ -1,0 +1,124 @@
+"""Diffusion on cells: sparse smoothing operator for graphs (numpy), kernel and operator of a batch (tensors)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXACT_BELOW = 20_000  # cells; exact search takes 3 s there, and importing pynndescent takes longer
+
+
+def nearest_neighbors(x: np.ndarray, k: int, *, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and Euclidean distances (n × k) of the k nearest OTHER cells; approximate above 20,000 cells."""
+    n = len(x)
+    k = min(k, n - 1)
+    if n <= EXACT_BELOW:
+        from sklearn.neighbors import NearestNeighbors
+
+        # without a query the cell itself is left out, duplicates included
+        distances, indices = NearestNeighbors(n_neighbors=k).fit(x).kneighbors()
+        return indices, distances
+    from pynndescent import NNDescent
+
+    indices, distances = NNDescent(x, n_neighbors=k + 1, random_state=random_state).neighbor_graph
+    is_self = indices == np.arange(n)[:, None]
+    # where the search lost the cell itself (duplicates), the farthest neighbour goes instead
+    is_self[~is_self.any(1), -1] = True
+    keep = ~is_self
+    return indices[keep].reshape(n, k), distances[keep].reshape(n, k).astype(np.float64)
+
+
+def smoothing_operator(x: np.ndarray, *, n_neighbors: int = 15, random_state: int = 0) -> sp.csr_matrix:
+    """Row-stochastic n × n sparse operator P: adaptive Gaussian kernel on the kNN graph (METHOD §2).
+
+    Bandwidth of a cell: the distance to its 5th neighbour; the kernel is symmetrised before it is normalised.
+    """
+    n = len(x)
+    indices, distances = nearest_neighbors(x, n_neighbors, random_state=random_state)
+    bandwidth = distances[:, min(5, distances.shape[1]) - 1]
+    # duplicates: a cell whose 5 neighbours are copies of it still needs a width
+    bandwidth = np.maximum(bandwidth, max(1e-6 * distances.mean(), 1e-12))
+    weights = np.exp(-((distances / bandwidth[:, None]) ** 2))
+    rows = np.repeat(np.arange(n), indices.shape[1])
+    kernel = sp.csr_matrix((weights.ravel(), (rows, indices.ravel())), shape=(n, n))
+    kernel = kernel + kernel.T + 2 * sp.identity(n, format="csr")
+    degree = np.asarray(kernel.sum(1)).ravel()
+    return (sp.diags(1 / degree) @ kernel).tocsr().astype(np.float32)
+
+
+def geodesics(
+    x: np.ndarray, nodes: np.ndarray, *, n_neighbors: int, random_state: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Path lengths and hop counts between `nodes` (m × m each) on the kNN graph of `x`, its components joined."""
+    from scipy.sparse.csgraph import connected_components, dijkstra
+
+    n = len(x)
+    indices, distances = nearest_neighbors(x, n_neighbors, random_state=random_state)
+    rows = np.repeat(np.arange(n), indices.shape[1])
+    # a length of zero would be no edge at all
+    lengths = np.maximum(distances.ravel(), 1e-9 * max(distances.max(), 1e-9))
+    graph = sp.csr_matrix((lengths, (rows, indices.ravel())), shape=(n, n))
+    graph = graph.maximum(graph.T)
+    while (parts := connected_components(graph, directed=False))[0] > 1:
+        graph = graph.maximum(_bridges(x, parts[1]))
+    lengths = dijkstra(graph, directed=False, indices=nodes)[:, nodes]
+    hops = dijkstra(graph, directed=False, unweighted=True, indices=nodes)[:, nodes]
+    return lengths, hops
+
+
+def _bridges(x: np.ndarray, component: np.ndarray) -> sp.csr_matrix:
+    """One edge from every component but the largest to the nearest cell outside of it (a round of Boruvka)."""
+    from sklearn.neighbors import NearestNeighbors
+
+    edges = []
+    counts = np.bincount(component)
+    for c in np.delete(np.arange(len(counts)), counts.argmax()):
+        inside, outside = np.flatnonzero(component == c), np.flatnonzero(component != c)
+        distance, nearest = NearestNeighbors(n_neighbors=1).fit(x[outside]).kneighbors(x[inside])
+        at = distance[:, 0].argmin()
+        edges.append((inside[at], outside[nearest[at, 0]], max(distance[at, 0], 1e-12)))
+    rows, cols, lengths = (np.array(v) for v in zip(*edges))
+    bridge = sp.csr_matrix((lengths, (rows, cols)), shape=(len(x), len(x)))
+    return bridge.maximum(bridge.T)
+
+
+def pairwise_distances(x: Tensor) -> Tensor:
+    """Euclidean distances B × B, differentiable, exactly 0 on the diagonal (METHOD §6, d)."""
+    x = x - x.mean(0).detach()  # smaller norms cancel better in float32
+    norms = (x * x).sum(1)
+    squared = norms[:, None] + norms[None, :] - 2 * x @ x.T
+    # the diagonal is filled, not computed: rounding there has an infinite slope under the root
+    diagonal = x.new_ones(len(x)).diag().bool()
+    return (squared.clamp(min=0) + 1e-12).sqrt().masked_fill(diagonal, 0.0)
+
+
+def diffusion_kernel(x: Tensor) -> Tensor:
+    """Triangle kernel K (B × B) with a floor that keeps one component (METHOD §6, K)."""
+    distances = pairwise_distances(x)
+    k = min(max(5, round(0.1 * len(x))), len(x) - 1)
+    mean = distances.mean()
+    # sorted rows start with the cell itself, so entry k is the k-th other cell
+    width = distances.detach().kthvalue(k + 1, dim=1).values
+    width = width.clamp(min=max(1e-3 * float(mean.detach()), 1e-9))  # k copies of a cell: no division by zero
+    triangle = (1 - distances / (width[:, None] * width[None, :]).sqrt()).clamp(min=0)
+    return triangle + 1e-3 * (-distances / mean.clamp(min=1e-9)).exp()
+
+
+def symmetric_operator(kernel: Tensor) -> Tensor:
+    """S = K / sqrt(q_a q_b): symmetric, with the spectrum of the random walk diag(q)^-1 K (METHOD §6, S)."""
+    root = kernel.sum(1).sqrt()
+    return kernel / (root[:, None] * root[None, :])
+
+
+def heat_operator(x: Tensor) -> Tensor:
+    """A = ((S + I) / 2)^8 by three squarings (METHOD §6, heat)."""
+    operator = symmetric_operator(diffusion_kernel(x))
+    operator = (operator + operator.new_ones(len(operator)).diag()) / 2
+    for _ in range(3):
+        operator = operator @ operator
+    return operator

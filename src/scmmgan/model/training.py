@@ -1,0 +1,258 @@
+"""The training loop (METHOD §5) on lightning-fabric: history, guard against non-finite steps, best weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scmmgan.model import losses
+
+logger = logging.getLogger("scmmgan")
+
+Pair = tuple[str, str]
+WEIGHTS = {"adversarial": 1.0, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.5}  # METHOD §5
+EVERY = 4  # steps between evaluations of the two costly terms, which then count fourfold
+PENALTY = 0.1 / 2  # γ / 2 of the gradient penalty
+PENALTY_ROWS = 64
+RECORD = 10  # steps per history entry
+CHECK = 50  # steps between looks at the held-out cells
+MAX_BAD = 10  # non-finite steps in a row
+
+
+@dataclass(frozen=True)
+class Links:
+    """Linked features in model space: loadings (p × links) of both sides, `sign` and `weight` (links,)."""
+
+    source: Tensor
+    target: Tensor
+    sign: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained on, as tensors on one device: cells per modality, anchors and links per ordered pair."""
+
+    x: dict[str, Tensor]
+    anchors: dict[Pair, Tensor]
+    links: dict[Pair, Links]
+    rows: dict[str, Tensor]  # row numbers to train on
+    held_out: dict[str, Tensor]  # row numbers to check on
+    weights: dict[str, float]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small networks gain nothing from threads; one keeps results independent of the cores and of other load."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
+def fit(
+    generators: dict[Pair, nn.Module],
+    discriminators: dict[str, nn.Module],
+    problem: Problem,
+    *,
+    max_steps: int,
+    batch_size: int,
+    lr: float,
+    random_state: int,
+    accelerator: str,
+    progress_bar: bool,
+) -> dict[str, list[float]]:
+    """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
+    from lightning_fabric import Fabric
+    from tqdm.auto import tqdm
+
+    fabric = Fabric(accelerator=accelerator, devices=1)
+    players = [_Player(fabric, nets, lr, max_steps) for nets in (generators, discriminators)]
+    average = [p.detach().clone() for p in players[0].parameters]
+    best, best_score = average, math.inf
+    history: dict[str, list[float]] = defaultdict(list)
+    window: list[dict[str, float]] = []
+    bad = 0
+    bar = tqdm(range(max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
+    for step, rows in zip(bar, _batches(problem, batch_size, random_state)):
+        terms = _step(step, rows, problem, *players, anneal=max(0.0, 1 - step / max_steps / 0.7))
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        bad = bad + 1 if broken else 0
+        if broken:
+            if bad == MAX_BAD:
+                _give_up(broken, step, found=math.isfinite(best_score))
+                break
+            continue
+        torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
+        window.append(terms)
+        if (step + 1) % RECORD == 0 or step + 1 == max_steps:
+            bar.set_postfix(_record(history, step + 1, window), refresh=False)
+            window = []
+        if (step + 1) % CHECK == 0 or step + 1 == max_steps:
+            score = _held_out_score(generators, players[0].parameters, average, problem)
+            # equal scores: the later weights have seen more
+            if score <= best_score:
+                best, best_score = [a.clone() for a in average], score
+    _load(players[0].parameters, best)
+    return dict(history)
+
+
+class _Player:
+    """The networks of one side of the game with their optimizer."""
+
+    def __init__(self, fabric, nets: dict, lr: float, max_steps: int) -> None:  # type: ignore[no-untyped-def]
+        self.parameters = [p for net in nets.values() for p in net.parameters()]
+        self.nets = {name: fabric.setup_module(net) for name, net in nets.items()}
+        self.optimizer = fabric.setup_optimizers(torch.optim.Adam(self.parameters, lr=lr, betas=(0.5, 0.99)))
+        # warm-up over 50 steps, linear decay over the last 40 %
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min(1.0, (step + 1) / 50, (1 - step / max_steps) / 0.4)
+        )
+        self.backward: Callable[[Tensor], None] = fabric.backward
+
+    def update(self, loss: Tensor) -> float:
+        """One clipped step down the loss; returns the gradient norm. A non-finite loss or gradient changes nothing."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if not math.isfinite(float(loss.detach())):
+            self.schedule.step()
+            return 0.0
+        self.backward(loss)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, 5.0))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.schedule.step()
+        return norm
+
+    def freeze(self, frozen: bool) -> None:
+        for p in self.parameters:
+            p.requires_grad_(not frozen)
+
+
+def _batches(problem: Problem, batch_size: int, random_state: int) -> Iterator[dict[str, Tensor]]:
+    """Endless row numbers per modality, drawn independently of each other; every cell once per epoch."""
+    rng = torch.Generator().manual_seed(random_state)
+    pools = {m: rows.cpu() for m, rows in problem.rows.items()}
+    queues = {m: torch.empty(0, dtype=torch.long) for m in pools}
+    while True:
+        rows = {}
+        for m, pool in pools.items():
+            size = min(batch_size, len(pool))
+            if len(queues[m]) < size:
+                queues[m] = pool[torch.randperm(len(pool), generator=rng)]
+            rows[m], queues[m] = queues[m][:size].to(problem.x[m].device), queues[m][size:]
+        yield rows
+
+
+def _step(
+    step: int, rows: dict[str, Tensor], problem: Problem, mappers: _Player, judges: _Player, *, anneal: float
+) -> dict[str, float]:
+    """One discriminator step, then one generator step; returns every loss term as a float."""
+    x = {m: problem.x[m][at] for m, at in rows.items()}
+    mapped = {pair: net(x[pair[0]]) for pair, net in mappers.nets.items()}
+    out: dict[str, float] = {}
+    if problem.weights["adversarial"]:
+        loss = torch.stack([_judge_loss(m, judges.nets[m], x[m], mapped, penalty=step % EVERY == 0) for m in x]).sum()
+        out["discriminator"] = float(loss.detach())
+        out["discriminator gradient"] = judges.update(loss)
+    # the mapping's gradient flows through the judges, not into them
+    judges.freeze(True)
+    terms = _mapper_terms(step, x, rows, mapped, problem, mappers, judges)
+    judges.freeze(False)
+    weights = {**problem.weights, "anchors": problem.weights["anchors"] * anneal}
+    scale = len(x) - 1
+    total = sum((weights[name] * (EVERY if name == "geometry" else 1) * value for name, value in terms.items()))
+    gradient = mappers.update(total / scale)
+    return {**{name: float(value.detach()) / scale for name, value in terms.items()}, **out, "gradient": gradient}
+
+
+def _judge_loss(m: str, net: nn.Module, x: Tensor, mapped: dict[Pair, Tensor], *, penalty: bool) -> Tensor:
+    fakes = [net(y.detach()) for (_, target), y in mapped.items() if target == m]
+    loss = losses.discriminator_loss(net(x), fakes)
+    if penalty:
+        loss = loss + EVERY * PENALTY * losses.gradient_penalty(net, x[:PENALTY_ROWS])
+    return loss
+
+
+def _mapper_terms(
+    step: int,
+    x: dict[str, Tensor],
+    rows: dict[str, Tensor],
+    mapped: dict[Pair, Tensor],
+    problem: Problem,
+    mappers: _Player,
+    judges: _Player,
+) -> dict[str, Tensor]:
+    """All generator terms with a weight, each summed over ordered pairs."""
+    weights, parts = problem.weights, defaultdict(list)
+    for (source, target), y in mapped.items():
+        if weights["adversarial"]:
+            parts["adversarial"].append(losses.adversarial_loss(judges.nets[target](y)))
+        if weights["cycle"]:
+            parts["cycle"].append(losses.cycle_loss(x[source], mappers.nets[target, source](y)))
+        if weights["anchors"] and (source, target) in problem.anchors:
+            parts["anchors"].append(losses.anchor_loss(y, problem.anchors[source, target][rows[source]]))
+        if weights["links"] and (source, target) in problem.links:
+            link = problem.links[source, target]
+            parts["links"].append(
+                losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight)
+            )
+        if weights["geometry"] and step % EVERY == 0:
+            parts["geometry"].append(losses.heat_loss(x[source], y))
+    return {name: torch.stack(values).sum() for name, values in parts.items()}
+
+
+def _record(history: dict[str, list[float]], step: int, window: list[dict[str, float]]) -> dict[str, str]:
+    """Append the window's mean of every term, and return the losses as text for the progress bar."""
+    history["step"].append(step)
+    names = dict.fromkeys(name for terms in window for name in terms)
+    for name in names:
+        values = [terms[name] for terms in window if name in terms]
+        history[name].append(sum(values) / len(values))
+    return {name: f"{history[name][-1]:.3g}" for name in names if "gradient" not in name}
+
+
+@torch.no_grad()
+def _held_out_score(
+    generators: dict[Pair, nn.Module], parameters: list[Tensor], average: list[Tensor], problem: Problem
+) -> float:
+    """Label-free: cycle, anchor and link errors of held-out cells under the averaged weights, lower is better."""
+    current = [p.detach().clone() for p in parameters]
+    _load(parameters, average)
+    x = {m: problem.x[m][at] for m, at in problem.held_out.items()}
+    score = 0.0
+    for (source, target), net in generators.items():
+        y = net(x[source])
+        score += float(losses.cycle_loss(x[source], generators[target, source](y)))
+        if (source, target) in problem.anchors:
+            score += float(losses.anchor_loss(y, problem.anchors[source, target][problem.held_out[source]]))
+        if (source, target) in problem.links:
+            link = problem.links[source, target]
+            score += float(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
+    _load(parameters, current)
+    return score if math.isfinite(score) else math.inf
+
+
+@torch.no_grad()
+def _load(parameters: list[Tensor], values: list[Tensor]) -> None:
+    torch._foreach_copy_(parameters, values)
+
+
+def _give_up(broken: list[str], step: int, *, found: bool) -> None:
+    """Say which term broke; without any good weights to fall back on that is an error."""
+    message = (
+        f"{MAX_BAD} steps in a row had a non-finite loss or gradient, the last at step {step} in {', '.join(broken)}. "
+        "Lower `lr`, or set the weight of that term lower in `weights`."
+    )
+    if not found:
+        raise ValueError(message)
+    logger.warning("%s Training stopped; the best weights so far are used.", message)

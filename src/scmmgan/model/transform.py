@@ -1,0 +1,244 @@
+"""Features ⇄ model space: smooth, z-score, PCA, one scale; exact inverse (METHOD §2).
+
+Smoothing is linear, so it is applied inside matrix products: nothing cells × features is made from a sparse matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, svds
+from sklearn.utils.extmath import svd_flip
+
+from scmmgan.model.diffusion import smoothing_operator
+
+N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
+BLOCK = 256  # columns that are dense at one time
+
+
+class SmoothedMatrix:
+    """S = P^t X without forming it: products, blocks of columns, moments."""
+
+    def __init__(self, x: np.ndarray | sp.csr_matrix, operator: sp.csr_matrix | None = None, t: int = 0) -> None:
+        self.x, self.operator, self.t = x, operator, t if operator is not None else 0
+        self.shape = x.shape
+        if not sp.issparse(x):
+            self.x, self.t = self._smooth(x), 0  # a dense matrix smoothed is no larger than it was
+
+    def _smooth(self, v: np.ndarray) -> np.ndarray:
+        for _ in range(self.t):
+            v = self.operator @ v
+        return v
+
+    def dot(self, v: np.ndarray) -> np.ndarray:
+        """S v for a dense v."""
+        return self._smooth(np.asarray(self.x @ v))
+
+    def tdot(self, u: np.ndarray) -> np.ndarray:
+        """Sᵀ u for a dense u."""
+        for _ in range(self.t):
+            u = self.operator.T @ u
+        return np.asarray(self.x.T @ u)
+
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        """The chosen columns of S, dense."""
+        block = self.x[:, index]
+        return self._smooth(block.toarray() if sp.issparse(block) else np.asarray(block))
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
+        mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
+        by_column = SmoothedMatrix(self.x.tocsc(), self.operator, self.t) if sp.issparse(self.x) else self
+        for start in range(0, self.shape[1], BLOCK):
+            at = np.arange(start, min(start + BLOCK, self.shape[1]))
+            block = by_column.columns(at).astype(np.float64)
+            mean[at], sd[at] = block.mean(0), block.std(0)
+        return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Maps features to model space and back; every field is a plain array.
+
+    `mean`, `sd` (g): statistics of the smoothed training cells. `encoder` (p × e): loadings of the `encoded` features.
+    `decoder` (p × g): the same loadings, and ridge regression for features outside the PCA. `scale`: one number.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    encoded: np.ndarray
+    encoder: np.ndarray
+    decoder: np.ndarray
+    scale: np.ndarray
+
+    def transform(self, smoothed: SmoothedMatrix) -> np.ndarray:
+        """Model-space coordinates (n × p, float32) of smoothed cells."""
+        weights = np.zeros((smoothed.shape[1], len(self.encoder)))
+        weights[self.encoded] = self.encoder.T / self.sd[self.encoded, None]
+        return ((smoothed.dot(weights) - self.mean @ weights) / self.scale).astype(np.float32)
+
+    def inverse(self, y: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
+        """Expression (n × g, float32) in the units of the smoothed layer, of all or of chosen feature positions."""
+        at = slice(None) if features is None else features
+        # the scale goes into the small matrix, so that only one cells × features array is made
+        loadings = (float(self.scale) * self.decoder[:, at] * self.sd[at]).astype(np.float32)
+        out = np.asarray(y, dtype=np.float32) @ loadings
+        out += self.mean[at].astype(np.float32)
+        return out
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All fields as arrays."""
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+
+
+def dispersed(mean: np.ndarray, sd: np.ndarray, allowed: np.ndarray, linked: np.ndarray) -> np.ndarray:
+    """Positions of the features that enter the PCA: all allowed up to 2,000, else the most dispersed and the linked."""
+    if len(allowed) <= N_DISPERSED:
+        return allowed
+    magnitude = np.abs(mean[allowed])
+    score = sd[allowed] ** 2 / np.maximum(magnitude, 1e-3 * magnitude.mean() + 1e-12)
+    top = allowed[np.argsort(-score, kind="stable")[:N_DISPERSED]]
+    return np.union1d(top, np.intersect1d(linked, allowed))
+
+
+def fit_operator(
+    x: np.ndarray | sp.csr_matrix,
+    *,
+    allowed: np.ndarray | None = None,
+    n_pcs: int = 50,
+    n_neighbors: int = 15,
+    random_state: int = 0,
+) -> sp.csr_matrix:
+    """Smoothing operator of the cells' kNN graph on the leading PCs of the z-scored matrix."""
+    raw = SmoothedMatrix(x)
+    scores = fit_transform(raw, n_pcs=n_pcs, allowed=allowed).transform(raw)
+    return smoothing_operator(scores, n_neighbors=n_neighbors, random_state=random_state)
+
+
+def fit_transform(
+    smoothed: SmoothedMatrix,
+    *,
+    n_pcs: int = 50,
+    linked: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
+) -> Transform:
+    """Fit the transform of one modality; `allowed` features may enter the PCA, `linked` ones always do."""
+    mean, sd = smoothed.moments()
+    allowed = np.arange(len(mean)) if allowed is None else allowed
+    chosen = dispersed(mean, sd, allowed, np.array([], dtype=int) if linked is None else linked)
+    return _fit([smoothed], [mean], [_unit(sd)], [chosen], n_pcs)[0]
+
+
+def identity_transform(smoothed: SmoothedMatrix) -> Transform:
+    """Transform of a representation that is model space already: centred, one scale, nothing else."""
+    mean, sd = smoothed.moments()
+    p = len(mean)
+    return Transform(mean, np.ones(p), np.arange(p), np.eye(p), np.eye(p), np.sqrt((sd**2).mean()))
+
+
+def _unit(sd: np.ndarray) -> np.ndarray:
+    """A constant feature keeps its zeros: sd 0 becomes 1."""
+    return np.where(sd == 0, 1.0, sd)
+
+
+def fit_shared(
+    smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray], *, n_pcs: int = 50
+) -> list[Transform]:
+    """Fit transforms into one space: z-scores per modality, joint PCA on the shared features (same order in each)."""
+    moments = [s.moments() for s in smoothed]
+    top = np.arange(len(shared[0]))
+    if len(top) > N_DISPERSED:
+        # dispersed in every modality: the sum of ranks
+        scores = [sd[at] ** 2 / np.maximum(np.abs(mean[at]), 1e-6) for (mean, sd), at in zip(moments, shared)]
+        ranks = np.sum([np.argsort(np.argsort(-score, kind="stable")) for score in scores], axis=0)
+        top = np.sort(np.argsort(ranks, kind="stable")[:N_DISPERSED])
+    return _fit(smoothed, [m for m, _ in moments], [_unit(s) for _, s in moments], [at[top] for at in shared], n_pcs)
+
+
+def _fit(
+    smoothed: Sequence[SmoothedMatrix],
+    means: Sequence[np.ndarray],
+    sds: Sequence[np.ndarray],
+    encoded: Sequence[np.ndarray],
+    n_pcs: int,
+) -> list[Transform]:
+    """Joint PCA of z-scored matrices, every modality with the same total weight; ridge decoders for the rest."""
+    scaled = [_Standardized(s, mean, sd, at) for s, mean, sd, at in zip(smoothed, means, sds, encoded)]
+    p = max(1, min(n_pcs, len(encoded[0]), sum(s.shape[0] for s in smoothed) - 1))
+    encoder = _principal_axes(scaled, p)
+    scores = [z.dot(encoder.T) for z in scaled]
+    # one number per modality keeps the geometry; whitening would not
+    scales = [max(float(np.sqrt((s**2).mean())), 1e-12) for s in scores]
+    if len(scaled) > 1:
+        scales = [float(np.sqrt(np.mean(np.square(scales))))] * len(scaled)
+    return [
+        Transform(mean, sd, at, encoder, _decoder(s, mean, sd, at, encoder, x), np.float64(scale))
+        for s, mean, sd, at, x, scale in zip(smoothed, means, sds, encoded, scores, scales)
+    ]
+
+
+class _Standardized:
+    """Z = (S - 1 μᵀ) / sd on chosen columns, as products only."""
+
+    def __init__(self, smoothed: SmoothedMatrix, mean: np.ndarray, sd: np.ndarray, at: np.ndarray) -> None:
+        self.smoothed, self.at, self.shape = smoothed, at, (smoothed.shape[0], len(at))
+        self.mean, self.sd = mean[at], sd[at]
+
+    def dot(self, v: np.ndarray) -> np.ndarray:
+        v = v / self.sd[:, None]
+        full = np.zeros((self.smoothed.shape[1], v.shape[1]))
+        full[self.at] = v
+        return self.smoothed.dot(full) - self.mean @ v
+
+    def tdot(self, u: np.ndarray) -> np.ndarray:
+        return (self.smoothed.tdot(u)[self.at] - np.outer(self.mean, u.sum(0))) / self.sd[:, None]
+
+
+def _principal_axes(scaled: Sequence[_Standardized], p: int) -> np.ndarray:
+    """Leading eigenvectors (p × e) of the mean covariance over modalities."""
+    e, rows = scaled[0].shape[1], [z.shape[0] for z in scaled]
+    if e <= 512 or p > min(e, sum(rows)) // 4:
+        gram = np.zeros((e, e))
+        for z in scaled:
+            for start in range(0, e, BLOCK):
+                unit = np.eye(e)[:, start : start + BLOCK]
+                gram[:, start : start + BLOCK] += z.tdot(z.dot(unit)) / z.shape[0]
+        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        axes = vectors[:, np.argsort(-values, kind="stable")[:p]].T
+    else:
+        splits = np.cumsum(rows)[:-1]
+
+        def matmat(v: np.ndarray) -> np.ndarray:
+            return np.vstack([z.dot(v.reshape(e, -1)) / np.sqrt(n) for z, n in zip(scaled, rows)])
+
+        def rmatmat(u: np.ndarray) -> np.ndarray:
+            parts = np.split(u.reshape(sum(rows), -1), splits)
+            return np.sum([z.tdot(part) / np.sqrt(n) for z, part, n in zip(scaled, parts, rows)], axis=0)
+
+        operator = LinearOperator(
+            (sum(rows), e), matvec=matmat, rmatvec=rmatmat, matmat=matmat, rmatmat=rmatmat, dtype=np.float64
+        )
+        # a fixed start vector: ARPACK's own is random
+        start = np.random.default_rng(0).normal(size=min(operator.shape))
+        _, values, axes = svds(operator, k=p, v0=start)
+        axes = axes[np.argsort(-values, kind="stable")]
+    return svd_flip(None, axes, u_based_decision=False)[1]
+
+
+def _decoder(
+    smoothed: SmoothedMatrix, mean: np.ndarray, sd: np.ndarray, encoded: np.ndarray, encoder: np.ndarray, x: np.ndarray
+) -> np.ndarray:
+    """Loadings of all features: the PCA's own, and ridge regression on the scores for those outside of it."""
+    decoder = np.zeros((len(encoder), len(mean)))
+    rest = np.setdiff1d(np.arange(len(mean)), encoded)
+    if len(rest):
+        gram = x.T @ x
+        penalty = 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        # Zᵀx without Z: x is centred up to rounding, so the mean drops out
+        cross = smoothed.tdot(x - x.mean(0))[rest] / sd[rest, None]
+        decoder[:, rest] = np.linalg.solve(gram + penalty, cross.T)
+    decoder[:, encoded] = encoder
+    return decoder

@@ -1,0 +1,9 @@
+"""Pictures of an alignment: training history, modalities before and after, features in space."""
+
+from __future__ import annotations
+
+from scmmgan.pl._alignment import alignment
+from scmmgan.pl._history import history
+from scmmgan.pl._spatial_map import spatial_map
+
+__all__ = ["alignment", "history", "spatial_map"]

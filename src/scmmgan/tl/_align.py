@@ -1,0 +1,275 @@
+"""Train maps between modalities that were measured on different cells."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _domain, _links, _slots
+from scmmgan._keys import Keys
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan._domain import Domain
+    from scmmgan.model.coupling import Coupling
+
+logger = logging.getLogger("scmmgan")
+
+MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
+
+
+def align(
+    mdata: MuData,
+    *modalities: str,
+    links: str | pd.DataFrame | None = "auto",
+    features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    layer: str | Mapping[str, str] | None = None,
+    use_rep: str | Mapping[str, str] | None = None,
+    mask_var: str | Mapping[str, str | np.ndarray] | None = None,
+    n_pcs: int | Mapping[str, int] = 50,
+    smooth: int | Mapping[str, int | None] | None = 3,
+    weights: Mapping[str, float] | None = None,
+    max_steps: int = 1_000,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    random_state: int = 0,
+    device: str = "auto",
+    key_added: str = "scmmgan",
+    copy: bool = False,
+    progress_bar: bool = True,
+) -> MuData | None:
+    """Learn to map every cell into the feature space of the other modalities, without paired cells.
+
+    A cycle-consistent GAN between the modalities' PCA spaces whose generators keep the diffusion geometry of the
+    cells. Which population goes where is decided beforehand, by linked features or else by the modalities' shapes
+    alone (landmark Gromov-Wasserstein, experimental): cells with equal names are NOT taken as pairs.
+
+    Parameters
+    ----------
+    mdata
+        One modality per technology, normalised values (log1p, CLR, TF-IDF; see :func:`scmmgan.pp.normalize`).
+    *modalities
+        Two or more modalities; default: all.
+    links
+        Linked features. `"auto"` (default): equal `var_names` if there are at least 10; `"var_names"`; a `var` column
+        that names genes (`var_names` serve where a modality lacks it); a table, see :func:`scmmgan.pp.link_features`;
+        or `None`. From 10 links on they make the coupling, 3-9 serve the link loss only.
+    features
+        Mapped features to write; default all while cells × features is at most 2·10⁸, else none: then
+        `get.mapped(features=)` decodes them. A dict by target modality, or one list for all.
+    layer
+        Layer with the values; default `X`. Here and below: one value, or a dict by modality.
+    use_rep
+        `obsm` key that is model space already: no smoothing, no PCA, and the representation itself is what is mapped.
+    mask_var
+        Boolean `var` column (or array, in a dict): features that enter the PCA; the others are decoded by regression.
+    n_pcs
+        Principal components of model space (default 50, METHOD §2).
+    smooth
+        Diffusion steps of the smoothing before the PCA (default 3, METHOD §2); `None` or 0: none.
+    weights
+        Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
+        `geometry` .5 (METHOD §5). 0 leaves a term out.
+    max_steps
+        Training steps (default 1,000, METHOD §5).
+    batch_size
+        Cells of each modality per step (default 256, METHOD §5; fewer where there are fewer).
+    lr
+        Adam's learning rate (default 1e-3, METHOD §5), warmed up over 50 steps, decaying over the last 40 %.
+    random_state
+        Seed of everything random; global generators stay untouched. The same seed gives the same bits on CPU.
+    device
+        `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"mps"`.
+    key_added
+        Name of the alignment; several may live in one object.
+    copy
+        Return a copy instead of writing to `mdata`.
+    progress_bar
+        Show the progress with current losses.
+
+    Returns
+    -------
+    `None`, or a copy of `mdata` if `copy=True`. Sets, for all modalities a and b aligned:
+
+    `mdata[a].layers[f"{key_added}_{b}"]` : float32, cells × features of b
+        Cells of a in the features of b, in the units of b's (smoothed) layer: never counts. Where both have the same
+        `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
+    `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
+        Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells.
+    `mdata.obsm[f"X_{key_added}"]` : float32
+        The same for all cells, only when no cell name occurs twice.
+    `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
+        The coupling that the training started from.
+    `mdata.uns[key_added]` : dict
+        `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history` and `model`.
+
+    Raises
+    ------
+    KeyError
+        If a modality, layer, column, obsm key or feature is not there.
+    TypeError
+        If `mdata` is not a MuData or `links` is of no known kind.
+    ValueError
+        If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
+        fewer than 3 features, or training does not get off the ground.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, "rna", "protein", links="gene", max_steps=50, progress_bar=False)
+    >>> mdata["rna"].obsm["scmmgan_protein"].shape == (mdata["rna"].n_obs, mdata["protein"].n_vars)
+    True
+    """
+    arguments = {name: value for name, value in locals().items() if name not in {"mdata", "modalities", "copy"}}
+    start = time.perf_counter()
+    names = _domain.check_modalities(mdata, modalities)
+    loss_weights = _check(weights, max_steps, batch_size, lr, key_added)
+    device = _device(device)
+    if copy:
+        mdata = mdata.copy()
+    elif mdata.is_view or any(mdata[name].is_view for name in names):
+        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
+    tables = _tables(mdata, names, links)
+    per_modality = {
+        argument: _domain.per_modality(arguments[argument], names, argument)
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")
+    }
+    domains, shared = _domain.read_domains(mdata, names, links=tables, random_state=random_state, **per_modality)
+    written = _slots.written_features(domains, _domain.per_modality(features, names, "features"))
+    couplings, loadings = _prior(domains, tables, random_state)
+
+    from scmmgan.model.aligner import Aligner
+
+    aligner, history = Aligner.fit(
+        {d.name: d.x for d in domains},
+        couplings,
+        loadings,
+        shared=shared,
+        weights=loss_weights,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        lr=lr,
+        random_state=random_state,
+        device=device,
+        progress_bar=progress_bar,
+    )
+    arguments |= {"modalities": names, "weights": loss_weights, "device": device}
+    params = _params(arguments, couplings, shared, time.perf_counter() - start)
+    _slots.write(
+        mdata, domains, aligner, couplings, history=history, params=params, features=written, keys=Keys(key_added)
+    )
+    return mdata if copy else None
+
+
+def _check(
+    weights: Mapping[str, float] | None, max_steps: int, batch_size: int, lr: float, key_added: str
+) -> dict[str, float]:
+    """All loss weights; ValueError or KeyError on settings that cannot work."""
+    from scmmgan.model.training import WEIGHTS
+
+    unknown = sorted(set(weights or {}) - set(WEIGHTS))
+    if unknown:
+        raise KeyError(f"`weights` names losses {unknown}. Known: {list(WEIGHTS)}.")
+    merged = {**WEIGHTS, **(weights or {})}
+    if bad := {name: value for name, value in merged.items() if not (np.isfinite(value) and value >= 0)}:
+        raise ValueError(f"`weights` must be finite and not negative, got {bad}.")
+    if not any(merged.values()):
+        raise ValueError("All `weights` are 0: nothing would be trained.")
+    if max_steps < 1 or batch_size < _domain.MIN_CELLS or not lr > 0:
+        raise ValueError(
+            f"Need max_steps >= 1, batch_size >= {_domain.MIN_CELLS} and lr > 0; "
+            f"got {max_steps}, {batch_size} and {lr}."
+        )
+    if "/" in key_added or not key_added:
+        raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
+    return merged
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.device(device).type if device.split(":")[0] in {"cpu", "cuda", "mps"} else None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind is None or not available[kind]:
+        raise ValueError(f"Device {device!r} is not available. Here: {[d for d, there in available.items() if there]}.")
+    return device
+
+
+def _tables(
+    mdata: MuData, names: list[str], links: str | pd.DataFrame | None
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Link tables of all pairs of modalities that have links."""
+    tables = {}
+    for source, target in combinations(names, 2):
+        table = _links.link_table(mdata, source, target, links)
+        if table is not None:
+            tables[source, target] = table
+    return tables
+
+
+def _prior(
+    domains: list[Domain], tables: Mapping[tuple[str, str], pd.DataFrame], random_state: int
+) -> tuple[dict[tuple[str, str], Coupling], dict[tuple[str, str], tuple[np.ndarray, ...]]]:
+    """Couplings of all ordered pairs, and the linked features' loadings in model space."""
+    from scmmgan.model.coupling import couple_geometry, couple_links
+
+    couplings: dict[tuple[str, str], Coupling] = {}
+    loadings: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
+    for a, b in combinations(domains, 2):
+        x = {d.name: d.x for d in (a, b)}
+        table = tables.get((a.name, b.name))
+        if table is not None:
+            at = {d.name: d.var_names.get_indexer(table[d.name]) for d in (a, b)}
+            sign, weight = table["sign"].to_numpy(), table["weight"].to_numpy()
+            for s, t in ((a, b), (b, a)):
+                decoders = [d.transform.decoder[:, at[d.name]] for d in (s, t)]
+                loadings[s.name, t.name] = (*decoders, sign, weight)
+        if table is not None and len(table) >= MIN_PRIOR:
+            linked = {d.name: d.zscored(at[d.name]) for d in (a, b)}
+            linked[a.name] *= sign * np.sqrt(weight)
+            linked[b.name] *= np.sqrt(weight)
+            couplings |= couple_links(x, linked, random_state=random_state)
+        else:
+            logger.warning(
+                "No links decide which populations of %r and %r correspond: the coupling comes from their shapes alone "
+                "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.", a.name, b.name,
+            )  # fmt: skip
+            couplings |= couple_geometry(x, random_state=random_state)
+    return couplings, loadings
+
+
+def _params(
+    arguments: dict[str, Any], couplings: Mapping[tuple[str, str], Coupling], shared: bool, seconds: float
+) -> dict[str, Any]:
+    """Arguments as used, what the coupling came from, versions and time, in types that every format stores."""
+    from importlib.metadata import version
+
+    params = {name: _plain(value) for name, value in arguments.items()}
+    params["coupling"] = {f"{a}>{b}": dict(c.info) for (a, b), c in couplings.items()}
+    params["shared_space"] = shared
+    params["versions"] = {name: version(name) for name in ("scmmgan", "torch", "numpy", "anndata", "mudata")}
+    params["seconds"] = seconds
+    return params
+
+
+def _plain(value: Any) -> Any:
+    """A value as str, bool, number, array, DataFrame with string columns, or dict of these."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, pd.DataFrame):
+        return value.rename(columns=str).astype({c: str for c in value if value[c].dtype == object}).reset_index(drop=True)
+    if isinstance(value, bool | int | float | str | np.ndarray):
+        return value
+    if isinstance(value, Sequence):
+        return np.array(value, dtype=object if all(isinstance(v, str) for v in value) else None)
+    return str(value)

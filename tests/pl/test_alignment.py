@@ -1,0 +1,187 @@
+"""Modalities before and after, read back from the artists."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex, to_rgba
+from matplotlib.figure import Figure
+
+from scmmgan import pl
+
+GREY = "#d9d9d9"
+
+
+def points(ax) -> dict[tuple[float, ...], tuple[float, ...]]:
+    """Colour of every point drawn in a panel, by its place."""
+    found = {}
+    for drawn in ax.collections:
+        drawn.update_scalarmappable()
+        faces = np.resize(drawn.get_facecolors(), (len(drawn.get_offsets()), 4))
+        found.update({tuple(place): tuple(face) for place, face in zip(drawn.get_offsets().tolist(), faces)})
+    return found
+
+
+def components(x: np.ndarray) -> np.ndarray:
+    """First two principal components by singular values, signs aside."""
+    centred = x - x.mean(axis=0)
+    return np.abs(centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T)
+
+
+def legend_texts(figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def in_order(values: np.ndarray) -> np.ndarray:
+    return values[np.lexsort(values.T.round(4))]
+
+
+def test_panels_are_components_of_the_right_blocks(aligned):
+    axes = pl.alignment(aligned, show=False)
+    assert axes.shape == (3,)
+    spots, cells = (aligned[name].obsm["X_scmmgan"] for name in ("spots", "cells"))
+    for ax, block in zip(axes, (spots[:, :3], cells[:, 3:], np.vstack([spots, cells]))):
+        (drawn,) = ax.collections
+        offsets = np.abs(np.asarray(drawn.get_offsets()))
+        assert np.isfinite(offsets).all()
+        np.testing.assert_allclose(in_order(offsets), in_order(components(block)), atol=1e-3)
+        variance = np.sort(np.linalg.eigvalsh(np.cov(block.T)))[::-1]
+        assert ax.get_xlabel() == f"PC 1 ({variance[0] / variance.sum():.0%})"
+        assert ax.get_ylabel() == f"PC 2 ({variance[1] / variance.sum():.0%})"
+    titles = [ax.get_title() for ax in axes]
+    assert titles == ["before: spots\n60 cells", "before: cells\n45 cells", "after: joint embedding\n105 cells"]
+
+
+def test_modalities_have_two_colours_in_mixed_order(aligned):
+    axes = pl.alignment(aligned, show=False)
+    first, second = (set(points(ax).values()) for ax in axes[:2])
+    assert len(first) == len(second) == 1
+    assert first != second
+    joint = axes[2].collections[0].get_array()
+    assert [int((joint == code).sum()) for code in (0, 1)] == [60, 45]
+    # of 105 cells in random order about every second neighbour is of the other modality
+    changes = int((np.diff(joint) != 0).sum())
+    assert 35 < changes < 70
+    assert legend_texts(axes[0].figure) == ["spots", "cells"]
+    handles = axes[0].figure.legends[0].legend_handles
+    assert [to_rgba(handle.get_color()) for handle in handles] == [*first, *second]
+
+
+def test_labels_with_gaps(aligned):
+    axes = pl.alignment(aligned, color="layer", show=False)
+    assert legend_texts(axes[0].figure)[-1] == "no value"
+    assert set(legend_texts(axes[0].figure)) == {"outer", "inner", "no value"}
+    assert axes[0].figure.legends[0].get_title().get_text() == "layer"
+    grey = [sum(to_hex(color) == GREY for color in points(ax).values()) for ax in axes]
+    assert grey == [0, 15, 15]
+    below, above = axes[1].collections
+    assert below.get_zorder() < above.get_zorder()
+    assert (len(below.get_offsets()), len(above.get_offsets())) == (15, 30)
+    # the same label has the same colour in every panel
+    by_label = dict(
+        zip(legend_texts(axes[0].figure), (h.get_color() for h in axes[0].figure.legends[0].legend_handles))
+    )
+    assert {to_hex(color) for color in points(axes[0]).values()} == {
+        by_label["outer"].lower(),
+        by_label["inner"].lower(),
+    }
+
+
+def test_numbers(aligned):
+    axes = pl.alignment(aligned, color="depth", show=False)
+    depth = aligned["spots"].obs["depth"].to_numpy()
+    (drawn,) = axes[0].collections
+    np.testing.assert_allclose(np.sort(drawn.get_array()), np.sort(depth))
+    np.testing.assert_allclose(drawn.get_clim(), np.percentile(depth, [1, 99]))
+    assert {to_hex(color) for color in points(axes[1]).values()} == {GREY}
+    assert axes[2].collections[1].get_clim() == drawn.get_clim()
+    bars = [ax for ax in axes[0].figure.axes if ax not in list(axes)]
+    assert [bar.get_ylabel() for bar in bars] == ["depth"]
+    assert bars[0]._colorbar.extend == "both"
+    assert not axes[0].figure.legends
+
+
+def test_a_column_of_one_value_and_a_modality_of_one_dimension(aligned):
+    aligned["spots"].obs["same"] = 2.0
+    model = aligned.uns["scmmgan"]["model"]
+    model["config"] = model["config"].replace('{"spots": 3, "cells": 2}', '{"spots": 4, "cells": 1}')
+    axes = pl.alignment(aligned, color="same", show=False)
+    low, high = axes[0].collections[0].get_clim()
+    assert low < 2 < high
+    np.testing.assert_array_equal(axes[1].collections[0].get_offsets()[:, 1], 0)
+    assert axes[1].get_ylabel() == "PC 2 (0%)"
+
+
+@pytest.mark.parametrize("n", [8, 12, 20, 30])
+def test_many_labels_differ_and_fit(aligned, n):
+    names = [f"cell population number {i}" for i in range(n)]
+    aligned["spots"].obs["many"] = np.resize(names, 60)
+    aligned["cells"].obs["many"] = "cell population number 0"
+    figure = pl.alignment(aligned, color="many", return_fig=True)
+    assert sorted(legend_texts(figure)) == sorted(names)
+    assert len({handle.get_color() for handle in figure.legends[0].legend_handles}) == n
+    figure.canvas.draw()
+    legend, panel = figure.legends[0].get_window_extent(), figure.axes[0].get_tightbbox()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0
+    assert legend.y1 <= panel.y0
+    # panels keep a readable size however long the legend
+    assert figure.axes[0].get_window_extent().height / figure.dpi > 1.2
+
+
+def test_text_of_numbers_is_sorted_as_numbers(aligned):
+    for name in ("spots", "cells"):
+        aligned[name].obs["cluster"] = np.resize(["10", "2", "1"], aligned[name].n_obs)
+    assert legend_texts(pl.alignment(aligned, color="cluster", return_fig=True)) == ["1", "2", "10"]
+
+
+def test_categories_keep_their_order(aligned):
+    stages = ["zygote", "embryo", "adult"]
+    for name in ("spots", "cells"):
+        labels = np.resize(stages, aligned[name].n_obs)
+        aligned[name].obs["stage"] = pd.Categorical(labels, categories=[*stages, "unused"])
+    assert legend_texts(pl.alignment(aligned, color="stage", return_fig=True)) == stages
+
+
+def test_points_are_rasterised(aligned):
+    axes = pl.alignment(aligned, color="layer", size=3, show=False)
+    drawn = [one for ax in axes for one in ax.collections]
+    assert all(one.get_rasterized() for one in drawn)
+    assert {float(one.get_sizes()[0]) for one in drawn} == {3.0}
+
+
+def test_same_picture_twice(aligned):
+    first, second = (pl.alignment(aligned, show=False)[2].collections[0] for _ in range(2))
+    np.testing.assert_array_equal(first.get_offsets(), second.get_offsets())
+
+
+def test_given_axes(aligned):
+    figure, axes = plt.subplots(1, 3)
+    drawn = pl.alignment(aligned, color="layer", ax=axes, show=False)
+    assert list(drawn) == list(axes)
+    assert plt.get_fignums() == [figure.number]
+    assert not figure.legends
+    assert [text.get_text() for text in axes[-1].get_legend().get_texts()][-1] == "no value"
+    with pytest.raises(ValueError, match=r"shape \(2,\).*needs 3 matplotlib axes.*subplots\(1, 3\)"):
+        pl.alignment(aligned, ax=axes[:2])
+
+
+def test_return_values(aligned, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    figure = pl.alignment(aligned, return_fig=True)
+    assert isinstance(figure, Figure)
+    np.testing.assert_allclose(figure.get_figwidth() * 25.4, 170)
+    plt.close(figure)
+    assert pl.alignment(aligned, show=True) is None
+    assert plt.get_fignums() == []
+
+
+def test_unknown_names(aligned):
+    with pytest.raises(KeyError, match=r"No `obs` column 'dept'.*Close matches: 'depth'.*'layer'"):
+        pl.alignment(aligned, color="dept")
+    with pytest.raises(KeyError, match=r"other.*scmmgan\.tl\.align"):
+        pl.alignment(aligned, key="other")
+    assert plt.get_fignums() == []
