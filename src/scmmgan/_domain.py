@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 MIN_CELLS = 32
+MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MIN_SHARED = 50  # equal names that make a shared space (METHOD §2)
 
 
@@ -50,16 +52,13 @@ class Domain:
 
 def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
     """Names of the modalities to align, all of them by default."""
-    from mudata import MuData
-
-    if not isinstance(mdata, MuData):
-        raise TypeError(f"`mdata` must be a MuData with one modality per technology, got {type(mdata).__name__}.")
+    check_mudata(mdata)
     names = list(modalities) or list(mdata.mod)
     for name in names:
         modality(mdata, name)
-        if "/" in name:
+        if "/" in name or name in ("", "."):
             raise ValueError(
-                f"Modality name {name!r} contains '/', which HDF5 and zarr read as a folder. "
+                f"Modality name {name!r} cannot be stored: HDF5 and zarr read '/', '.' and an empty name as folders. "
                 "Rename it: `mudata.MuData({'new_name': mdata[...]})`."
             )
     if len(names) < 2 or len(set(names)) < len(names):
@@ -67,11 +66,33 @@ def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
     return names
 
 
+def check_mudata(mdata: MuData) -> None:
+    """TypeError unless it is a MuData."""
+    from mudata import MuData
+
+    if not isinstance(mdata, MuData):
+        raise TypeError(f"`mdata` must be a MuData with one modality per technology, got {type(mdata).__name__}.")
+
+
 def modality(mdata: MuData, name: str) -> AnnData:
     """The modality, or a KeyError that lists those found."""
+    check_mudata(mdata)
+    if not isinstance(name, str):
+        raise TypeError(f"Name modalities one by one, as str, e.g. `(mdata, 'rna', 'protein')`; got {name!r}.")
     if name not in mdata.mod:
         raise KeyError(f"No modality {name!r} in `mdata`. Modalities found: {list(mdata.mod)}.")
     return mdata.mod[name]
+
+
+def whole_number(value: Any, argument: str, *, low: int, high: int | None = None) -> int:
+    """The value as int; TypeError unless it is a whole number, ValueError outside of low..high."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` must be a whole number, got {value!r}.") from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"`{argument}` must be at least {low}{f' and at most {high}' if high else ''}, got {number}.")
+    return number
 
 
 def per_modality(value: Any, names: Sequence[str], argument: str) -> dict[str, Any]:
@@ -104,40 +125,65 @@ def read_matrix(
             raise ValueError(f"{name!r}: give `layer` or `use_rep`, not both; got {layer!r} and {use_rep!r}.")
         if use_rep not in adata.obsm:
             raise missing_key(f"obsm key in {name!r}", use_rep, list(adata.obsm))
-        values = adata.obsm[use_rep]
-        columns = pd.Index([f"{use_rep}_{i}" for i in range(values.shape[1])])
+        values, slot = adata.obsm[use_rep], f"obsm {use_rep!r}"
     else:
         if layer is not None and layer not in adata.layers:
             raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
-        values, columns = adata.layers[layer] if layer is not None else adata.X, adata.var_names
+        values, slot = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
         if values is None:
             raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
-    return _as_float(values, name, f"layer {layer!r}" if layer else f"obsm {use_rep!r}" if use_rep else "X"), columns
+    values = _as_float(values, name, slot)
+    if use_rep is None:
+        return values, adata.var_names
+    return values, pd.Index([f"{use_rep}_{i}" for i in range(values.shape[1])])
 
 
 def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
-    """A float32 copy in memory, or a ValueError on shapes and values that nothing can be learnt from."""
+    """The values in memory as float32, or an error on types, shapes and values that nothing can be learnt from."""
     if hasattr(values, "to_memory"):  # backed sparse
         values = values.to_memory()
     if isinstance(values, pd.DataFrame):
         values = values.to_numpy()
+    if len(values.shape) != 2 or values.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{slot} of {name!r} has shape {values.shape} and dtype {values.dtype}. "
+            "Store a cells × features matrix of real numbers."
+        )
     sparse = sp.issparse(values)
-    out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.array(values[...], dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is counted below
+        out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.array(values[...], dtype=np.float32)
     n, g = out.shape
     if n < MIN_CELLS or g == 0:
         raise ValueError(f"{name!r} has {n} cells and {g} features; {MIN_CELLS} cells and 1 feature are the minimum.")
-    data = out.data if sparse else out
+    data = np.asarray(out.data if sp.issparse(out) else out)
     if bad := int((~np.isfinite(data)).sum()):
-        raise ValueError(f"{slot} of {name!r} holds {bad} NaN or infinite values. Impute or drop them first.")
-    low, high = (data.min(), data.max()) if data.size else (0.0, 0.0)
-    if low == high and (not sparse or out.nnz in (0, n * g)):
-        raise ValueError(f"{slot} of {name!r} is constant ({low}): there is nothing to align.")
-    if high > 50 and low >= 0 and np.array_equal(data, np.round(data)):
+        raise ValueError(
+            f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite). "
+            "Impute or drop them first."
+        )
+    if not _varies(out):
+        raise ValueError(f"{slot} of {name!r} is constant in every feature: there is nothing to align. {_OTHER_LAYER}")
+    if data.max() > 50 and data.min() >= 0 and np.array_equal(data, np.round(data)):
         logger.warning(
             "%s of %r looks like raw counts (whole numbers up to %d). Run `scmmgan.pp.normalize` and name its layer.",
-            slot, name, int(high),
+            slot, name, int(data.max()),
         )  # fmt: skip
     return out
+
+
+_OTHER_LAYER = "Check the values, or name another `layer`."
+
+
+def _varies(values: np.ndarray | sp.csr_matrix, columns: np.ndarray | slice = slice(None)) -> bool:
+    """Whether any cell differs from the first one; few rows are dense at one time."""
+    first = None
+    for start in range(0, values.shape[0], 256):
+        block = values[start : start + 256]
+        block = (block.toarray() if sp.issparse(block) else block)[:, columns]
+        first = block[:1] if first is None else first
+        if (block != first).any():
+            return True
+    return False
 
 
 def read_domains(
@@ -158,14 +204,16 @@ def read_domains(
         matrices[name], columns[name] = read_matrix(mdata, name, layer=layer[name], use_rep=use_rep[name])
     masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
     for name in names:
-        t = 0 if use_rep[name] else int(smooth[name] or 0)
+        if (mask := masks[name]) is not None and not _varies(matrices[name], mask):
+            raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
+        t = 0 if use_rep[name] else smooth[name] or 0
         operator = fit_operator(matrices[name], random_state=random_state, allowed=masks[name]) if t else None
         smoothed[name] = SmoothedMatrix(matrices[name], operator, t)
     common = _shared_names(names, columns, links, use_rep, masks)
     shared = common is not None
     if common is not None:
         positions = [columns[name].get_indexer(common) for name in names]
-        p = min(_n_pcs(n_pcs[name]) for name in names)
+        p = min(n_pcs[name] or 50 for name in names)
         fitted = dict(zip(names, fit_shared([smoothed[name] for name in names], positions, n_pcs=p)))
     else:
         fitted = {}
@@ -173,10 +221,10 @@ def read_domains(
             if use_rep[name]:
                 fitted[name] = identity_transform(smoothed[name])
                 continue
-            linked = [columns[name].get_indexer(t[name]) for pair, t in links.items() if name in pair]
+            linked = [columns[name].get_indexer(pd.Index(t[name])) for pair, t in links.items() if name in pair]
             fitted[name] = fit_transform(
                 smoothed[name],
-                n_pcs=_n_pcs(n_pcs[name]),
+                n_pcs=n_pcs[name] or 50,
                 linked=np.unique(np.concatenate(linked)) if linked else None,
                 allowed=masks[name],
             )
@@ -184,10 +232,6 @@ def read_domains(
         Domain(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]))
         for n in names
     ], shared
-
-
-def _n_pcs(value: int | None) -> int:
-    return 50 if value is None else int(value)
 
 
 def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str | None) -> np.ndarray | None:

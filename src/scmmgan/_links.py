@@ -27,6 +27,11 @@ def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFram
     """
     if links is None:
         return None
+    if source == target or {source, target} & {"weight", "sign"}:
+        raise ValueError(
+            f"Cannot link {source!r} with {target!r}: the table has one column per modality, 'weight' and 'sign'. "
+            "Name two different modalities, and rename one that is called like the other columns."
+        )
     if isinstance(links, pd.DataFrame):
         table = _from_table(mdata, source, target, links)
     elif isinstance(links, str):
@@ -52,7 +57,7 @@ def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFram
 def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
     """Feature names (index) and the keys that link them (values); one row per key of a `;` list."""
     var = modality(mdata, name).var
-    keys = pd.Series(var[column] if column in var else var.index, index=var.index)
+    keys = pd.Series(var.get(column, var.index), index=var.index)
     # a categorical column would keep its categories through the split
     keys = keys.astype(object).where(keys.notna(), "").astype(str).str.split(";").explode().str.strip()
     return keys[keys != ""]
@@ -62,26 +67,40 @@ def _from_names(mdata: MuData, source: str, target: str, column: str) -> pd.Data
     if column != "var_names" and not any(column in modality(mdata, m).var for m in (source, target)):
         found = sorted({c for m in (source, target) for c in modality(mdata, m).var})
         raise missing_key(f"var column in {source!r} or {target!r}", column, found, "`links` also takes a table.")
-    sides = {m: _keys(mdata, m, column).rename_axis(m).rename("key").reset_index() for m in (source, target)}
-    table = sides[source].merge(sides[target], on="key").drop(columns="key").drop_duplicates(ignore_index=True)
-    return table.assign(weight=1.0, sign=1.0)
+    sides = [_keys(mdata, m, column) for m in (source, target)]
+    # modalities may have any name, so they name the columns last
+    first, second = (pd.DataFrame({"key": keys.to_numpy(), side: keys.index}) for keys, side in zip(sides, "ab"))
+    table = first.merge(second, on="key")[["a", "b"]].drop_duplicates(ignore_index=True)
+    return table.set_axis([source, target], axis=1).assign(weight=1.0, sign=1.0)
 
 
 def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) -> pd.DataFrame:
     for name in (source, target):
         if name not in links:
-            raise missing_key("column in the table `links`", name, list(links), "One column per modality is needed.")
-    table = pd.DataFrame({m: links[m].astype(str).to_numpy() for m in (source, target)})
+            raise missing_key(
+                "column in the table `links`", name, [str(c) for c in links], "One column per modality is needed."
+            )
+    if not links.columns.is_unique:
+        raise ValueError(f"The table `links` has columns of one name: {list(links)}. Drop or rename them.")
+    table = pd.DataFrame({m: links[m].astype(object).to_numpy() for m in (source, target)}).astype(str).astype(object)
     for extra in ("weight", "sign"):
-        table[extra] = links[extra].astype(float).to_numpy() if extra in links else 1.0
-    if not np.isfinite(table["weight"]).all() or (table["weight"] < 0).any():
-        raise ValueError("`weight` of the table `links` must be finite and not negative.")
+        numbers = pd.to_numeric(links[extra], errors="coerce") if extra in links else pd.Series(1.0, links.index)
+        table[extra] = numbers.to_numpy(dtype=float, na_value=np.nan)
+    if (
+        not np.isfinite(table["weight"]).all()
+        or (table["weight"] < 0).any()
+        or (len(table) and not table["weight"].any())
+    ):
+        raise ValueError("`weight` of the table `links` must be finite numbers, none negative and not all 0.")
     if not table["sign"].isin([-1.0, 1.0]).all():
-        raise ValueError(f"`sign` of the table `links` must be 1 or -1, got {sorted(set(table['sign']))[:5]}.")
+        raise ValueError(f"`sign` of the table `links` must be 1 or -1, got {list(links['sign'].unique())[:5]}.")
     known = np.logical_and.reduce([table[m].isin(modality(mdata, m).var_names) for m in (source, target)])
     if not known.all():
-        logger.warning("%d of %d links name a feature that is not in `mdata` and are left out.", (~known).sum(), len(known))
-    return table[known].drop_duplicates([source, target], ignore_index=True)
+        logger.warning(
+            "%d of %d links name a feature that is not in `mdata` and are left out.", (~known).sum(), len(known)
+        )
+    # a weight of 0 is no link
+    return table[known & (table["weight"] > 0)].drop_duplicates([source, target], ignore_index=True)
 
 
 def _would_match(mdata: MuData, source: str, target: str) -> str:

@@ -25,6 +25,23 @@ logger = logging.getLogger("scmmgan")
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array (DESIGN §2)
 
 
+def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[str | None]], keys: Keys) -> None:
+    """ValueError when writing would replace what is no earlier alignment, or what is `read` (layers, obsm keys)."""
+    found = mdata.uns.get(keys.uns)
+    earlier = isinstance(found, Mapping) and "model" in found
+    if found is not None and not earlier:
+        raise ValueError(f"`mdata.uns[{keys.uns!r}]` holds something else than an alignment. Name another `key_added`.")
+    for name in names:
+        slots = {keys.embedding, *(f(b) for b in names if b != name for f in (keys.mapped, keys.plan))}
+        if taken := sorted(slots.intersection(read[name])):
+            raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
+        if not earlier and (taken := sorted(slots & {*mdata[name].obsm, *mdata[name].layers})):
+            raise ValueError(
+                f"{name!r} has {taken[0]!r} already, and `mdata.uns` no alignment {keys.key!r} that wrote it. "
+                "Name another `key_added`, or delete it."
+            )
+
+
 def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Positions of the mapped features that are written for every target; empty where they are too many."""
     chosen = {}
@@ -37,11 +54,23 @@ def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> 
             if not fits:
                 logger.info("%d × %d mapped values for %r are not written: use `get.mapped(features=)`.", cells, len(d.var_names), d.name)  # fmt: skip
             continue
-        positions = d.var_names.get_indexer(pd.Index(wanted, dtype=str))
-        if (positions < 0).any():
-            raise missing_key(f"feature in {d.name!r}", np.asarray(wanted)[positions < 0][0], list(d.var_names))
-        chosen[d.name] = positions
+        chosen[d.name] = _positions(wanted, d.var_names, d.name, "One list is for all modalities; or give a dict.")
+        if len(set(chosen[d.name])) < len(chosen[d.name]):
+            raise ValueError(f"`features` names a feature of {d.name!r} twice. Name each one once.")
     return chosen
+
+
+def _positions(features: str | Sequence[str], var_names: pd.Index, name: str, hint: str = "") -> np.ndarray:
+    """Where the named features are among all of a modality; KeyError on the first unknown one."""
+    wanted = [features] if isinstance(features, str) else features
+    if not pd.api.types.is_list_like(wanted):
+        raise TypeError(f"`features` must be names of features, got {features!r}.")
+    wanted = [str(f) for f in wanted]
+    positions = var_names.get_indexer(pd.Index(wanted, dtype=object))
+    if (positions < 0).any():
+        unknown = wanted[int((positions < 0).argmax())]
+        raise missing_key(f"feature in {name!r}", unknown, list(var_names), hint)
+    return positions
 
 
 def write(
@@ -66,7 +95,7 @@ def write(
             slots[a.name].append(("obsm", keys.plan(b.name), couplings[a.name, b.name].plan))
             if len(features[b.name]):
                 mapped = b.transform.inverse(aligner.translate(a.x, a.name, b.name), features[b.name])
-                whole = len(features[b.name]) == len(b.var_names)
+                whole = np.array_equal(features[b.name], np.arange(len(b.var_names)))
                 as_layer = whole and a.var_names.equals(b.var_names) and mdata[a.name].var_names.equals(a.var_names)
                 slots[a.name].append(("layers" if as_layer else "obsm", keys.mapped(b.name), mapped))
     config, weights = aligner.state()
@@ -86,16 +115,26 @@ def write(
             "transforms": {d.name: d.transform.state() for d in domains},
         },
     }
+    _clear(mdata, keys)
     for name, entries in slots.items():
-        # a second alignment under the same key must not leave the first one's mapped values behind
-        for b in [d.name for d in domains if d.name != name]:
-            for container in (mdata[name].layers, mdata[name].obsm):
-                if keys.mapped(b) in container:
-                    del container[keys.mapped(b)]
         for container_name, slot, value in entries:
             getattr(mdata[name], container_name)[slot] = value
     mdata.uns[keys.uns] = record
     _write_joint(mdata, domains, embeddings, keys)
+
+
+def _clear(mdata: MuData, keys: Keys) -> None:
+    """Delete what an earlier alignment of that name wrote; it may have had other modalities and features."""
+    if keys.uns not in mdata.uns:
+        return
+    before = config(mdata, keys)["modalities"]
+    for name in [m for m in before if m in mdata.mod]:
+        slots = [keys.embedding, *(f(b) for b in before if b != name for f in (keys.mapped, keys.plan))]
+        for container in (mdata[name].layers, mdata[name].obsm):
+            for slot in slots:
+                if slot in container:
+                    del container[slot]
+    del mdata.uns[keys.uns]
 
 
 def _write_joint(mdata: MuData, domains: Sequence[Domain], embeddings: Mapping[str, np.ndarray], keys: Keys) -> None:
@@ -143,18 +182,19 @@ def mapped_values(
 ) -> tuple[np.ndarray, list[str]]:
     """Mapped expression and its feature names: as written, or decoded from the embedding for chosen features."""
     found = check_aligned(mdata, (source, target), keys)
-    names = [str(n) for n in record(mdata, keys)["features"][target]]
-    for container in (mdata[source].layers, mdata[source].obsm):
-        if features is None and keys.mapped(target) in container:
-            return np.asarray(container[keys.mapped(target)]), names
+    if features is None and keys.mapped(target) in mdata[source].layers:
+        # layers are cut along with the features that they share their names with
+        return np.asarray(mdata[source].layers[keys.mapped(target)]), mdata[source].var_names.tolist()
+    if features is None and keys.mapped(target) in mdata[source].obsm:
+        names = [str(n) for n in record(mdata, keys)["features"][target]]
+        return np.asarray(mdata[source].obsm[keys.mapped(target)]), names
     if features is None:
         raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
-    everything = pd.Index(found["var_names"][target])
-    positions = everything.get_indexer(pd.Index(features, dtype=str))
-    if (positions < 0).any():
-        raise missing_key(f"feature in {target!r}", np.asarray(features)[positions < 0][0], list(everything))
+    positions = _positions(features, pd.Index(found["var_names"][target]), target)
     start = sum(found["widths"][m] for m in found["modalities"][: found["modalities"].index(target)])
     block = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
     stored = record(mdata, keys)["model"]["transforms"][target]
     transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
-    return transform.inverse(block * found["block_sd"][target], positions), [str(f) for f in features]
+    return transform.inverse(block * found["block_sd"][target], positions), [
+        found["var_names"][target][i] for i in positions
+    ]

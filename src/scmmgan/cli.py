@@ -45,7 +45,7 @@ def run_demo(folder: Path) -> None:
     """Align `datasets.pbmc68k_panels()` with default arguments; print scores; write the data and pictures."""
     mdata = smm.datasets.pbmc68k_panels()
     sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
-    print(f"Blood cells of one donor, measured as two modalities with few genes in common: {sizes}.")
+    print(f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.")
     start = time.perf_counter()
     smm.tl.align(mdata)
     print(f"Aligned in {time.perf_counter() - start:.0f} s. Scores against the truth, which the alignment never saw:\n")

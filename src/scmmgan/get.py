@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ __all__ = ["embedding", "history", "mapped", "model"]
 
 
 def mapped(
-    mdata: MuData, source: str, target: str, *, features: Sequence[str] | None = None, key: str = "scmmgan"
+    mdata: MuData, source: str, target: str, *, features: str | Sequence[str] | None = None, key: str = "scmmgan"
 ) -> AnnData:
     """Cells of `source` expressed in the features of `target`.
 
@@ -63,15 +64,16 @@ def mapped(
     """
     from anndata import AnnData
 
-    if isinstance(features, str):
-        features = [features]
     values, names = _slots.mapped_values(mdata, source, target, features, Keys(key))
     cells, var = modality(mdata, source), modality(mdata, target).var
-    out = AnnData(values.copy(), obs=cells.obs.copy(), var=var.reindex(names) if len(var.columns) else pd.DataFrame(index=names))
+    # a representation (`use_rep`) has columns that are no features
+    known = set(names) <= set(var.index)
+    var = var.loc[names].copy() if known else pd.DataFrame(index=pd.Index(names, dtype=object))
+    out = AnnData(values.copy(), obs=cells.obs.copy(), var=var)
     if "spatial" in cells.obsm:
         out.obsm["spatial"] = np.array(cells.obsm["spatial"])
     if "spatial" in cells.uns:
-        out.uns["spatial"] = cells.uns["spatial"]
+        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
     return out
 
 
@@ -117,7 +119,7 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
         obs["modality"] = name
         parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
     obs = pd.concat(parts)
-    for column in obs.columns[obs.dtypes == object]:
+    for column in obs.select_dtypes(object).columns:
         obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
     obs["modality"] = pd.Categorical(obs["modality"], categories=names)
     var = pd.DataFrame(

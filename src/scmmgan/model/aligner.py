@@ -111,7 +111,9 @@ class Aligner:
         aligner.block_sd = dict(found["block_sd"])
         for (a, b), generator in aligner.generators.items():
             prefix = f"{a}>{b}:"
-            state = {k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)}
+            state = {
+                k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
+            }
             generator.load_state_dict(state)
             generator.eval()
         return aligner

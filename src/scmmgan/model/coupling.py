@@ -61,7 +61,9 @@ def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int =
     return Landmarks(label, counts / len(x), nodes, centroids)
 
 
-def couple_links(x: dict[str, np.ndarray], linked: dict[str, np.ndarray], *, random_state: int = 0) -> dict[tuple[str, str], Coupling]:
+def couple_links(
+    x: dict[str, np.ndarray], linked: dict[str, np.ndarray], *, random_state: int = 0
+) -> dict[tuple[str, str], Coupling]:
     """Couplings in both directions of two modalities from linked features (n × links, same columns, z-scored)."""
     landmarks = {m: find_landmarks(x[m], random_state=random_state) for m in x}
     first, second = x
@@ -111,11 +113,8 @@ def _correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _coupling(plan: np.ndarray, landmarks: Landmarks, x: np.ndarray, info: dict[str, float | str]) -> Coupling:
     """Keep the largest entries of each row and average the landmarks' cells with them."""
     n, m = plan.shape
-    if m > KEPT:
-        columns = np.argpartition(-plan, KEPT, axis=1)[:, :KEPT]
-    else:
-        columns = np.tile(np.arange(m), (n, 1))
-    columns.sort(axis=1)
+    # a stable sort: which of equal entries are kept must not depend on the machine
+    columns = np.sort(np.argsort(-plan, axis=1, kind="stable")[:, :KEPT], axis=1)
     values = np.take_along_axis(plan, columns, axis=1)
     values /= np.maximum(values.sum(1, keepdims=True), 1e-300)
     indptr = np.arange(0, columns.size + 1, columns.shape[1])

@@ -28,6 +28,16 @@ def gromov_wasserstein(
     Candidates come from proximal steps under path lengths and under hop counts, each from 100 starts; the best are
     polished by conditional gradient under path lengths and root Euclidean distances together, where the least wins.
     """
+    from threadpoolctl import threadpool_limits
+
+    # many small products: threads cost more than they give, and tens of times more beside another process
+    with threadpool_limits(1):
+        return _search(x, landmarks, random_state)
+
+
+def _search(
+    x: dict[str, np.ndarray], landmarks: dict[str, Landmarks], random_state: int
+) -> tuple[np.ndarray, np.ndarray]:
     first, second = x
     p, q = landmarks[first].mass, landmarks[second].mass
     metrics = {m: landmark_metrics(x[m], landmarks[m], random_state=random_state) for m in x}

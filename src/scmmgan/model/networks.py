@@ -25,9 +25,8 @@ class Generator(nn.Module):
         super().__init__()
         self.skip = nn.Linear(n_in, n_out)
         self.body = mlp(n_in, (128, 128), n_out, norm=True)
-        last = self.body[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.body[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map cells (B × n_in) to the target's model space (B × n_out)."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scmmgan.model import losses
@@ -73,7 +75,6 @@ def fit(
     progress_bar: bool,
 ) -> dict[str, list[float]]:
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
-    from lightning_fabric import Fabric
     from tqdm.auto import tqdm
 
     fabric = Fabric(accelerator=accelerator, devices=1)
@@ -110,13 +111,14 @@ def fit(
 class _Player:
     """The networks of one side of the game with their optimizer."""
 
-    def __init__(self, fabric, nets: dict, lr: float, max_steps: int) -> None:  # type: ignore[no-untyped-def]
-        self.parameters = [p for net in nets.values() for p in net.parameters()]
+    def __init__(self, fabric: Fabric, nets: Mapping[Any, nn.Module], lr: float, max_steps: int) -> None:
+        self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
         self.nets = {name: fabric.setup_module(net) for name, net in nets.items()}
-        self.optimizer = fabric.setup_optimizers(torch.optim.Adam(self.parameters, lr=lr, betas=(0.5, 0.99)))
+        adam = torch.optim.Adam(self.parameters, lr=lr, betas=(0.5, 0.99))
+        self.optimizer: Any = fabric.setup_optimizers(adam)
         # warm-up over 50 steps, linear decay over the last 40 %
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: min(1.0, (step + 1) / 50, (1 - step / max_steps) / 0.4)
+            adam, lambda step: min(1.0, (step + 1) / 50, (1 - step / max_steps) / 0.4)
         )
         self.backward: Callable[[Tensor], None] = fabric.backward
 
@@ -170,8 +172,8 @@ def _step(
     judges.freeze(False)
     weights = {**problem.weights, "anchors": problem.weights["anchors"] * anneal}
     scale = len(x) - 1
-    total = sum((weights[name] * (EVERY if name == "geometry" else 1) * value for name, value in terms.items()))
-    gradient = mappers.update(total / scale)
+    parts = [weights[name] * (EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
+    gradient = mappers.update(torch.stack(parts).sum() / scale)
     return {**{name: float(value.detach()) / scale for name, value in terms.items()}, **out, "gradient": gradient}
 
 
@@ -203,9 +205,7 @@ def _mapper_terms(
             parts["anchors"].append(losses.anchor_loss(y, problem.anchors[source, target][rows[source]]))
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
-            parts["links"].append(
-                losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight)
-            )
+            parts["links"].append(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
         if weights["geometry"] and step % EVERY == 0:
             parts["geometry"].append(losses.heat_loss(x[source], y))
     return {name: torch.stack(values).sum() for name, values in parts.items()}

@@ -22,8 +22,11 @@ BLOCK = 256  # columns that are dense at one time
 class SmoothedMatrix:
     """S = P^t X without forming it: products, blocks of columns, moments."""
 
-    def __init__(self, x: np.ndarray | sp.csr_matrix, operator: sp.csr_matrix | None = None, t: int = 0) -> None:
-        self.x, self.operator, self.t = x, operator, t if operator is not None else 0
+    def __init__(
+        self, x: np.ndarray | sp.csr_matrix | sp.csc_matrix, operator: sp.csr_matrix | None = None, t: int = 0
+    ) -> None:
+        self.x, self.t = x, t if operator is not None else 0
+        self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
         self.shape = x.shape
         if not sp.issparse(x):
             self.x, self.t = self._smooth(x), 0  # a dense matrix smoothed is no larger than it was
@@ -136,7 +139,7 @@ def identity_transform(smoothed: SmoothedMatrix) -> Transform:
     """Transform of a representation that is model space already: centred, one scale, nothing else."""
     mean, sd = smoothed.moments()
     p = len(mean)
-    return Transform(mean, np.ones(p), np.arange(p), np.eye(p), np.eye(p), np.sqrt((sd**2).mean()))
+    return Transform(mean, np.ones(p), np.arange(p), np.eye(p), np.eye(p), np.asarray(np.sqrt((sd**2).mean())))
 
 
 def _unit(sd: np.ndarray) -> np.ndarray:
@@ -144,9 +147,7 @@ def _unit(sd: np.ndarray) -> np.ndarray:
     return np.where(sd == 0, 1.0, sd)
 
 
-def fit_shared(
-    smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray], *, n_pcs: int = 50
-) -> list[Transform]:
+def fit_shared(smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray], *, n_pcs: int = 50) -> list[Transform]:
     """Fit transforms into one space: z-scores per modality, joint PCA on the shared features (same order in each)."""
     moments = [s.moments() for s in smoothed]
     top = np.arange(len(shared[0]))
@@ -175,7 +176,7 @@ def _fit(
     if len(scaled) > 1:
         scales = [float(np.sqrt(np.mean(np.square(scales))))] * len(scaled)
     return [
-        Transform(mean, sd, at, encoder, _decoder(s, mean, sd, at, encoder, x), np.float64(scale))
+        Transform(mean, sd, at, encoder, _decoder(s, mean, sd, at, encoder, x), np.asarray(scale))
         for s, mean, sd, at, x, scale in zip(smoothed, means, sds, encoded, scores, scales)
     ]
 
@@ -222,8 +223,8 @@ def _principal_axes(scaled: Sequence[_Standardized], p: int) -> np.ndarray:
             (sum(rows), e), matvec=matmat, rmatvec=rmatmat, matmat=matmat, rmatmat=rmatmat, dtype=np.float64
         )
         # a fixed start vector: ARPACK's own is random
-        start = np.random.default_rng(0).normal(size=min(operator.shape))
-        _, values, axes = svds(operator, k=p, v0=start)
+        v0 = np.random.default_rng(0).normal(size=min(operator.shape))
+        _, values, axes = svds(operator, k=p, v0=v0)
         axes = axes[np.argsort(-values, kind="stable")]
     return svd_flip(None, axes, u_based_decision=False)[1]
 

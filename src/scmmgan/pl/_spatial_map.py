@@ -73,7 +73,7 @@ def spatial_map(
     key
         Name of the alignment (`key_added` of :func:`scmmgan.tl.align`).
     basis
-        `mdata[source].obsm` key of the coordinates, or that key without its leading "X_". Of three coordinates the
+        `mdata[source].obsm` key of the coordinates, or that key without its leading ``"X_"``. Of three coordinates the
         first two are drawn. The second one grows downwards, as in images. Cells without finite coordinates are
         left out.
     ncols

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scmmgan import _domain
 from scmmgan.model.transform import fit_operator
+from scmmgan.pp._normalize import _writable
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -54,8 +55,11 @@ def smooth(
     ------
     KeyError
         If the modality or layer is not there.
+    TypeError
+        If a number is not whole, or the values are no matrix of real numbers.
     ValueError
-        If `t` or `n_neighbors` is below 1, if `key_added` is the layer that is read, or values are not finite.
+        If `t`, `n_neighbors` or `n_pcs` is below 1, `key_added` is the layer that is read or holds a "/", the modality
+        is a view, has fewer than 32 cells or names that are not unique, or values are not finite or constant.
 
     Examples
     --------
@@ -65,14 +69,20 @@ def smooth(
     >>> mdata["rna"].layers["smoothed"].shape == mdata["rna"].shape
     True
     """
-    if t < 1 or n_neighbors < 1 or n_pcs < 1:
-        raise ValueError(f"`t`, `n_neighbors` and `n_pcs` must be at least 1, got {t}, {n_neighbors} and {n_pcs}.")
-    if layer is not None and layer == key_added:
+    t = _domain.whole_number(t, "t", low=1)
+    n_neighbors = _domain.whole_number(n_neighbors, "n_neighbors", low=1)
+    n_pcs = _domain.whole_number(n_pcs, "n_pcs", low=1)
+    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    adata = _writable(mdata, modality)
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
+    if layer == key_added:
         raise ValueError(
             f"`key_added` {key_added!r} is the layer that is read, and inputs stay as they are. Name another."
         )
     values, _ = _domain.read_matrix(mdata, modality, layer=layer)
     operator = fit_operator(values, n_pcs=n_pcs, n_neighbors=n_neighbors, random_state=random_state)
+    smoothed: Any = values
     for _ in range(t):
-        values = operator @ values
-    mdata[modality].layers[key_added] = values
+        smoothed = operator @ smoothed
+    adata.layers[key_added] = smoothed

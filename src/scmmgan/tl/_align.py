@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scmmgan._domain import Domain
+    from scmmgan.model.aligner import Loadings
     from scmmgan.model.coupling import Coupling
 
 logger = logging.getLogger("scmmgan")
@@ -131,71 +133,83 @@ def align(
     arguments = {name: value for name, value in locals().items() if name not in {"mdata", "modalities", "copy"}}
     start = time.perf_counter()
     names = _domain.check_modalities(mdata, modalities)
-    loss_weights = _check(weights, max_steps, batch_size, lr, key_added)
-    device = _device(device)
+    arguments |= _settings(arguments)
+    per_modality = _per_modality(arguments, names)
+    keys = Keys(key_added)
+    read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
+    _slots.check_free(mdata, names, read, keys)
+    tables = _tables(mdata, names, links, per_modality["use_rep"])
     if copy:
         mdata = mdata.copy()
     elif mdata.is_view or any(mdata[name].is_view for name in names):
         raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
-    tables = _tables(mdata, names, links)
-    per_modality = {
-        argument: _domain.per_modality(arguments[argument], names, argument)
-        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")
-    }
+    wanted = per_modality.pop("features")
+    random_state = arguments["random_state"]
     domains, shared = _domain.read_domains(mdata, names, links=tables, random_state=random_state, **per_modality)
-    written = _slots.written_features(domains, _domain.per_modality(features, names, "features"))
+    written = _slots.written_features(domains, wanted)
     couplings, loadings = _prior(domains, tables, random_state)
 
     from scmmgan.model.aligner import Aligner
 
+    chosen = ("weights", "max_steps", "batch_size", "lr", "random_state", "device", "progress_bar")
     aligner, history = Aligner.fit(
         {d.name: d.x for d in domains},
         couplings,
         loadings,
         shared=shared,
-        weights=loss_weights,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        lr=lr,
-        random_state=random_state,
-        device=device,
-        progress_bar=progress_bar,
+        **{name: arguments[name] for name in chosen},
     )
-    arguments |= {"modalities": names, "weights": loss_weights, "device": device}
-    params = _params(arguments, couplings, shared, time.perf_counter() - start)
-    _slots.write(
-        mdata, domains, aligner, couplings, history=history, params=params, features=written, keys=Keys(key_added)
-    )
+    params = _params(arguments | {"modalities": names}, couplings, shared, time.perf_counter() - start)
+    _slots.write(mdata, domains, aligner, couplings, history=history, params=params, features=written, keys=keys)
     return mdata if copy else None
 
 
-def _check(
-    weights: Mapping[str, float] | None, max_steps: int, batch_size: int, lr: float, key_added: str
-) -> dict[str, float]:
-    """All loss weights; ValueError or KeyError on settings that cannot work."""
+def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked settings of the training, all loss weights among them."""
     from scmmgan.model.training import WEIGHTS
 
-    unknown = sorted(set(weights or {}) - set(WEIGHTS))
-    if unknown:
+    key_added, lr, weights = arguments["key_added"], arguments["lr"], arguments["weights"]
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
+    whole = {
+        "max_steps": _domain.whole_number(arguments["max_steps"], "max_steps", low=1),
+        "batch_size": _domain.whole_number(arguments["batch_size"], "batch_size", low=_domain.MIN_CELLS),
+        "random_state": _domain.whole_number(arguments["random_state"], "random_state", low=0, high=_domain.MAX_SEED),
+    }
+    if not (isinstance(lr, Real) and 0 < float(lr) < float("inf")):
+        raise ValueError(f"`lr` must be a finite number above 0, got {lr!r}.")
+    if weights is not None and not isinstance(weights, Mapping):
+        raise TypeError(f"`weights` must be a dict from loss to weight, got {weights!r}.")
+    if unknown := sorted({str(name) for name in weights or {}} - set(WEIGHTS)):
         raise KeyError(f"`weights` names losses {unknown}. Known: {list(WEIGHTS)}.")
     merged = {**WEIGHTS, **(weights or {})}
-    if bad := {name: value for name, value in merged.items() if not (np.isfinite(value) and value >= 0)}:
-        raise ValueError(f"`weights` must be finite and not negative, got {bad}.")
+    if bad := {n: w for n, w in merged.items() if not (isinstance(w, Real) and 0 <= float(w) < float("inf"))}:
+        raise ValueError(f"`weights` must be finite numbers, none negative, got {bad}.")
     if not any(merged.values()):
-        raise ValueError("All `weights` are 0: nothing would be trained.")
-    if max_steps < 1 or batch_size < _domain.MIN_CELLS or not lr > 0:
-        raise ValueError(
-            f"Need max_steps >= 1, batch_size >= {_domain.MIN_CELLS} and lr > 0; "
-            f"got {max_steps}, {batch_size} and {lr}."
-        )
-    if "/" in key_added or not key_added:
-        raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
-    return merged
+        raise ValueError("All `weights` are 0: nothing would be trained. Leave one above 0.")
+    numbers = {"lr": float(lr), "weights": {name: float(weight) for name, weight in merged.items()}}
+    return {**whole, **numbers, "device": _device(arguments["device"])}
+
+
+def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
+    """The arguments that may differ between modalities, as dicts; numbers are checked."""
+    out = {
+        argument: _domain.per_modality(arguments[argument], names, argument)
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features")
+    }
+    for argument, low in (("smooth", 0), ("n_pcs", 1)):
+        out[argument] = {
+            name: None if value is None else _domain.whole_number(value, argument, low=low)
+            for name, value in out[argument].items()
+        }
+    return out
 
 
 def _device(device: str) -> str:
     import torch
 
+    if not isinstance(device, str):
+        raise TypeError(f"`device` must be 'auto', 'cpu', 'cuda' or 'mps', got {device!r}.")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.device(device).type if device.split(":")[0] in {"cpu", "cuda", "mps"} else None
@@ -206,11 +220,19 @@ def _device(device: str) -> str:
 
 
 def _tables(
-    mdata: MuData, names: list[str], links: str | pd.DataFrame | None
+    mdata: MuData, names: list[str], links: str | pd.DataFrame | None, use_rep: Mapping[str, str | None]
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """Link tables of all pairs of modalities that have links."""
     tables = {}
     for source, target in combinations(names, 2):
+        if rep := use_rep[source] or use_rep[target]:
+            # a representation has no features that links could name
+            if links is not None and not (isinstance(links, str) and links == "auto"):
+                raise ValueError(
+                    f"`links` names features, but {source!r} or {target!r} is read from obsm {rep!r}, which has none. "
+                    "Give `links=None`, or leave `use_rep` out."
+                )
+            continue
         table = _links.link_table(mdata, source, target, links)
         if table is not None:
             tables[source, target] = table
@@ -219,21 +241,21 @@ def _tables(
 
 def _prior(
     domains: list[Domain], tables: Mapping[tuple[str, str], pd.DataFrame], random_state: int
-) -> tuple[dict[tuple[str, str], Coupling], dict[tuple[str, str], tuple[np.ndarray, ...]]]:
+) -> tuple[dict[tuple[str, str], Coupling], dict[tuple[str, str], Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
     from scmmgan.model.coupling import couple_geometry, couple_links
 
     couplings: dict[tuple[str, str], Coupling] = {}
-    loadings: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
+    loadings: dict[tuple[str, str], Loadings] = {}
     for a, b in combinations(domains, 2):
         x = {d.name: d.x for d in (a, b)}
         table = tables.get((a.name, b.name))
         if table is not None:
-            at = {d.name: d.var_names.get_indexer(table[d.name]) for d in (a, b)}
+            at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
             sign, weight = table["sign"].to_numpy(), table["weight"].to_numpy()
             for s, t in ((a, b), (b, a)):
-                decoders = [d.transform.decoder[:, at[d.name]] for d in (s, t)]
-                loadings[s.name, t.name] = (*decoders, sign, weight)
+                source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
+                loadings[s.name, t.name] = (source, target, sign, weight)
         if table is not None and len(table) >= MIN_PRIOR:
             linked = {d.name: d.zscored(at[d.name]) for d in (a, b)}
             linked[a.name] *= sign * np.sqrt(weight)
@@ -254,6 +276,11 @@ def _params(
     """Arguments as used, what the coupling came from, versions and time, in types that every format stores."""
     from importlib.metadata import version
 
+    if isinstance(links := arguments["links"], pd.DataFrame):
+        # other columns of the user's table may be of types that no format stores
+        arguments = arguments | {
+            "links": links[[c for c in (*arguments["modalities"], "weight", "sign") if c in links]]
+        }
     params = {name: _plain(value) for name, value in arguments.items()}
     params["coupling"] = {f"{a}>{b}": dict(c.info) for (a, b), c in couplings.items()}
     params["shared_space"] = shared
@@ -267,9 +294,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, pd.DataFrame):
-        return value.rename(columns=str).astype({c: str for c in value if value[c].dtype == object}).reset_index(drop=True)
+        numeric = pd.api.types.is_numeric_dtype
+        # object, so that neither categories nor string arrays are left
+        return pd.DataFrame(
+            {str(c): v.to_numpy() if numeric(v) else v.astype(str).to_numpy(dtype=object) for c, v in value.items()}
+        )
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, bool | int | float | str | np.ndarray):
         return value
-    if isinstance(value, Sequence):
-        return np.array(value, dtype=object if all(isinstance(v, str) for v in value) else None)
+    if isinstance(value, Sequence | pd.Index | pd.Series):
+        return np.array(list(value), dtype=object if all(isinstance(v, str) for v in value) else None)
     return str(value)
