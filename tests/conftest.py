@@ -1,12 +1,20 @@
-"""What all tests share: pictures need no display and are closed after each test."""
+"""What all tests share: pictures need no display and are closed after each test; aligned toys; fingerprints."""
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import matplotlib
+import mudata as md
+import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
+
+import scmmgan as smm
 
 matplotlib.use("Agg")
 
@@ -16,3 +24,85 @@ def _close_figures() -> Iterator[None]:
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+# --- small aligned data ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _aligned_toy() -> md.MuData:
+    mdata = smm.datasets.toy()
+    smm.tl.align(mdata, links="gene", progress_bar=False)
+    return mdata
+
+
+@pytest.fixture
+def aligned_toy(_aligned_toy: md.MuData) -> md.MuData:
+    """`datasets.toy()`, aligned with default settings on its linked genes."""
+    return _aligned_toy.copy()
+
+
+@pytest.fixture
+def small() -> md.MuData:
+    """A toy of 120 cells, not aligned: rna with 30 and protein with 20 features, 15 of them linked by `var["gene"]`."""
+    return smm.datasets.toy(n_cells=120, n_features=[30, 20])
+
+
+@pytest.fixture(scope="session")
+def _small_aligned() -> md.MuData:
+    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
+    smm.tl.align(mdata, links="gene", max_steps=10, progress_bar=False)
+    return mdata
+
+
+@pytest.fixture
+def small_aligned(_small_aligned: md.MuData) -> md.MuData:
+    """The same, hardly trained: for what does not depend on the quality of the map."""
+    return _small_aligned.copy()
+
+
+# --- fingerprints ------------------------------------------------------------------------------------------------
+
+
+def _hash(value: Any) -> str:
+    """Of all bits: dtype, shape, order of stored entries, names."""
+    digest = hashlib.sha256(type(value).__name__.encode())
+    if isinstance(value, pd.DataFrame):
+        parts = [value.index, *(v for name, column in value.items() for v in (str(name), column))]
+    elif sp.issparse(value):
+        value = value.tocoo() if value.format not in ("csr", "csc") else value
+        names = ("data", "row", "col") if value.format == "coo" else ("data", "indices", "indptr")
+        parts = [str(value.shape), *(np.asarray(getattr(value, name)) for name in names)]
+    elif isinstance(value, pd.Series | pd.Index):
+        parts = [str(value.dtype), str(value.name), repr(value.tolist())]
+    elif isinstance(value, np.ndarray):
+        content = repr(value.tolist()).encode() if value.dtype == object else np.ascontiguousarray(value).tobytes()
+        parts = [str(value.dtype), str(value.shape), content]
+    elif hasattr(value, "items"):
+        parts = [v for name, entry in value.items() for v in (str(name), entry)]
+    else:
+        parts = [repr(value)]
+    for part in parts:
+        digest.update(
+            part if isinstance(part, bytes) else part.encode() if isinstance(part, str) else _hash(part).encode()
+        )
+    return digest.hexdigest()
+
+
+def _fingerprint(mdata: md.MuData) -> dict[str, str]:
+    containers = {"": mdata, **mdata.mod}
+    found = {"modalities": repr(list(mdata.mod))}
+    for name, data in containers.items():
+        found[f"{name}.obs"], found[f"{name}.var"] = _hash(data.obs), _hash(data.var)
+        for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+            if getattr(data, slot, None) is not None:
+                found |= {f"{name}.{slot}[{key}]": _hash(value) for key, value in getattr(data, slot).items()}
+        if name and data.X is not None:
+            found[f"{name}.X"] = _hash(data.X)
+    return found
+
+
+@pytest.fixture
+def fingerprint() -> Callable[[md.MuData], dict[str, str]]:
+    """A hash of every slot of a MuData and its modalities, by name."""
+    return _fingerprint

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan._domain import Domain, missing_key, modality
+from scmmgan._domain import Domain, check_mudata, missing_key, modality
 from scmmgan._keys import Keys
 from scmmgan.model.transform import Transform
 
@@ -151,6 +151,7 @@ def _write_joint(mdata: MuData, domains: Sequence[Domain], embeddings: Mapping[s
 
 def record(mdata: MuData, keys: Keys) -> dict[str, Any]:
     """`mdata.uns[key]` of an alignment that is there and whole."""
+    check_mudata(mdata)
     found = mdata.uns.get(keys.uns)
     if not isinstance(found, Mapping) or "model" not in found:
         raise KeyError(

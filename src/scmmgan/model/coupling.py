@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,6 +12,10 @@ from scmmgan.model.gromov import gromov_wasserstein
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 KEPT = 32  # plan entries kept per cell
+ROUNDS = 3  # of re-weighting links by their agreement
+N_CANONICAL = 20
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Coupling:
     plan: sp.csr_matrix
     anchors: np.ndarray
     landmarks: Landmarks
-    info: dict[str, float | str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int = 0) -> Landmarks:
@@ -62,25 +67,81 @@ def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int =
 
 
 def couple_links(
-    x: dict[str, np.ndarray], linked: dict[str, np.ndarray], *, random_state: int = 0
-) -> dict[tuple[str, str], Coupling]:
-    """Couplings in both directions of two modalities from linked features (n × links, same columns, z-scored)."""
+    x: dict[str, np.ndarray], linked: dict[str, np.ndarray], *, refine: bool = True, random_state: int = 0
+) -> dict[Pair, Coupling]:
+    """Couplings in both directions of two modalities from linked features (n × links, same columns, z-scored).
+
+    With `refine` every link earns a weight, `info["link_weight"]` (links,): the squared correlation of a feature with
+    its partner as the plan carries it over, so that links which disagree with all others fade out; and the last plan
+    adds the correlation in the canonical space that cells and their anchors span.
+    """
     landmarks = {m: find_landmarks(x[m], random_state=random_state) for m in x}
-    first, second = x
-    couplings = {}
+    weight = np.ones(next(iter(linked.values())).shape[1])
+    plans = _plans([linked], landmarks)
+    if refine:
+        for _ in range(ROUNDS):
+            weight = _agreement(plans, linked, landmarks) ** 2
+            weighted = {m: values * weight for m, values in linked.items()}
+            plans = _plans([weighted], landmarks)
+        plans = _plans([weighted, _canonical(x, plans, landmarks)], landmarks)
+    return {
+        (source, target): _coupling(plan, landmarks[target], x[target], {"kind": "links", "link_weight": weight})
+        for (source, target), plan in plans.items()
+    }
+
+
+def _plans(views: list[dict[str, np.ndarray]], landmarks: dict[str, Landmarks]) -> dict[Pair, np.ndarray]:
+    """Plans of cells with landmarks, both directions, rows sum to 1; costs of several views count alike."""
+    first, second = landmarks
+    plans = {}
     for source, target in ((first, second), (second, first)):
-        cost = _correlation_distance(linked[source], landmarks[target].mean(linked[target]))
-        n = len(x[source])
-        plan = sinkhorn(cost / cost.mean(), np.full(n, 1 / n), landmarks[target].mass)
-        couplings[source, target] = _coupling(plan * n, landmarks[target], x[target], {"kind": "links"})
-    return couplings
+        costs = [_correlation_distance(v[source], landmarks[target].mean(v[target])) for v in views]
+        cost = np.sum([c / c.mean() for c in costs], axis=0)
+        n = len(cost)
+        plans[source, target] = n * sinkhorn(cost / cost.mean(), np.full(n, 1 / n), landmarks[target].mass)
+    return plans
 
 
-def couple_geometry(x: dict[str, np.ndarray], *, random_state: int = 0) -> dict[tuple[str, str], Coupling]:
+def _agreement(
+    plans: dict[Pair, np.ndarray], linked: dict[str, np.ndarray], landmarks: dict[str, Landmarks]
+) -> np.ndarray:
+    """Correlation (links,) of every linked feature with its carried-over partner, mean of both directions, >= 0."""
+    total = np.zeros(next(iter(linked.values())).shape[1])
+    for (source, target), plan in plans.items():
+        carried, own = plan @ landmarks[target].mean(linked[target]), linked[source]
+        carried, own = carried - carried.mean(0), own - own.mean(0)
+        norms = np.sqrt((carried**2).sum(0) * (own**2).sum(0))
+        total += (carried * own).sum(0) / np.maximum(norms, 1e-12)
+    return np.clip(total / len(plans), 0, 1)
+
+
+def _canonical(
+    x: dict[str, np.ndarray], plans: dict[Pair, np.ndarray], landmarks: dict[str, Landmarks]
+) -> dict[str, np.ndarray]:
+    """Canonical variates (n × at most 20) of both modalities, from every cell and its anchor as a pair."""
+    first, second = x
+    anchors = {pair: plan @ landmarks[pair[1]].mean(x[pair[1]]) for pair, plan in plans.items()}
+    a = np.vstack([x[first], anchors[second, first]]).astype(np.float64)
+    b = np.vstack([anchors[first, second], x[second]]).astype(np.float64)
+    white_a, white_b = _whitening(a), _whitening(b)
+    a, b = (a - a.mean(0)) @ white_a, (b - b.mean(0)) @ white_b
+    left, strength, right = np.linalg.svd(a.T @ b / len(a), full_matrices=False)
+    left, right = (left * strength)[:, :N_CANONICAL], (right.T * strength)[:, :N_CANONICAL]
+    n = len(x[first])
+    return {first: a[:n] @ left, second: b[n:] @ right}
+
+
+def _whitening(x: np.ndarray) -> np.ndarray:
+    """Matrix (p × p) that whitens x, shrunk by 5 % of the mean variance."""
+    values, vectors = np.linalg.eigh(np.cov(x.T, bias=True).reshape(x.shape[1], x.shape[1]))
+    return vectors / np.sqrt(np.maximum(values, 0) + 0.05 * max(values.mean(), 1e-12))
+
+
+def couple_geometry(x: dict[str, np.ndarray], *, random_state: int = 0) -> dict[Pair, Coupling]:
     """Couplings in both directions from landmark Gromov-Wasserstein alone. Experimental: it may be a mirror image."""
     landmarks = {m: find_landmarks(x[m], n_landmarks=150, random_state=random_state) for m in x}
     plan, costs = gromov_wasserstein(x, landmarks, random_state=random_state)
-    info: dict[str, float | str] = {"kind": "geometry", "cost": float(costs[0])}
+    info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0])}
     if len(costs) > 1:
         info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
     first, second = x
@@ -110,7 +171,7 @@ def _correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 - unit(a) @ unit(b).T
 
 
-def _coupling(plan: np.ndarray, landmarks: Landmarks, x: np.ndarray, info: dict[str, float | str]) -> Coupling:
+def _coupling(plan: np.ndarray, landmarks: Landmarks, x: np.ndarray, info: dict[str, Any]) -> Coupling:
     """Keep the largest entries of each row and average the landmarks' cells with them."""
     n, m = plan.shape
     # a stable sort: which of equal entries are kept must not depend on the machine

@@ -114,7 +114,7 @@ class _Player:
     def __init__(self, fabric: Fabric, nets: Mapping[Any, nn.Module], lr: float, max_steps: int) -> None:
         self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
         self.nets = {name: fabric.setup_module(net) for name, net in nets.items()}
-        adam = torch.optim.Adam(self.parameters, lr=lr, betas=(0.5, 0.99))
+        adam = torch.optim.Adam(self.parameters, lr=lr, betas=(0.5, 0.99), fused=True)
         self.optimizer: Any = fabric.setup_optimizers(adam)
         # warm-up over 50 steps, linear decay over the last 40 %
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

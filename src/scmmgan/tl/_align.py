@@ -147,7 +147,7 @@ def align(
     random_state = arguments["random_state"]
     domains, shared = _domain.read_domains(mdata, names, links=tables, random_state=random_state, **per_modality)
     written = _slots.written_features(domains, wanted)
-    couplings, loadings = _prior(domains, tables, random_state)
+    couplings, loadings = _prior(domains, tables, shared, random_state)
 
     from scmmgan.model.aligner import Aligner
 
@@ -240,7 +240,7 @@ def _tables(
 
 
 def _prior(
-    domains: list[Domain], tables: Mapping[tuple[str, str], pd.DataFrame], random_state: int
+    domains: list[Domain], tables: Mapping[tuple[str, str], pd.DataFrame], shared: bool, random_state: int
 ) -> tuple[dict[tuple[str, str], Coupling], dict[tuple[str, str], Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
     from scmmgan.model.coupling import couple_geometry, couple_links
@@ -253,20 +253,25 @@ def _prior(
         if table is not None:
             at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
             sign, weight = table["sign"].to_numpy(), table["weight"].to_numpy()
-            for s, t in ((a, b), (b, a)):
-                source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
-                loadings[s.name, t.name] = (source, target, sign, weight)
         if table is not None and len(table) >= MIN_PRIOR:
             linked = {d.name: d.zscored(at[d.name]) for d in (a, b)}
+            # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             linked[a.name] *= sign * np.sqrt(weight)
             linked[b.name] *= np.sqrt(weight)
-            couplings |= couple_links(x, linked, random_state=random_state)
+            couplings |= couple_links(x, linked, refine=not shared, random_state=random_state)
+            earned = couplings[a.name, b.name].info["link_weight"]
+            weight = weight * earned
+            logger.info("%d of %d links agree with the others.", (earned > 0.1).sum(), len(earned))
         else:
             logger.warning(
                 "No links decide which populations of %r and %r correspond: the coupling comes from their shapes alone "
                 "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.", a.name, b.name,
             )  # fmt: skip
             couplings |= couple_geometry(x, random_state=random_state)
+        if table is not None:
+            for s, t in ((a, b), (b, a)):
+                source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
+                loadings[s.name, t.name] = (source, target, sign, weight)
     return couplings, loadings
 
 

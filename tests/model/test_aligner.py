@@ -1,0 +1,205 @@
+"""The aligner on arrays: starts, translation, embedding, state."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scmmgan.model import aligner as module
+from scmmgan.model.aligner import Aligner
+from scmmgan.model.coupling import couple_links
+from scmmgan.model.training import WEIGHTS
+
+
+def data(names: tuple[str, ...] = ("a", "b"), n: int = 120, seed: int = 0) -> tuple[dict, dict]:
+    """Model-space cells of one three-dimensional population, coupled by 12 links."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(3, 12))
+    latent = {m: rng.normal(size=(n - 8 * i, 3)) for i, m in enumerate(names)}
+    x = {m: (v @ rng.normal(size=(3, 4 + i))).astype(np.float32) for i, (m, v) in enumerate(latent.items())}
+    linked = {m: v @ directions for m, v in latent.items()}
+    couplings: dict = {}
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            couplings |= couple_links({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
+    return x, couplings
+
+
+def fit(x: dict, couplings: dict, **arguments: Any) -> Aligner:
+    settings = {"shared": False, "weights": WEIGHTS, "max_steps": 30, "batch_size": 64, "lr": 1e-3, **arguments}
+    return Aligner.fit(x, couplings, {}, random_state=0, device="cpu", progress_bar=False, **settings)[0]
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Aligner, dict]:
+    x, couplings = data(("a", "b", "c"))
+    return fit(x, couplings), x
+
+
+def test_one_generator_per_ordered_pair(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    assert aligner.modalities == ["a", "b", "c"]
+    assert aligner.widths == {"a": 4, "b": 5, "c": 6}
+    assert set(aligner.generators) == set(permutations("abc", 2))
+    for s, t in aligner.generators:
+        y = aligner.translate(x[s], s, t)
+        assert y.shape == (len(x[s]), aligner.widths[t])
+        assert y.dtype == np.float32
+        assert np.isfinite(y).all()
+
+
+def test_one_cell_alone_and_in_any_order(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    batch = aligner.translate(x["a"], "a", "b")
+    alone = np.concatenate([aligner.translate(row[None], "a", "b") for row in x["a"]])
+    np.testing.assert_allclose(alone, batch, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(batch))
+    np.testing.assert_allclose(aligner.translate(x["a"][order], "a", "b"), batch[order], atol=1e-5)
+    # together with cells from far away
+    company = aligner.translate(np.vstack([x["a"][:1], 1e3 * x["a"][1:]]), "a", "b")
+    np.testing.assert_allclose(company[0], batch[0], atol=1e-5)
+
+
+def test_arrays_of_any_layout(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    expected = aligner.translate(x["a"], "a", "b")
+    read_only = x["a"].copy()
+    read_only.flags.writeable = False
+    for same in (x["a"].astype(np.float64), np.asfortranarray(x["a"]), read_only):
+        np.testing.assert_allclose(aligner.translate(same, "a", "b"), expected, atol=1e-6)
+    np.testing.assert_allclose(aligner.translate(x["a"][::-1], "a", "b"), expected[::-1], atol=1e-6)
+    assert aligner.translate(x["a"][:0], "a", "b").shape == (0, 5)
+
+
+def test_chunks_make_no_difference(trained: tuple[Aligner, dict], monkeypatch: pytest.MonkeyPatch):
+    aligner, x = trained
+    whole = aligner.translate(x["a"], "a", "b")
+    monkeypatch.setattr(module, "CHUNK", 7)
+    np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), whole, atol=1e-6)
+
+
+def test_own_modality_is_left_as_measured(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    np.testing.assert_array_equal(aligner.translate(x["a"], "a", "a"), x["a"])
+
+
+def test_embedding_holds_all_blocks_over_the_sd_of_measured_cells(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    got = aligner.embed(x["b"], "b")
+    expected = [aligner.translate(x["b"], "b", m) / x[m].std() for m in "abc"]
+    np.testing.assert_allclose(got, np.hstack(expected), rtol=1e-4, atol=1e-6)
+    assert got.dtype == np.float32
+    # one scalar per block, for measured and mapped rows alike: the measured block has unit sd, a mapped one its own
+    assert got[:, 4:9].std() == pytest.approx(1, abs=1e-4)
+    for m, own in (("a", slice(0, 4)), ("c", slice(9, 15))):
+        assert got[:, own].std() == pytest.approx(aligner.translate(x["b"], "b", m).std() / x[m].std(), rel=1e-4)
+
+
+def test_translation_leaves_the_input_alone(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    before = x["a"].copy()
+    aligner.translate(x["a"], "a", "b")
+    aligner.embed(x["a"], "a")
+    np.testing.assert_array_equal(x["a"], before)
+
+
+# --- where training starts from ----------------------------------------------------------------------------------
+
+
+def test_start_is_ridge_regression_on_the_anchors():
+    x, couplings = data()
+    aligner = fit(x, couplings, max_steps=1, lr=1e-12)
+    for (s, t), coupling in couplings.items():
+        v, y = x[s].astype(float), coupling.anchors.astype(float)
+        centred = v - v.mean(0)
+        gram = centred.T @ centred
+        gram += 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        expected = centred @ np.linalg.solve(gram, centred.T @ (y - y.mean(0))) + y.mean(0)
+        np.testing.assert_allclose(aligner.translate(x[s], s, t), expected, atol=1e-4)
+        # and that is a sensible map already
+        assert ((expected - y) ** 2).mean() < 0.5 * y.var()
+
+
+def test_start_in_a_shared_space_is_the_identity():
+    x, couplings = data()
+    x["b"] = x["b"][:, :4]
+    couplings = couple_links(x, {m: v for m, v in x.items()})
+    aligner = fit(x, couplings, max_steps=1, lr=1e-12, shared=True)
+    np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5)
+    np.testing.assert_allclose(aligner.translate(x["b"], "b", "a"), x["b"], atol=1e-5)
+
+
+def test_training_beats_the_start_on_what_it_minimises():
+    x, couplings = data()
+
+    def round_trip(aligner: Aligner) -> float:
+        there = aligner.translate(x["a"], "a", "b")
+        return float(((aligner.translate(there, "b", "a") - x["a"]) ** 2).mean())
+
+    start, end = (fit(x, couplings, max_steps=n, lr=lr) for n, lr in ((1, 1e-12), (200, 1e-3)))
+    assert round_trip(end) < round_trip(start) / 2
+
+
+# --- state -------------------------------------------------------------------------------------------------------
+
+
+def test_state_is_text_and_plain_arrays(trained: tuple[Aligner, dict]):
+    aligner, _ = trained
+    config, weights = aligner.state()
+    found = json.loads(config)
+    assert found["modalities"] == ["a", "b", "c"]
+    assert found["widths"] == {"a": 4, "b": 5, "c": 6}
+    assert all(type(v) is np.ndarray and v.dtype == np.float32 for v in weights.values())
+    assert not [name for name in weights if "/" in name]
+
+
+def test_state_is_a_copy(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    before = aligner.translate(x["a"], "a", "b")
+    for value in aligner.state()[1].values():
+        value[...] = 0
+    np.testing.assert_array_equal(aligner.translate(x["a"], "a", "b"), before)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "b", "c"),
+        ("my mod.x", "ü:1", "c>d"),
+        # names that read alike when they are joined
+        ("a", "b>a", "a>b"),
+        ("a", "b", "b:x"),
+    ],
+)
+def test_state_restores_the_aligner(names: tuple[str, ...]):
+    x, couplings = data(names)
+    aligner = fit(x, couplings, max_steps=3)
+    assert len(aligner.state()[1]) == sum(len(net.state_dict()) for net in aligner.generators.values())
+    again = Aligner.from_state(*aligner.state())
+    assert again.modalities == list(names)
+    for s, t in permutations(names, 2):
+        np.testing.assert_array_equal(again.translate(x[s], s, t), aligner.translate(x[s], s, t))
+        np.testing.assert_array_equal(again.embed(x[s], s), aligner.embed(x[s], s))
+
+
+def test_state_can_be_read_only(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    config, weights = aligner.state()
+    for value in weights.values():
+        value.flags.writeable = False
+    again = Aligner.from_state(config, weights)
+    np.testing.assert_array_equal(again.translate(x["a"], "a", "c"), aligner.translate(x["a"], "a", "c"))
+
+
+def test_trained_networks_are_plain_and_on_the_cpu(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    for net in aligner.generators.values():
+        assert not net.training
+        assert {p.device.type for p in net.parameters()} == {"cpu"}
+    # translating leaves no graph behind
+    assert not torch.is_grad_enabled() or not isinstance(aligner.translate(x["a"], "a", "b"), torch.Tensor)

@@ -1,0 +1,258 @@
+"""Couplings of cells with landmarks: plans, anchors, and which populations they join."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scmmgan.model import coupling
+from scmmgan.model.coupling import Coupling, couple_geometry, couple_links, find_landmarks, sinkhorn
+
+
+def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, dict]:
+    """Two modalities of one three-dimensional population, 12 linked features; different cells on each side."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.normal(size=(3, 12))
+    latent = {"a": rng.normal(size=(n, 3)), "b": rng.normal(size=(m, 3))}
+    x = {k: (v @ rng.normal(size=(3, p)) / 2).astype(np.float32) for (k, v), p in zip(latent.items(), (6, 4))}
+    linked = {k: v @ loadings + 0.3 * rng.normal(size=(len(v), 12)) for k, v in latent.items()}
+    linked = {k: (v - v.mean(0)) / v.std(0) for k, v in linked.items()}
+    return x, linked, latent
+
+
+def check_plan(c: Coupling, n: int, n_target: int) -> None:
+    m = len(c.landmarks.mass)
+    assert sp.isspmatrix_csr(c.plan)
+    assert c.plan.shape == (n, m)
+    assert m <= n_target // 2
+    np.testing.assert_allclose(np.asarray(c.plan.sum(1)).ravel(), 1, atol=1e-5)
+    assert np.diff(c.plan.indptr).max() <= 32
+    assert c.plan.data.min() > 0
+    assert c.anchors.dtype == np.float32
+    assert np.isfinite(c.anchors).all()
+
+
+# --- landmarks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "m"), [(1_000, 300), (101, 50), (32, 16)])
+def test_landmarks(n: int, m: int):
+    x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    found = find_landmarks(x)
+    assert len(found.mass) == m  # min(300, n // 2)
+    assert found.mass.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found.mass, np.bincount(found.label) / n)
+    # cells lie in the cluster with the nearest centroid, nodes nearest to it
+    d = ((x[:, None] - found.centroids[None]) ** 2).sum(2)
+    assert (found.label == d.argmin(1)).mean() > 0.99
+    np.testing.assert_allclose(d[found.nodes, np.arange(m)], d.min(0), atol=1e-5)
+
+
+def test_landmark_means():
+    x = np.random.default_rng(0).normal(size=(90, 3))
+    found = find_landmarks(x)
+    expected = [x[found.label == i].mean(0) for i in range(len(found.mass))]
+    np.testing.assert_allclose(found.mean(x), expected, atol=1e-10)
+
+
+def test_landmarks_are_repeatable():
+    x = np.random.default_rng(0).normal(size=(500, 4))
+    first, second, other = (find_landmarks(x, random_state=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first.label, second.label)
+    np.testing.assert_array_equal(first.centroids, second.centroids)
+    assert not np.array_equal(first.centroids, other.centroids)
+
+
+def test_landmarks_of_many_copies():
+    """Fewer distinct cells than clusters: fewer landmarks, none empty, nothing said."""
+    x = np.repeat(np.random.default_rng(0).normal(size=(10, 3)), 20, axis=0)
+    found = find_landmarks(x)
+    assert len(found.mass) == 10
+    np.testing.assert_allclose(found.mass, 0.1)
+
+
+# --- optimal transport -------------------------------------------------------------------------------------------
+
+
+def test_sinkhorn_has_the_marginals():
+    rng = np.random.default_rng(0)
+    cost, p, q = rng.random((40, 30)), rng.dirichlet(np.full(40, 5)), rng.dirichlet(np.full(30, 5))
+    plan = sinkhorn(cost, p, q)
+    np.testing.assert_allclose(plan.sum(1), p, atol=1e-5)
+    np.testing.assert_allclose(plan.sum(0), q, atol=1e-5)
+    # close to the optimum without entropy
+    import ot
+
+    assert (plan * cost).sum() < (ot.emd(p, q, cost) * cost).sum() + 0.03
+
+
+def test_sinkhorn_is_the_entropic_optimum():
+    """T = u exp(-M / ε) v with the right marginals is the only such plan."""
+    rng = np.random.default_rng(0)
+    cost, p, q = rng.random((8, 6)), np.full(8, 1 / 8), np.full(6, 1 / 6)
+    log = np.log(sinkhorn(cost, p, q, epsilon=0.1)) + cost / 0.1
+    # log u + log v: no interaction is left
+    interaction = log - log.mean(0) - log.mean(1, keepdims=True) + log.mean()
+    np.testing.assert_allclose(interaction, 0, atol=1e-8)
+
+
+def test_sinkhorn_of_large_costs():
+    cost = np.array([[0.0, 50.0], [60.0, 0.0]])
+    plan = sinkhorn(cost + np.array([[1e3], [0]]), np.array([0.5, 0.5]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(plan, np.eye(2) / 2, atol=1e-6)
+
+
+def test_correlation_distance():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 5)), rng.normal(size=(4, 5))
+    expected = 1 - np.corrcoef(np.vstack([a, b]))[:7, 7:]
+    np.testing.assert_allclose(coupling._correlation_distance(a, b), expected, atol=1e-10)
+    a[2] = 3
+    got = coupling._correlation_distance(a, b)
+    np.testing.assert_allclose(got[2], 1)
+    np.testing.assert_allclose(np.delete(got, 2, 0), np.delete(expected, 2, 0), atol=1e-10)
+
+
+# --- linked features ---------------------------------------------------------------------------------------------
+
+
+def test_links_give_plans_and_anchors_in_target_space():
+    x, linked, _ = linked_pair()
+    found = couple_links(x, linked)
+    assert set(found) == {("a", "b"), ("b", "a")}
+    check_plan(found["a", "b"], 300, 200)
+    check_plan(found["b", "a"], 200, 300)
+    for (source, target), c in found.items():
+        assert c.anchors.shape == (len(x[source]), x[target].shape[1])
+        # a(x_a) = Σ_b T_ab c_b, by hand
+        means = np.array([x[target][c.landmarks.label == i].mean(0) for i in range(len(c.landmarks.mass))])
+        np.testing.assert_allclose(c.anchors, c.plan.toarray() @ means, atol=1e-5)
+        assert c.anchors.min() >= x[target].min()
+        assert c.anchors.max() <= x[target].max()
+
+
+def test_links_join_the_right_cells():
+    x, linked, latent = linked_pair()
+    for (source, target), c in couple_links(x, linked).items():
+        # both spaces are linear in the latent one: the anchor of a cell against where its own latent profile maps
+        to_target = np.linalg.lstsq(latent[target], x[target], rcond=None)[0]
+        expected = latent[source] @ to_target
+        r = [np.corrcoef(c.anchors[:, i], expected[:, i])[0, 1] for i in range(expected.shape[1])]
+        assert np.mean(r) > 0.8
+
+
+def test_links_do_not_care_about_the_order_of_cells():
+    x, linked, _ = linked_pair()
+    order = np.random.default_rng(1).permutation(300)
+    first = couple_links(x, linked)
+    second = couple_links({"a": x["a"][order], "b": x["b"]}, {"a": linked["a"][order], "b": linked["b"]})
+    # the landmarks of b are the same; so is what each cell of a is coupled with
+    np.testing.assert_allclose(second["a", "b"].anchors, first["a", "b"].anchors[order], atol=1e-4)
+
+
+def test_links_with_a_constant_cell():
+    x, linked, _ = linked_pair()
+    linked["a"][5] = 0
+    check_plan(couple_links(x, linked)["a", "b"], 300, 200)
+
+
+def test_links_are_repeatable():
+    x, linked, _ = linked_pair()
+    first, second = (couple_links(x, linked, random_state=3)["a", "b"] for _ in range(2))
+    np.testing.assert_array_equal(first.anchors, second.anchors)
+    np.testing.assert_array_equal(first.plan.toarray(), second.plan.toarray())
+
+
+def test_few_cells():
+    x, linked, _ = linked_pair(32, 33)
+    found = couple_links(x, linked)
+    check_plan(found["a", "b"], 32, 33)
+    check_plan(found["b", "a"], 33, 32)
+
+
+def test_largest_entries_are_kept():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    landmarks = find_landmarks(x)
+    plan = rng.random((7, 100)) ** 4
+    got = coupling._coupling(plan, landmarks, x, {}).plan.toarray()
+    for row, kept in zip(plan, got):
+        top = np.sort(np.argsort(-row)[:32])
+        np.testing.assert_array_equal(np.flatnonzero(kept), top)
+        np.testing.assert_allclose(kept[top], row[top] / row[top].sum(), rtol=1e-5)
+
+
+# --- geometry alone ----------------------------------------------------------------------------------------------
+
+
+def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four populations of unequal size and shape at unequal distances."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(4), np.round(np.array([0.44, 0.29, 0.17, 0.1]) * n).astype(int))
+    centres = np.array([[0, 0, 0], [6, 0, 0], [9, 5, 0], [2, 9, 4.0]])
+    spread = np.array([[1.5, 0.6, 0.3], [0.5, 1.2, 0.4], [0.4, 0.4, 0.9], [0.7, 0.3, 0.5]])
+    x = centres[label] + rng.normal(size=(len(label), 3)) * spread[label]
+    order = rng.permutation(len(label))
+    return ((x - x.mean(0)) / x.std())[order], label[order]
+
+
+def rotated_pair(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Other cells on the second side, in another space: turned, in more dimensions, noisy."""
+    rng = np.random.default_rng(100 + seed)
+    (a, label_a), (b, label_b) = clusters(140, seed), clusters(110, 1_000 + seed)
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0][:3]
+    b = b @ turn + 0.03 * rng.normal(size=(len(b), 6))
+    return {"a": a.astype(np.float32), "b": b.astype(np.float32)}, {"a": label_a, "b": label_b}
+
+
+def agreement(found: dict, x: dict, label: dict) -> float:
+    """Share of cells whose anchor lies nearest to a cell of their own population, the worse direction."""
+    shares = []
+    for (source, target), c in found.items():
+        nearest = ((c.anchors[:, None] - x[target][None]) ** 2).sum(2).argmin(1)
+        shares.append((label[target][nearest] == label[source]).mean())
+    return min(shares)
+
+
+def test_geometry_finds_a_rotation():
+    shares = []
+    for seed in range(10):
+        x, label = rotated_pair(seed)
+        found = couple_geometry(x, random_state=seed)
+        shares.append(agreement(found, x, label))
+        check_plan(found["a", "b"], len(x["a"]), len(x["b"]))
+        check_plan(found["b", "a"], len(x["b"]), len(x["a"]))
+        assert found["a", "b"].info["kind"] == "geometry"
+        assert 0 < found["a", "b"].info["cost"] < 0.2
+    assert np.sum(np.array(shares) > 0.95) >= 9
+
+
+def test_geometry_is_repeatable_and_blind_to_the_order_of_cells():
+    x, label = rotated_pair(1)
+    first, second = couple_geometry(x), couple_geometry(x)
+    np.testing.assert_array_equal(first["a", "b"].anchors, second["a", "b"].anchors)
+    order = np.random.default_rng(0).permutation(len(x["b"]))
+    shuffled = couple_geometry({"a": x["a"], "b": x["b"][order]})
+    assert agreement(shuffled, {"a": x["a"], "b": x["b"][order]}, {"a": label["a"], "b": label["b"][order]}) > 0.9
+
+
+def test_geometry_does_not_know_a_mirror_image():
+    """Two look-alike populations may be swapped: the runner-up costs about the same, and the gap says so."""
+    rng = np.random.default_rng(0)
+    x = {k: np.vstack([rng.normal(size=(60, 2)), rng.normal(size=(60, 2)) + [8, 0]]) for k in "ab"}
+    found = couple_geometry({k: v.astype(np.float32) for k, v in x.items()})
+    assert found["a", "b"].info["gap"] < 0.5
+    clear, _ = rotated_pair(0)
+    assert couple_geometry(clear)["a", "b"].info["gap"] > 5 * found["a", "b"].info["gap"]
+
+
+def test_spread_is_smooth_and_row_stochastic():
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    landmarks = find_landmarks(x)
+    weights = coupling._spread(x, landmarks)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    assert (np.count_nonzero(weights, axis=1) <= 5).all()
+    # the nearest landmark weighs most
+    nearest = ((x[:, None] - landmarks.centroids[None]) ** 2).sum(2).argmin(1)
+    np.testing.assert_array_equal(weights.argmax(1), nearest)

@@ -1,0 +1,406 @@
+"""Features to model space and back, against dense float64 references of METHOD §2."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scmmgan.model import transform as tf
+from scmmgan.model.diffusion import smoothing_operator
+from scmmgan.model.transform import SmoothedMatrix, fit_operator, fit_shared, fit_transform, identity_transform
+
+FORMATS = {"dense": np.asarray, "sparse": sp.csr_matrix}
+
+
+def expression(n: int = 150, g: int = 80, rank: int = 6, seed: int = 0) -> np.ndarray:
+    """log1p of counts with `rank` programmes, about a third of them zero."""
+    rng = np.random.default_rng(seed)
+    rate = np.exp(rng.normal(size=(n, rank)) @ rng.normal(size=(rank, g)) / np.sqrt(rank) + rng.normal(size=g) / 2)
+    return np.log1p(rng.poisson(rate)).astype(np.float32)
+
+
+def dense_smooth(x: np.ndarray, operator: sp.csr_matrix | None, t: int) -> np.ndarray:
+    s = x.astype(np.float64)
+    for _ in range(t):
+        s = operator.toarray().astype(np.float64) @ s
+    return s
+
+
+def low_rank(s: np.ndarray, p: int) -> np.ndarray:
+    """Rank-p projection of the z-scored matrix, in the units of the matrix."""
+    mean, sd = s.mean(0), s.std(0)
+    sd = np.where(sd == 0, 1, sd)
+    u, d, v = np.linalg.svd((s - mean) / sd, full_matrices=False)
+    return (u[:, :p] * d[:p]) @ v[:p] * sd + mean
+
+
+# --- inverse -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("t", [0, 3])
+@pytest.mark.parametrize("p", [1, 10, 50])
+def test_inverse_is_the_projection_of_the_smoothed_matrix(kind: str, t: int, p: int):
+    x = expression()
+    operator = fit_operator(x) if t else None
+    smoothed = SmoothedMatrix(FORMATS[kind](x), operator, t)
+    transform = fit_transform(smoothed, n_pcs=p)
+    y = transform.transform(smoothed)
+    assert y.shape == (150, p)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(transform.inverse(y), low_rank(dense_smooth(x, operator, t), p), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_inverse_is_the_matrix_itself_at_full_rank(kind: str):
+    x = expression(g=40)
+    smoothed = SmoothedMatrix(FORMATS[kind](x))
+    transform = fit_transform(smoothed, n_pcs=50)
+    y = transform.transform(smoothed)
+    assert y.shape == (150, 40)
+    np.testing.assert_allclose(transform.inverse(y), x, atol=1e-4)
+
+
+def test_more_features_than_cells():
+    x = expression(n=40, g=90)
+    smoothed = SmoothedMatrix(x)
+    transform = fit_transform(smoothed)
+    y = transform.transform(smoothed)
+    # p = min(50, g, n - 1)
+    assert y.shape == (40, 39)
+    np.testing.assert_allclose(transform.inverse(y), x, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_sparse_and_dense_agree(kind: str):
+    x = expression()
+    operator = fit_operator(x)
+    reference = fit_transform(SmoothedMatrix(x, operator, 3), n_pcs=10)
+    again = fit_transform(SmoothedMatrix(FORMATS[kind](x), fit_operator(FORMATS[kind](x)), 3), n_pcs=10)
+    for name, value in reference.state().items():
+        np.testing.assert_allclose(again.state()[name], value, atol=1e-4, err_msg=name)
+
+
+def test_scale_is_one_number_and_the_geometry_stays():
+    x = expression()
+    smoothed = SmoothedMatrix(x)
+    transform = fit_transform(smoothed, n_pcs=10)
+    y = transform.transform(smoothed)
+    assert transform.scale.shape == ()
+    assert y.std() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
+    # never whitened: the columns keep their unequal variances, in descending order
+    z = (x - x.mean(0)) / x.std(0)
+    singular = np.linalg.svd(z, compute_uv=False)[:10]
+    np.testing.assert_allclose(y.std(0) / y.std(0)[0], singular / singular[0], rtol=1e-3)
+    assert y.std(0)[0] > 2 * y.std(0)[-1]
+
+
+def test_inverse_of_chosen_features():
+    smoothed = SmoothedMatrix(expression())
+    transform = fit_transform(smoothed, n_pcs=10)
+    y = transform.transform(smoothed)
+    at = np.array([70, 3, 3, 11])
+    np.testing.assert_allclose(transform.inverse(y, at), transform.inverse(y)[:, at], atol=1e-5)
+    assert transform.inverse(y[:1], at).shape == (1, 4)
+
+
+def test_one_cell_transforms_as_in_a_batch():
+    x = expression()
+    smoothed = SmoothedMatrix(x)
+    transform = fit_transform(smoothed, n_pcs=10)
+    y = transform.transform(smoothed)
+    alone = np.concatenate([transform.transform(SmoothedMatrix(x[i : i + 1])) for i in range(20)])
+    np.testing.assert_allclose(alone, y[:20], atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate([transform.inverse(row[None]) for row in y[:20]]), transform.inverse(y)[:20], atol=1e-5
+    )
+
+
+def test_same_signs_every_time():
+    x = expression()
+    first, second = (fit_transform(SmoothedMatrix(x), n_pcs=10).encoder for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    largest = np.take_along_axis(first, np.abs(first).argmax(1)[:, None], 1)
+    assert (largest > 0).all()
+
+
+# --- awkward features --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("p", [10, 50])
+def test_constant_features_come_back_as_their_constant(kind: str, p: int):
+    x = expression(g=40)
+    x[:, 3], x[:, 17] = 2.5, 0
+    operator = fit_operator(FORMATS[kind](x))
+    smoothed = SmoothedMatrix(FORMATS[kind](x), operator, 3)
+    transform = fit_transform(smoothed, n_pcs=p)
+    got = transform.inverse(transform.transform(smoothed))
+    np.testing.assert_allclose(got[:, 3], 2.5, atol=1e-5)
+    np.testing.assert_allclose(got[:, 17], 0, atol=1e-5)
+    assert transform.sd[3] == transform.sd[17] == 1
+
+
+def test_constant_features_stay_constant_for_cells_that_were_not_measured():
+    """Mapped cells lie anywhere in model space; a feature without variance must not answer to any of it."""
+    x = expression(g=40)
+    x[:, 3] = 2.5
+    transform = fit_transform(SmoothedMatrix(x), n_pcs=50)
+    y = np.random.default_rng(0).normal(size=(100, len(transform.encoder)))
+    np.testing.assert_allclose(transform.inverse(y)[:, 3], 2.5, atol=1e-4)
+
+
+def test_constant_features_stay_constant_in_a_shared_space():
+    a, b = expression(g=60, seed=0), expression(g=60, seed=1)
+    b[:, 3] = 2.5  # varies in a
+    smoothed = [SmoothedMatrix(a), SmoothedMatrix(b)]
+    first, second = fit_shared(smoothed, [np.arange(60)] * 2, n_pcs=20)
+    mapped = second.inverse(first.transform(smoothed[0]))
+    np.testing.assert_allclose(mapped[:, 3], 2.5, atol=1e-4)
+
+
+def test_features_of_very_different_size():
+    x = expression().astype(np.float64)
+    x[:, 0] *= 1e4
+    x[:, 1] *= 1e-4
+    x[:, 2] += 1e3
+    smoothed = SmoothedMatrix(x.astype(np.float32))
+    transform = fit_transform(smoothed, n_pcs=80)
+    error = np.abs(transform.inverse(transform.transform(smoothed)) - x).max(0) / x.std(0)
+    assert error.max() < 1e-2
+    assert np.median(error) < 1e-4
+
+
+def test_moments():
+    x = expression(g=600)
+    operator = fit_operator(x)
+    s = dense_smooth(x, operator, 3)
+    for kind in FORMATS.values():
+        mean, sd = SmoothedMatrix(kind(x), operator, 3).moments()
+        np.testing.assert_allclose(mean, s.mean(0), atol=1e-5)
+        np.testing.assert_allclose(sd, s.std(0), atol=1e-5)
+
+
+def test_smoothed_products():
+    x, rng = expression(), np.random.default_rng(0)
+    operator = fit_operator(x)
+    s = dense_smooth(x, operator, 2)
+    v, u = rng.normal(size=(80, 3)), rng.normal(size=(150, 3))
+    for kind in FORMATS.values():
+        smoothed = SmoothedMatrix(kind(x), operator, 2)
+        np.testing.assert_allclose(smoothed.dot(v), s @ v, atol=1e-4)
+        np.testing.assert_allclose(smoothed.tdot(u), s.T @ u, atol=1e-4)
+        np.testing.assert_allclose(smoothed.columns(np.array([5, 0])), s[:, [5, 0]], atol=1e-5)
+
+
+def test_smoothing_restores_dropouts():
+    rng = np.random.default_rng(0)
+    rate = np.exp(2 * np.sin(np.outer(rng.random(400) * 4, np.ones(60)) + rng.random(60) * 6))
+    truth, x = np.log1p(rate), np.log1p(rng.poisson(rate) * (rng.random(rate.shape) < 0.5)).astype(np.float32)
+    s = SmoothedMatrix(x, fit_operator(x), 3).x
+    raw = np.mean([np.corrcoef(truth[:, i], x[:, i])[0, 1] for i in range(60)])
+    smooth = np.mean([np.corrcoef(truth[:, i], s[:, i])[0, 1] for i in range(60)])
+    assert raw < 0.7
+    assert smooth > 0.85
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_inputs_are_left_alone(kind: str):
+    x = FORMATS[kind](expression())
+    before = x.copy()
+    smoothed = SmoothedMatrix(x, fit_operator(x), 3)
+    transform = fit_transform(smoothed, n_pcs=10)
+    y = transform.transform(smoothed)
+    kept = y.copy()
+    transform.inverse(y)
+    np.testing.assert_array_equal(y, kept)
+    assert (before != x).sum() == 0
+
+
+def test_operator_of_the_masked_features_only():
+    x = expression()
+    x[:, 40:] = np.random.default_rng(0).normal(scale=100, size=(150, 40))
+    masked = fit_operator(x, allowed=np.arange(40))
+    np.testing.assert_allclose(masked.toarray(), fit_operator(x[:, :40]).toarray(), atol=1e-4)
+    reference = smoothing_operator(fit_transform(SmoothedMatrix(x[:, :40])).transform(SmoothedMatrix(x[:, :40])))
+    np.testing.assert_allclose(masked.toarray(), reference.toarray(), atol=1e-4)
+
+
+# --- many features -----------------------------------------------------------------------------------------------
+
+
+def many(n: int = 120, g: int = 2_600) -> np.ndarray:
+    """Rank 4 plus noise; the last 300 features hardly vary."""
+    rng = np.random.default_rng(0)
+    x = 3 + rng.normal(size=(n, 4)) @ rng.normal(size=(4, g)) + 0.3 * rng.normal(size=(n, g))
+    x[:, -300:] = 3 + 0.1 * (x[:, -300:] - 3)
+    return x.astype(np.float32)
+
+
+def test_dispersed_features_and_linked_ones_enter_the_pca():
+    x, linked = many(), np.array([2_590, 2_595])
+    transform = fit_transform(SmoothedMatrix(x), n_pcs=10, linked=linked)
+    score = x.var(0) / x.mean(0)
+    expected = np.union1d(np.argsort(-score, kind="stable")[:2_000], linked)
+    np.testing.assert_array_equal(np.sort(transform.encoded), expected)
+    assert transform.encoder.shape == (10, 2_002)
+    assert transform.decoder.shape == (10, 2_600)
+
+
+def test_features_outside_of_the_pca_are_decoded_by_ridge():
+    x = many().astype(np.float64)
+    smoothed = SmoothedMatrix(x.astype(np.float32))
+    transform = fit_transform(smoothed, n_pcs=6)
+    y = transform.transform(smoothed)
+    got = transform.inverse(y)
+    rest = np.setdiff1d(np.arange(2_600), transform.encoded)
+    assert len(rest) == 600
+    # the definition, in float64
+    scores = y.astype(np.float64) * float(transform.scale)
+    gram = scores.T @ scores
+    z = (x[:, rest] - x[:, rest].mean(0)) / x[:, rest].std(0)
+    ridge = np.linalg.solve(gram + 1e-2 * np.trace(gram) / 6 * np.eye(6), scores.T @ z)
+    expected = scores @ ridge * x[:, rest].std(0) + x[:, rest].mean(0)
+    np.testing.assert_allclose(got[:, rest], expected, atol=1e-3)
+    r = [np.corrcoef(got[:, i], x[:, i])[0, 1] for i in rest]
+    assert np.median(r) > 0.95
+
+
+def test_masked_features_are_decoded_by_ridge():
+    x = expression(rank=3)
+    smoothed = SmoothedMatrix(x, fit_operator(x), 3)
+    transform = fit_transform(smoothed, n_pcs=6, allowed=np.arange(40), linked=np.array([60]))
+    np.testing.assert_array_equal(transform.encoded, np.arange(40))
+    got = transform.inverse(transform.transform(smoothed))
+    assert np.median([np.corrcoef(got[:, i], smoothed.x[:, i])[0, 1] for i in range(40, 80)]) > 0.9
+
+
+def test_linked_features_win_against_the_limit_only():
+    """Up to 2,000 features all of them enter; a mask wins against links."""
+    x = expression()
+    assert len(fit_transform(SmoothedMatrix(x), linked=np.array([1])).encoded) == 80
+    assert len(fit_transform(SmoothedMatrix(x), linked=np.array([79]), allowed=np.arange(5)).encoded) == 5
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_iterative_and_direct_axes_agree(kind: str, monkeypatch: pytest.MonkeyPatch):
+    x = expression(n=700, g=900, rank=8)
+    operator = fit_operator(x)
+    calls = []
+    original = tf.svds
+    monkeypatch.setattr(tf, "svds", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+    smoothed = SmoothedMatrix(FORMATS[kind](x), operator, 3)
+    iterative = fit_transform(smoothed, n_pcs=20)
+    assert calls == [1]
+    s = dense_smooth(x, operator, 3)
+    z = (s - s.mean(0)) / s.std(0)
+    v = np.linalg.svd(z, full_matrices=False)[2][:20]
+    overlap = np.abs((iterative.encoder * v).sum(1))
+    np.testing.assert_allclose(overlap, 1, atol=1e-4)
+    np.testing.assert_allclose(iterative.inverse(iterative.transform(smoothed)), low_rank(s, 20), atol=1e-4)
+    again = fit_transform(smoothed, n_pcs=20)
+    np.testing.assert_array_equal(iterative.encoder, again.encoder)
+
+
+def test_sparse_matrix_is_never_made_dense(monkeypatch: pytest.MonkeyPatch):
+    """A matrix of 480 MB dense, 2 MB sparse; 20,000 features."""
+    n, g = 3_000, 20_000
+    rng = np.random.default_rng(0)
+    x = sp.random(n, g, density=0.004, random_state=rng, format="csr", dtype=np.float32)
+    x.data += 1
+    largest = []
+    for cls in (sp.csr_matrix, sp.csc_matrix):
+        original = cls.toarray
+        monkeypatch.setattr(
+            cls,
+            "toarray",
+            lambda self, *a, _o=original, **k: (largest.append(np.prod(self.shape)), _o(self, *a, **k))[1],
+        )
+    tracemalloc.start()
+    smoothed = SmoothedMatrix(x, fit_operator(x, n_pcs=10), 3)
+    transform = fit_transform(smoothed, n_pcs=10)
+    y = transform.transform(smoothed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert y.shape == (n, 10)
+    # blocks of columns, an eightieth of the matrix each
+    assert max(largest) <= n * 256
+    assert peak < n * g * 8 / 4
+
+
+# --- shared space ------------------------------------------------------------------------------------------------
+
+
+def shared_pair() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """The same 200 + 100 cells' programmes on two platforms: shifted, scaled, shuffled, each with features of its own."""
+    rng = np.random.default_rng(0)
+    loadings, own = rng.normal(size=(5, 60)), rng.normal(size=(5, 20))
+    latent = rng.normal(size=(300, 5))
+    a = np.hstack([latent[:200] @ loadings, latent[:200] @ own]) + 0.1 * rng.normal(size=(200, 80))
+    order = rng.permutation(60)
+    b = (latent[200:] @ loadings)[:, order] * rng.uniform(0.5, 2, 60) + 5 + 0.1 * rng.normal(size=(100, 60))
+    return a.astype(np.float32), b.astype(np.float32), [np.arange(60), np.argsort(order)]
+
+
+def test_shared_space_takes_platform_shifts_out():
+    a, b, at = shared_pair()
+    smoothed = [SmoothedMatrix(a), SmoothedMatrix(b)]
+    first, second = fit_shared(smoothed, at, n_pcs=5)
+    np.testing.assert_array_equal(first.encoder, second.encoder)
+    assert first.scale == second.scale
+    # the identity maps a to b: same feature, b's units
+    mapped = second.inverse(first.transform(smoothed[0]))[:, at[1]]
+    z = (a[:, :60] - a[:, :60].mean(0)) / a[:, :60].std(0)
+    expected = z * b[:, at[1]].std(0) + b[:, at[1]].mean(0)
+    r = [np.corrcoef(mapped[:, i], expected[:, i])[0, 1] for i in range(60)]
+    assert np.median(r) > 0.98
+    np.testing.assert_allclose(mapped.mean(0), b[:, at[1]].mean(0), atol=1e-3)
+
+
+def test_shared_space_is_the_joint_pca():
+    a, b, at = shared_pair()
+    first, _ = fit_shared([SmoothedMatrix(a), SmoothedMatrix(b)], at, n_pcs=5)
+    za, zb = ((v - v.mean(0)) / v.std(0) for v in (a[:, at[0]].astype(float), b[:, at[1]].astype(float)))
+    # modalities count the same, whatever their sizes
+    vectors = np.linalg.eigh(za.T @ za / 200 + zb.T @ zb / 100)[1][:, ::-1][:, :5]
+    np.testing.assert_allclose(np.abs((first.encoder * vectors.T).sum(1)), 1, atol=1e-5)
+
+
+def test_features_of_one_side_are_decoded_from_the_shared_space():
+    a, b, at = shared_pair()
+    smoothed = [SmoothedMatrix(a), SmoothedMatrix(b)]
+    first, second = fit_shared(smoothed, at, n_pcs=5)
+    assert first.decoder.shape == (5, 80)
+    # hidden features of b's cells: their truth is the latent programme
+    rng = np.random.default_rng(0)
+    _, own = rng.normal(size=(5, 60)), rng.normal(size=(5, 20))
+    latent = rng.normal(size=(300, 5))[200:]
+    got = first.inverse(second.transform(smoothed[1]))[:, 60:]
+    r = [np.corrcoef(got[:, i], (latent @ own)[:, i])[0, 1] for i in range(20)]
+    assert np.median(r) > 0.95
+
+
+def test_shared_space_of_many_features():
+    order = np.random.default_rng(0).permutation(2_600)
+    smoothed = [SmoothedMatrix(many(100)), SmoothedMatrix(many(80)[:, order])]
+    first, second = fit_shared(smoothed, [np.arange(2_600), np.argsort(order)], n_pcs=5)
+    assert len(first.encoded) == 2_000
+    # the same features on both sides, the flat ones among those left out
+    np.testing.assert_array_equal(first.encoded, order[second.encoded])
+    assert (first.encoded < 2_300).mean() > 0.99
+
+
+# --- representations ---------------------------------------------------------------------------------------------
+
+
+def test_identity_transform_centres_and_scales_only():
+    x = (5 + np.random.default_rng(0).normal(size=(60, 4)) * np.array([3, 1, 1, 0])).astype(np.float32)
+    smoothed = SmoothedMatrix(x)
+    transform = identity_transform(smoothed)
+    y = transform.transform(smoothed)
+    np.testing.assert_allclose(y, (x - x.mean(0)) / np.sqrt(x.var(0).mean()), atol=1e-5)
+    np.testing.assert_allclose(transform.inverse(y), x, atol=1e-5)

@@ -1,0 +1,272 @@
+"""The read side: mapped values, embedding, history, model; whatever happened to the data since the alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scmmgan as smm
+from scmmgan.model.transform import Transform
+
+
+def align(mdata: md.MuData, *names: str, **arguments: Any) -> None:
+    smm.tl.align(mdata, *names, **{"links": "gene", "max_steps": 3, "progress_bar": False, **arguments})
+
+
+def transform_of(mdata: md.MuData, name: str) -> Transform:
+    stored = mdata.uns["scmmgan"]["model"]["transforms"][name]
+    return Transform(**{key: np.asarray(value) for key, value in stored.items()})
+
+
+def own_space(mdata: md.MuData, name: str) -> np.ndarray:
+    """Model-space cells of a modality, from its own block of the embedding."""
+    model = smm.get.model(mdata)
+    start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(name)])
+    return mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[name]] * model.block_sd[name]
+
+
+# --- mapped ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "target"), [("rna", "protein"), ("protein", "rna")])
+def test_mapped_is_translate_and_inverse(small_aligned: md.MuData, source: str, target: str):
+    x = own_space(small_aligned, source)
+    y = smm.get.model(small_aligned).translate(x, source, target)
+    expected = transform_of(small_aligned, target).inverse(y)
+    got = smm.get.mapped(small_aligned, source, target)
+    np.testing.assert_allclose(got.X, expected, atol=1e-4)
+    np.testing.assert_array_equal(got.X, small_aligned[source].obsm[f"scmmgan_{target}"])
+    # the definition of the inverse, written out
+    t = transform_of(small_aligned, target)
+    by_hand = (y.astype(float) * float(t.scale)) @ t.decoder * t.sd + t.mean
+    np.testing.assert_allclose(got.X, by_hand, atol=1e-4)
+
+
+def test_mapped_is_a_complete_annotated_matrix():
+    mdata = smm.datasets.toy(n_cells=120, spatial=True, n_features=[30, 20])
+    mdata["rna"].uns["spatial"] = {"lib": {"images": {"hires": np.zeros((2, 2))}}}
+    mdata["protein"].var["n"] = np.arange(20)
+    mdata["protein"].var["flag"] = True
+    mdata["protein"].var["kind"] = pd.Categorical(["x", "y"] * 10)
+    align(mdata)
+    got = smm.get.mapped(mdata, "rna", "protein")
+    assert got.shape == (120, 20)
+    assert got.X.dtype == np.float32
+    pd.testing.assert_frame_equal(got.obs, mdata["rna"].obs)
+    pd.testing.assert_frame_equal(got.var, mdata["protein"].var)
+    np.testing.assert_array_equal(got.obsm["spatial"], mdata["rna"].obsm["spatial"])
+    assert got.uns["spatial"]["lib"]["images"]["hires"].shape == (2, 2)
+    back = smm.get.mapped(mdata, "protein", "rna")
+    assert "spatial" not in back.obsm
+    assert "spatial" not in back.uns
+    # types of var columns survive a choice of features
+    assert smm.get.mapped(mdata, "rna", "protein", features=got.var_names[:3]).var.dtypes.equals(got.var.dtypes)
+
+
+def test_mapped_is_a_copy(small_aligned: md.MuData, fingerprint: Callable):
+    small_aligned["rna"].obsm["spatial"] = np.random.default_rng(0).random((120, 2))
+    small_aligned["rna"].uns["spatial"] = {"lib": {"scale": np.ones(2)}}
+    before = fingerprint(small_aligned)
+    got = smm.get.mapped(small_aligned, "rna", "protein")
+    got.X[:] = 0
+    got.obs["cell_type"] = "x"
+    got.var["gene"] = "x"
+    got.obsm["spatial"][:] = 0
+    got.uns["spatial"]["lib"]["scale"][:] = 0
+    smm.get.embedding(small_aligned).X[:] = 0
+    smm.get.history(small_aligned)["cycle"] = 0
+    for net in smm.get.model(small_aligned).generators.values():
+        for p in net.parameters():
+            p.data.zero_()
+    assert fingerprint(small_aligned) == before
+
+
+def test_decoded_features_equal_written_ones(small_aligned: md.MuData):
+    whole = smm.get.mapped(small_aligned, "rna", "protein")
+    for wanted in (whole.var_names[[7, 2, 11]].tolist(), whole.var_names[[3]], np.array(whole.var_names[::-1])):
+        got = smm.get.mapped(small_aligned, "rna", "protein", features=wanted)
+        assert got.var_names.tolist() == list(wanted)
+        np.testing.assert_allclose(got.X, whole[:, wanted].X, atol=1e-4)
+    # a single name
+    name = whole.var_names[4]
+    np.testing.assert_allclose(
+        smm.get.mapped(small_aligned, "rna", "protein", features=name).X, whole[:, [name]].X, atol=1e-4
+    )
+
+
+def test_features_that_were_not_written(small: md.MuData):
+    whole = small.copy()
+    align(whole)
+    names = small["protein"].var_names
+    align(small, features={"protein": names[:4].tolist()})
+    assert smm.get.mapped(small, "rna", "protein").var_names.tolist() == names[:4].tolist()
+    got = smm.get.mapped(small, "rna", "protein", features=names[10:])
+    np.testing.assert_allclose(got.X, smm.get.mapped(whole, "rna", "protein")[:, names[10:]].X, atol=1e-4)
+
+
+def test_features_of_layers():
+    mdata = smm.datasets.toy(n_cells=120, shared_genes=True)
+    align(mdata, links="var_names")
+    whole = smm.get.mapped(mdata, "rna", "protein")
+    np.testing.assert_array_equal(whole.X, mdata["rna"].layers["scmmgan_protein"])
+    assert whole.var_names.tolist() == mdata["protein"].var_names.tolist()
+    got = smm.get.mapped(mdata, "rna", "protein", features=["gene_5", "gene_1"])
+    np.testing.assert_allclose(got.X, whole[:, ["gene_5", "gene_1"]].X, atol=1e-4)
+
+
+def test_cells_are_cut_along(small_aligned: md.MuData):
+    whole = smm.get.mapped(small_aligned, "rna", "protein")
+    names = small_aligned["rna"].obs_names[10:40]
+    for part in (small_aligned[names], small_aligned[names].copy()):
+        got = smm.get.mapped(part, "rna", "protein")
+        assert got.obs_names.tolist() == names.tolist()
+        np.testing.assert_array_equal(got.X, whole[names].X)
+        decoded = smm.get.mapped(part, "rna", "protein", features=whole.var_names[:2])
+        np.testing.assert_allclose(decoded.X, whole[names, :2].X, atol=1e-4)
+
+
+def test_features_are_cut_along():
+    mdata = smm.datasets.toy(n_cells=120, shared_genes=True)
+    align(mdata, links="var_names")
+    whole = smm.get.mapped(mdata, "rna", "protein")
+    mdata.mod["rna"] = mdata["rna"][:, 20:30].copy()
+    got = smm.get.mapped(mdata, "rna", "protein")
+    assert got.var_names.tolist() == whole.var_names[20:30].tolist()
+    np.testing.assert_array_equal(got.X, whole.X[:, 20:30])
+    # the model still knows the others
+    decoded = smm.get.mapped(mdata, "rna", "protein", features=["gene_50"])
+    np.testing.assert_allclose(decoded.X, whole[:, ["gene_50"]].X, atol=1e-4)
+
+
+def test_representations_are_mapped_as_they_are(small: md.MuData, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name in ("rna", "protein"):
+        x = small[name].X
+        u, d, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        small[name].obsm["X_rep"] = (u * d)[:, :6] + 3
+    small["protein"].var["n"] = rng.integers(5, size=20)
+    align(small, links=None, use_rep="X_rep")
+    got = smm.get.mapped(small, "rna", "protein")
+    assert got.var_names.tolist() == [f"X_rep_{i}" for i in range(6)]
+    assert list(got.var.columns) == []
+    got.write(tmp_path / "rep.h5ad")
+    # in the units of the representation
+    np.testing.assert_allclose(got.X.mean(0), 3, atol=1.5)
+    own = transform_of(small, "protein").inverse(own_space(small, "protein"))
+    np.testing.assert_allclose(own, small["protein"].obsm["X_rep"], atol=1e-4)
+
+
+def test_mapped_refusals(small_aligned: md.MuData, small: md.MuData):
+    with pytest.raises(KeyError, match="feature in 'protein' 'protein_gene_x'.*Closest"):
+        smm.get.mapped(small_aligned, "rna", "protein", features=["protein_gene_x"])
+    with pytest.raises(KeyError, match=r"No modality 'adt'.*\['rna', 'protein'\]"):
+        smm.get.mapped(small_aligned, "rna", "adt")
+    with pytest.raises(KeyError, match="No alignment 'other'"):
+        smm.get.mapped(small_aligned, "rna", "protein", key="other")
+    with pytest.raises(KeyError, match="No alignment 'scmmgan'.*Run `scmmgan.tl.align"):
+        smm.get.mapped(small, "rna", "protein")
+    with pytest.raises(TypeError, match="`features` must be names"):
+        smm.get.mapped(small_aligned, "rna", "protein", features=3)
+    with pytest.raises(TypeError, match="must be a MuData.*got AnnData"):
+        smm.get.mapped(small_aligned["rna"], "rna", "protein")
+
+
+def test_no_features_at_all(small_aligned: md.MuData):
+    assert smm.get.mapped(small_aligned, "rna", "protein", features=[]).shape == (120, 0)
+
+
+# --- embedding ---------------------------------------------------------------------------------------------------
+
+
+def test_embedding(small_aligned: md.MuData):
+    got = smm.get.embedding(small_aligned)
+    assert got.shape == (240, 50)
+    assert got.X.dtype == np.float32
+    assert got.obs_names[:2].tolist() == ["rna:rna_0", "rna:rna_1"]
+    assert got.obs["modality"].cat.categories.tolist() == ["rna", "protein"]
+    assert got.obs["modality"].tolist() == ["rna"] * 120 + ["protein"] * 120
+    for i, name in enumerate(("rna", "protein")):
+        rows = slice(120 * i, 120 * (i + 1))
+        np.testing.assert_array_equal(got.X[rows], small_aligned[name].obsm["X_scmmgan"])
+        assert got.obs["cell_type"].tolist()[rows] == small_aligned[name].obs["cell_type"].tolist()
+        np.testing.assert_array_equal(got.obs["gradient"][rows], small_aligned[name].obs["gradient"])
+    assert got.var["modality"].tolist() == ["rna"] * 30 + ["protein"] * 20
+    assert got.var_names[[0, 30]].tolist() == ["rna_0", "protein_0"]
+    # each block over the sd of its measured cells
+    assert got.X[:120, :30].std() == pytest.approx(1, abs=1e-3)
+    assert got.X[120:, 30:].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_embedding_of_unlike_annotations(small_aligned: md.MuData, tmp_path: Path):
+    rna, protein = small_aligned["rna"].obs, small_aligned["protein"].obs
+    rna["modality"] = "mine"
+    rna["empty"], protein["empty"] = np.nan, 1.5
+    rna["flag"] = True
+    rna["mixed"], protein["mixed"] = 1, "one"
+    rna["whole"] = pd.array([1, None] * 60, dtype="Int64")
+    rna["text"] = pd.array(["t"] * 120, dtype="string")
+    protein["batch"] = pd.Categorical(["b1", "b2"] * 60, ordered=True)
+    got = smm.get.embedding(small_aligned).obs
+    assert got["modality"].value_counts().to_dict() == {"rna": 120, "protein": 120}
+    assert rna["modality"].unique().tolist() == ["mine"]
+    assert got["empty"].isna().sum() == 120
+    assert got["empty"].iloc[120:].eq(1.5).all()
+    assert got["flag"].astype(str).tolist() == ["True"] * 120 + ["nan"] * 120
+    assert set(got["mixed"]) == {"1", "one"}
+    assert got["batch"].iloc[120:].tolist() == ["b1", "b2"] * 60
+    assert got["batch"].isna().sum() == 120
+    smm.get.embedding(small_aligned).write(tmp_path / "embedding.h5ad")
+
+
+def test_embedding_of_a_part(small_aligned: md.MuData):
+    names = np.r_[small_aligned["rna"].obs_names[:10], small_aligned["protein"].obs_names[:5]]
+    assert smm.get.embedding(small_aligned[names]).shape == (15, 50)
+
+
+# --- history and model -------------------------------------------------------------------------------------------
+
+
+def test_history(small: md.MuData):
+    align(small, max_steps=30)
+    got = smm.get.history(small)
+    assert got.index.name == "step"
+    assert got.index.tolist() == [10, 20, 30]
+    assert {"adversarial", "cycle", "anchors", "links", "geometry", "discriminator"} <= set(got)
+    assert np.isfinite(got.to_numpy()).all()
+    assert (got.dtypes == float).all()
+
+
+@pytest.mark.parametrize("max_steps", [1, 11, 12])
+def test_history_of_any_length(small: md.MuData, max_steps: int):
+    align(small, max_steps=max_steps)
+    got = smm.get.history(small)
+    assert got.index[-1] == max_steps
+    assert np.isfinite(got["cycle"]).all()
+
+
+def test_model(small_aligned: md.MuData):
+    model = smm.get.model(small_aligned)
+    assert model.modalities == ["rna", "protein"]
+    x = own_space(small_aligned, "rna")
+    np.testing.assert_allclose(model.embed(x, "rna"), small_aligned["rna"].obsm["X_scmmgan"], atol=1e-5)
+    # one cell alone, and in any order
+    alone = np.concatenate([model.translate(row[None], "rna", "protein") for row in x])
+    np.testing.assert_allclose(alone, model.translate(x, "rna", "protein"), atol=1e-5)
+    order = np.random.default_rng(0).permutation(120)
+    np.testing.assert_allclose(model.translate(x[order], "rna", "protein"), alone[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("read", [smm.get.embedding, smm.get.history, smm.get.model])
+def test_refusals(read: Callable, small: md.MuData):
+    with pytest.raises(KeyError, match="No alignment 'scmmgan' in `mdata.uns`"):
+        read(small)
+    with pytest.raises(KeyError, match="No alignment 'truth'"):
+        read(small, key="truth")
+    with pytest.raises(TypeError, match="must be a MuData.*got AnnData"):
+        read(small["rna"])

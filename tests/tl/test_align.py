@@ -1,0 +1,726 @@
+"""`tl.align` from end to end: accuracy on known truth, units, repeatability, arguments, and bad input of every kind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scmmgan as smm
+from scmmgan import metrics
+from scmmgan.model.transform import Transform
+
+QUICK = {"links": "gene", "max_steps": 3, "progress_bar": False}
+
+
+def align(mdata: md.MuData, *names: str, **arguments: Any) -> md.MuData | None:
+    return smm.tl.align(mdata, *names, **{**QUICK, **arguments})
+
+
+def in_true_order(mdata: md.MuData, name: str, values: np.ndarray) -> np.ndarray:
+    return values[np.argsort(mdata.uns["truth"][name]["cell"])]
+
+
+def foscttm(mdata: md.MuData, a: str = "rna", b: str = "protein", key: str = "scmmgan") -> float:
+    first, second = (in_true_order(mdata, m, mdata[m].obsm[f"X_{key}"]) for m in (a, b))
+    return metrics.foscttm(first, second)
+
+
+def transform_of(mdata: md.MuData, name: str) -> Transform:
+    stored = mdata.uns["scmmgan"]["model"]["transforms"][name]
+    return Transform(**{key: np.asarray(value) for key, value in stored.items()})
+
+
+def own_space(mdata: md.MuData, name: str) -> np.ndarray:
+    model = smm.get.model(mdata)
+    start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(name)])
+    return mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[name]] * model.block_sd[name]
+
+
+# --- accuracy ----------------------------------------------------------------------------------------------------
+
+
+def test_finds_the_true_cells(aligned_toy: md.MuData):
+    """Rows are shuffled and cells renamed in the toy; chance is .5."""
+    shuffled = aligned_toy.uns["truth"]["rna"]["cell"] != aligned_toy.uns["truth"]["protein"]["cell"]
+    assert shuffled.mean() > 0.9
+    assert foscttm(aligned_toy) < 0.06
+    scored = metrics.label_transfer(
+        aligned_toy["protein"].obsm["X_scmmgan"],
+        aligned_toy["protein"].obs["cell_type"],
+        aligned_toy["rna"].obsm["X_scmmgan"],
+        aligned_toy["rna"].obs["cell_type"],
+    )
+    assert scored > 0.9
+
+
+def test_mapped_expression_is_that_of_the_cell(aligned_toy: md.MuData):
+    for source, target in (("rna", "protein"), ("protein", "rna")):
+        mapped = in_true_order(aligned_toy, source, smm.get.mapped(aligned_toy, source, target).X)
+        own = transform_of(aligned_toy, target).inverse(own_space(aligned_toy, target))
+        measured = in_true_order(aligned_toy, target, own)
+        r = [np.corrcoef(mapped[:, i], measured[:, i])[0, 1] for i in range(mapped.shape[1])]
+        assert np.median(r) > 0.8
+        # features that nothing links, too
+        linked = set(aligned_toy[source].var["gene"])
+        other = [i for i, gene in enumerate(aligned_toy[target].var["gene"]) if gene not in linked]
+        assert len(other) >= 25
+        assert np.median(np.array(r)[other]) > 0.8
+
+
+def test_mapped_values_are_in_the_units_of_the_layer(aligned_toy: md.MuData):
+    """Means and sds of every column within 15 % of the target's own inverse(transform(X)), smoothing included."""
+    for source, target in (("rna", "protein"), ("protein", "rna")):
+        mapped = aligned_toy[source].obsm[f"scmmgan_{target}"].astype(float)
+        own = transform_of(aligned_toy, target).inverse(own_space(aligned_toy, target)).astype(float)
+        np.testing.assert_allclose(mapped.mean(0), own.mean(0), rtol=0.15)
+        np.testing.assert_allclose(mapped.std(0), own.std(0), rtol=0.15)
+        # the layer's own means, and not the sds of z-scores
+        np.testing.assert_allclose(mapped.mean(0), aligned_toy[target].X.mean(0), rtol=0.15)
+        assert own.std(0).max() / own.std(0).min() > 2
+        # nothing was rescaled after decoding: the inverse of the translated cells, to the last digits
+        y = smm.get.model(aligned_toy).translate(own_space(aligned_toy, source), source, target)
+        np.testing.assert_allclose(mapped, transform_of(aligned_toy, target).inverse(y), atol=1e-4)
+
+
+def test_round_trip_of_cells(aligned_toy: md.MuData):
+    model = smm.get.model(aligned_toy)
+    for source, target in (("rna", "protein"), ("protein", "rna")):
+        x = own_space(aligned_toy, source)
+        back = model.translate(model.translate(x, source, target), target, source)
+        assert ((x - back) ** 2).mean() < 0.1 * x.var()
+
+
+def test_one_cell_alone_and_in_any_order(aligned_toy: md.MuData):
+    model = smm.get.model(aligned_toy)
+    x = own_space(aligned_toy, "rna")
+    batch = model.translate(x, "rna", "protein")
+    alone = np.concatenate([model.translate(row[None], "rna", "protein") for row in x])
+    np.testing.assert_allclose(alone, batch, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(x))
+    np.testing.assert_allclose(model.translate(x[order], "rna", "protein"), batch[order], atol=1e-5)
+
+
+def test_training_helps_less_than_it_could_harm():
+    """The map is no worse than the coupling it starts from, within a margin."""
+    mdata = smm.datasets.toy(n_cells=200)
+    align(mdata, max_steps=1, key_added="start")
+    align(mdata, max_steps=150, key_added="end")
+    assert foscttm(mdata, key="end") < foscttm(mdata, key="start") + 0.02
+    assert foscttm(mdata, key="end") < 0.1
+
+
+def test_shared_genes():
+    mdata = smm.datasets.toy(n_cells=200, shared_genes=True)
+    align(mdata, links="auto", max_steps=100)
+    assert mdata.uns["scmmgan"]["params"]["shared_space"]
+    assert foscttm(mdata) < 0.06
+
+
+def test_three_modalities():
+    mdata = smm.datasets.toy(n_cells=150, n_modalities=3)
+    align(mdata, max_steps=60)
+    for a, b in (("rna", "protein"), ("rna", "atac"), ("protein", "atac")):
+        assert foscttm(mdata, a, b) < 0.2
+        assert mdata[a].obsm[f"scmmgan_{b}"].shape == (150, mdata[b].n_vars)
+        assert mdata[b].obsm[f"scmmgan_{a}"].shape == (150, mdata[a].n_vars)
+    assert set(mdata.uns["scmmgan"]["params"]["coupling"]) == {
+        f"{a}>{b}" for a in mdata.mod for b in mdata.mod if a != b
+    }
+
+
+def test_wrong_links_are_followed_and_right_ones_found():
+    """Signs count: with the signs of half the links turned, the same data aligns the same way."""
+    mdata = smm.datasets.toy(n_cells=200)
+    table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
+    flipped = mdata.copy()
+    turned = table["protein"].iloc[::2]
+    at = flipped["protein"].var_names.get_indexer(turned)
+    flipped["protein"].X[:, at] = flipped["protein"].X[:, at].max(0) - flipped["protein"].X[:, at]
+    signs = table.assign(sign=np.where(table["protein"].isin(turned), -1.0, 1.0))
+    align(flipped, links=signs, max_steps=60)
+    assert foscttm(flipped) < 0.12
+    # without the signs half of the links pull the wrong way
+    align(flipped, links=table, max_steps=60, key_added="wrong")
+    assert foscttm(flipped, key="wrong") > foscttm(flipped) + 0.1
+
+
+def test_weights_of_links_count():
+    """Links of no weight may say anything."""
+    mdata = smm.datasets.toy(n_cells=200)
+    right = smm.pp.link_features(mdata, "rna", "protein", on="gene")
+    rng = np.random.default_rng(0)
+    noise = pd.DataFrame({m: rng.permutation(mdata[m].var_names[:40])[:30] for m in ("rna", "protein")})
+    light, heavy = (pd.concat([right, noise.assign(weight=w, sign=1.0)]) for w in (1e-3, 1.0))
+    align(mdata, links=light, max_steps=40, key_added="light")
+    align(mdata, links=heavy, max_steps=40, key_added="heavy")
+    assert foscttm(mdata, key="light") < 0.12
+    assert foscttm(mdata, key="heavy") > foscttm(mdata, key="light") + 0.05
+
+
+# --- geometry alone ----------------------------------------------------------------------------------------------
+
+
+def rotated(seed: int) -> md.MuData:
+    """Four clusters of unequal size and shape at unequal distances; the second modality is turned, noisy, shuffled."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(4), [70, 46, 28, 16])
+    centres = np.array([[0, 0, 0], [6, 0, 0], [9, 5, 0], [2, 9, 4.0]])
+    spread = np.array([[1.5, 0.6, 0.3], [0.5, 1.2, 0.4], [0.4, 0.4, 0.9], [0.7, 0.3, 0.5]])
+    x = np.zeros((160, 8))
+    x[:, :3] = centres[label] + rng.normal(size=(160, 3)) * spread[label]
+    x += 0.1 * rng.normal(size=x.shape)
+    y = x @ np.linalg.qr(rng.normal(size=(8, 8)))[0] + 0.1 * rng.normal(size=x.shape)
+    parts, truth = {}, {}
+    for name, values in (("a", x), ("b", y)):
+        cell = rng.permutation(160)
+        obs = pd.DataFrame({"cluster": label[cell]}, index=[f"{name}{i}" for i in range(160)])
+        var = pd.DataFrame(index=[f"{name}_f{i}" for i in range(8)])
+        parts[name] = ad.AnnData(values[cell].astype(np.float32), obs=obs, var=var, obsm={"x": values[cell]})
+        truth[name] = {"cell": cell}
+    mdata = md.MuData(parts)
+    mdata.uns["truth"] = truth
+    return mdata
+
+
+def finds_rotation(seed: int) -> bool:
+    mdata = rotated(seed)
+    align(mdata, links=None, use_rep="x", max_steps=100, random_state=seed)
+    labels = {m: mdata[m].obs["cluster"].to_numpy() for m in "ab"}
+    x, y = (mdata[m].obsm["X_scmmgan"] for m in "ab")
+    nearest = ((x[:, None] - y[None]) ** 2).sum(2).argmin(1)
+    return bool((labels["b"][nearest] == labels["a"]).mean() > 0.95 and foscttm(mdata, "a", "b") < 0.05)
+
+
+def test_rotation_without_links(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        assert finds_rotation(0)
+    assert "mirror image" in caplog.text
+
+
+@pytest.mark.slow
+def test_rotation_without_links_in_ten_seeds():
+    assert sum(finds_rotation(seed) for seed in range(10)) >= 9
+
+
+# --- randomness and state ----------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bits(small: md.MuData, fingerprint: Callable):
+    first, second, other = small, small.copy(), small.copy()
+    align(first, max_steps=20)
+    # whatever was drawn before, and in whatever state the generators are
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    align(second, max_steps=20)
+    a, b = fingerprint(first), fingerprint(second)
+    # the seconds it took are all that differs
+    first.uns["scmmgan"]["params"]["seconds"] = second.uns["scmmgan"]["params"]["seconds"] = 0
+    a, b = fingerprint(first), fingerprint(second)
+    assert a == b
+    align(other, max_steps=20, random_state=1)
+    for name in ("rna", "protein"):
+        assert not np.array_equal(other[name].obsm["X_scmmgan"], first[name].obsm["X_scmmgan"])
+
+
+def test_same_seed_same_bits_without_links(small: md.MuData):
+    again = small.copy()
+    align(small, links=None)
+    align(again, links=None)
+    for name in ("rna", "protein"):
+        np.testing.assert_array_equal(small[name].obsm["X_scmmgan"], again[name].obsm["X_scmmgan"])
+
+
+def test_same_bits_in_another_process_with_other_threads(tmp_path: Path):
+    code = (
+        "import sys, numpy as np, scmmgan as smm\n"
+        "m = smm.datasets.toy(n_cells=120, n_features=[30, 20])\n"
+        "smm.tl.align(m, links='gene', max_steps=5, progress_bar=False)\n"
+        "np.save(sys.argv[1], m['rna'].obsm['X_scmmgan'])\n"
+    )
+    found = []
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        file = tmp_path / f"{threads}.npy"
+        subprocess.run([sys.executable, "-c", code, str(file)], check=True, env=environment, capture_output=True)
+        found.append(np.load(file))
+    np.testing.assert_array_equal(*found)
+
+
+def test_global_state_is_untouched(small: md.MuData):
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+    align(small)
+    align(small, links=None, key_added="geometry")
+    smm.get.model(small)
+    after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+    assert torch.get_num_threads() == threads
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+# --- inputs are read-only ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
+def test_inputs_are_left_alone(small: md.MuData, fingerprint: Callable, fmt: Callable):
+    for adata in small.mod.values():
+        adata.X = fmt(adata.X)
+        adata.layers["other"] = adata.X.copy()
+        adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(120, 3))
+        adata.uns["mine"] = {"a": np.arange(3)}
+        adata.obs["modality"] = "mine"
+    small.uns["mine"] = {"b": "c"}
+    before = fingerprint(small)
+    assert align(small) is None
+    align(small, layer="other", key_added="other")
+    after = fingerprint(small)
+    assert {name: after[name] for name in before} == before
+    new = {name.split("[")[0] for name in set(after) - set(before)}
+    assert new == {".uns", ".obsm", "rna.obsm", "protein.obsm"}
+
+
+def test_copy(small: md.MuData, fingerprint: Callable):
+    before = fingerprint(small)
+    out = align(small, copy=True)
+    assert fingerprint(small) == before
+    assert isinstance(out, md.MuData)
+    written = small.copy()
+    assert align(written) is None
+    for name in ("rna", "protein"):
+        assert set(out[name].obsm) == set(written[name].obsm)
+        np.testing.assert_array_equal(out[name].obsm["X_scmmgan"], written[name].obsm["X_scmmgan"])
+    out["rna"].X[:] = 0
+    out.uns["truth"]["rna"]["cell"][:] = 0
+    assert fingerprint(small) == before
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+def test_order_and_choice_of_modalities():
+    mdata = smm.datasets.toy(n_cells=80, n_modalities=3)
+    align(mdata, "atac", "rna")
+    assert smm.get.model(mdata).modalities == ["atac", "rna"]
+    assert "scmmgan_protein" not in mdata["rna"].obsm
+    assert mdata["rna"].obsm["X_scmmgan"].shape == (80, 100)
+
+
+def test_arguments_by_modality(small: md.MuData):
+    small["rna"].layers["shifted"] = small["rna"].X + 7
+    small["rna"].var["hv"] = np.arange(30) < 20
+    align(
+        small,
+        layer={"rna": "shifted"},
+        mask_var={"rna": "hv"},
+        n_pcs={"rna": 12, "protein": 9},
+        smooth={"rna": 1, "protein": 0},
+    )
+    model = smm.get.model(small)
+    assert model.widths == {"rna": 12, "protein": 9}
+    mapped = smm.get.mapped(small, "protein", "rna")
+    # all features come back, those outside of the mask by regression, in the units of that layer
+    assert mapped.shape == (120, 30)
+    np.testing.assert_allclose(mapped.X.mean(0), small["rna"].X.mean(0) + 7, atol=0.5)
+    np.testing.assert_array_equal(transform_of(small, "rna").encoded, np.arange(20))
+    # smooth = 0 is no smoothing: the statistics are those of the matrix itself
+    np.testing.assert_allclose(transform_of(small, "protein").sd, small["protein"].X.std(0), rtol=1e-3)
+    assert (transform_of(small, "rna").sd < 0.95 * small["rna"].X.std(0)).mean() > 0.8
+
+
+def test_representation_of_one_modality(small: md.MuData):
+    x = small["rna"].X
+    u, d, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    small["rna"].obsm["X_pca"] = (u * d)[:, :6]
+    align(small, links="auto", use_rep={"rna": "X_pca"})
+    assert small["protein"].obsm["scmmgan_rna"].shape == (120, 6)
+    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 20)
+    assert small.uns["scmmgan"]["features"]["rna"].tolist() == [f"X_pca_{i}" for i in range(6)]
+    assert "links" not in small.uns["scmmgan"]["history"]
+    # links name features; a representation has none
+    with pytest.raises(ValueError, match="'rna' or 'protein' is read from obsm 'X_pca'.*`links=None`"):
+        align(small, use_rep={"rna": "X_pca"})
+
+
+@pytest.mark.parametrize("n_linked", [3, 9])
+def test_few_links_serve_the_loss_only(n_linked: int):
+    mdata = smm.datasets.toy(n_cells=80, n_linked=n_linked, n_features=[30, 20])
+    align(mdata)
+    assert mdata.uns["scmmgan"]["params"]["coupling"]["rna>protein"]["kind"] == "geometry"
+    assert "links" in mdata.uns["scmmgan"]["history"]
+    ten = smm.datasets.toy(n_cells=80, n_linked=10, n_features=[30, 20])
+    align(ten)
+    assert ten.uns["scmmgan"]["params"]["coupling"]["rna>protein"]["kind"] == "links"
+
+
+def test_links_that_are_too_few(small: md.MuData, fingerprint: Callable, caplog: pytest.LogCaptureFixture):
+    before = fingerprint(small)
+    with pytest.raises(ValueError, match="`links` matches 0 features of 'rna' with 'protein'; at least 3 are needed"):
+        align(small, links="var_names")
+    assert fingerprint(small) == before
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        align(small, links="auto")
+    assert "0 equal var_names" in caplog.text
+    assert small.uns["scmmgan"]["params"]["links"] == "auto"
+    assert "scmmgan_protein" in small["rna"].obsm
+
+
+@pytest.mark.parametrize("name", ["adversarial", "cycle", "anchors", "links", "geometry"])
+def test_a_term_can_be_left_out(small: md.MuData, name: str):
+    align(small, weights={name: 0}, max_steps=8)
+    assert name not in small.uns["scmmgan"]["history"]
+    assert small.uns["scmmgan"]["params"]["weights"][name] == 0
+    assert np.isfinite(small["rna"].obsm["scmmgan_protein"]).all()
+
+
+@pytest.mark.parametrize("arguments", [{"max_steps": 1}, {"batch_size": 32}, {"batch_size": 10**9}, {"n_pcs": 1}])
+def test_extreme_settings(small: md.MuData, arguments: dict[str, Any]):
+    align(small, **arguments)
+    for a, b in (("rna", "protein"), ("protein", "rna")):
+        assert np.isfinite(small[a].obsm[f"scmmgan_{b}"]).all()
+
+
+def test_fewest_cells():
+    mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
+    few = md.MuData({"rna": mdata["rna"][:32].copy(), "protein": mdata["protein"].copy()})
+    for links in ("gene", None):
+        align(few, links=links)
+        assert few["rna"].obsm["scmmgan_protein"].shape == (32, 20)
+        assert np.isfinite(few["rna"].obsm["scmmgan_protein"]).all()
+
+
+# --- unusual, but fine -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "csr_array", "float64", "int64", "uint16", "fortran"])
+def test_formats_give_the_same(small: md.MuData, kind: str):
+    counts = {name: np.rint(np.expm1(adata.X)) for name, adata in small.mod.items()}
+    for name, adata in small.mod.items():
+        adata.X = counts[name].astype(np.float32)
+    reference = small.copy()
+    convert = {
+        "csr": sp.csr_matrix,
+        "csc": sp.csc_matrix,
+        "csr_array": sp.csr_array,
+        "fortran": np.asfortranarray,
+    }.get(kind, lambda v: v.astype(kind))
+    for adata in small.mod.values():
+        adata.X = convert(adata.X)
+    # smoothed in one piece or inside of products: equal up to rounding, and so is one step of training
+    align(reference, max_steps=1)
+    align(small, max_steps=1)
+    for a, b in (("rna", "protein"), ("protein", "rna")):
+        got, expected = small[a].obsm[f"scmmgan_{b}"], reference[a].obsm[f"scmmgan_{b}"]
+        np.testing.assert_allclose(got, expected, atol=1e-2 * expected.std())
+
+
+def test_constant_features_are_mapped_to_their_constant(small: md.MuData):
+    for name, at in (("rna", 4), ("protein", 9)):
+        small[name].X[:, at] = 2.5
+    small["protein"].X[:, 10] = 0
+    align(small, max_steps=60)
+    np.testing.assert_allclose(small["rna"].obsm["scmmgan_protein"][:, 9], 2.5, atol=1e-3)
+    np.testing.assert_allclose(small["rna"].obsm["scmmgan_protein"][:, 10], 0, atol=1e-3)
+    np.testing.assert_allclose(small["protein"].obsm["scmmgan_rna"][:, 4], 2.5, atol=1e-3)
+
+
+def test_constant_features_in_a_shared_space():
+    mdata = smm.datasets.toy(n_cells=120, shared_genes=True)
+    mdata["protein"].X[:, 7] = 2.5
+    align(mdata, links="var_names")
+    np.testing.assert_allclose(mdata["rna"].layers["scmmgan_protein"][:, 7], 2.5, atol=1e-3)
+    assert mdata["protein"].layers["scmmgan_rna"][:, 7].std() > 0.05
+
+
+@pytest.mark.parametrize("links", ["gene", None])
+def test_many_equal_cells(small: md.MuData, links: str | None):
+    """More copies than neighbours and landmarks; empty cells look like that."""
+    small["rna"].X[:90] = small["rna"].X[0]
+    align(small, links=links)
+    mapped = small["rna"].obsm["scmmgan_protein"]
+    assert np.isfinite(mapped).all()
+    np.testing.assert_allclose(mapped[:90], np.tile(mapped[0], (90, 1)), atol=1e-4)
+
+
+def test_one_modality_much_smaller():
+    mdata = smm.datasets.toy(n_cells=300, n_features=[30, 20])
+    mdata = md.MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][:40].copy()})
+    align(mdata)
+    assert mdata["rna"].obsm["scmmgan_plan_protein"].shape == (300, 20)
+    assert np.isfinite(mdata["rna"].obsm["scmmgan_protein"]).all()
+
+
+def test_lacking_population():
+    mdata = smm.datasets.toy(n_cells=150, overlap=0.8)
+    align(mdata, max_steps=30)
+    assert np.isfinite(mdata["rna"].obsm["scmmgan_protein"]).all()
+    labels = mdata["protein"].obs["cell_type"]
+    common = mdata["rna"].obs["cell_type"].isin(labels.unique()).to_numpy()
+    x, y = (mdata[m].obsm["X_scmmgan"] for m in ("rna", "protein"))
+    nearest = ((x[common][:, None] - y[None]) ** 2).sum(2).argmin(1)
+    truth = mdata["rna"].obs["cell_type"].to_numpy()[common]
+    assert (labels.to_numpy()[nearest] == truth).mean() > 0.7
+
+
+@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
+def test_backed(small: md.MuData, fmt: Callable, tmp_path: Path):
+    for adata in small.mod.values():
+        adata.X = fmt(adata.X)
+    file = tmp_path / "toy.h5mu"
+    small.write(file)
+    content = file.read_bytes()
+    backed = md.read_h5mu(file, backed=True)
+    try:
+        align(backed)
+        with pytest.raises(ValueError, match="backed mode, pass a filename"):
+            align(backed, copy=True)
+        found = {name: backed[name].obsm["X_scmmgan"].copy() for name in ("rna", "protein")}
+        mapped = smm.get.mapped(backed, "rna", "protein")
+    finally:
+        backed.file.close()
+    align(small)
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, small[name].obsm["X_scmmgan"])
+    np.testing.assert_array_equal(mapped.X, small["rna"].obsm["scmmgan_protein"])
+    assert file.read_bytes() == content
+
+
+def test_views(small: md.MuData, fingerprint: Callable):
+    names = np.r_[small["rna"].obs_names[:70], small["protein"].obs_names[:60]]
+    before = fingerprint(small)
+    with pytest.raises(ValueError, match=r"`mdata` is a view.*copy\(\)`, or `copy=True`"):
+        align(small[names])
+    assert fingerprint(small) == before
+    out = align(small[names], copy=True)
+    assert out["rna"].obsm["scmmgan_protein"].shape == (70, 20)
+    real = small[names].copy()
+    align(real)
+    np.testing.assert_array_equal(real["rna"].obsm["X_scmmgan"], out["rna"].obsm["X_scmmgan"])
+    inner = md.MuData({"rna": small["rna"][:100], "protein": small["protein"].copy()})
+    assert inner["rna"].is_view
+    with pytest.raises(ValueError, match="is a view"):
+        align(inner)
+    assert inner["rna"].is_view
+    assert fingerprint(small) == before
+
+
+def test_shared_features_axis():
+    """MuData(axis=1) of two batches with the same genes."""
+    mdata = smm.datasets.toy(n_cells=100, shared_genes=True)
+    mdata = md.MuData({name: adata.copy() for name, adata in mdata.mod.items()}, axis=1)
+    align(mdata, links="auto")
+    assert mdata["rna"].layers["scmmgan_protein"].shape == (100, 60)
+
+
+# --- refused -----------------------------------------------------------------------------------------------------
+
+
+def set_x(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[md.MuData], None]:
+    def prepare(mdata: md.MuData) -> None:
+        mdata[name].X = change(mdata[name].X.copy())
+
+    return prepare
+
+
+def one_bad(value: float, sparse: bool = False) -> Callable[[np.ndarray], Any]:
+    def change(x: np.ndarray) -> Any:
+        x[3, 4] = value
+        return sp.csr_matrix(x) if sparse else x
+
+    return change
+
+
+def name_twice(axis: str) -> Callable[[md.MuData], None]:
+    def prepare(mdata: md.MuData) -> None:
+        names = getattr(mdata["protein"], axis).tolist()
+        setattr(mdata["protein"], axis, [names[1], *names[1:]])
+
+    return prepare
+
+
+def odd_slots(mdata: md.MuData) -> None:
+    mdata["rna"].layers["text"] = np.full((120, 30), "a")
+    mdata["rna"].layers["object"] = mdata["rna"].X.astype(object)
+    mdata["rna"].obsm["X_nan"] = np.full((120, 3), np.nan)
+    mdata["rna"].obsm["X_flat"] = np.tile([1.0, 2, 3], (120, 1))
+    mdata["rna"].var["n"] = 3
+    mdata["rna"].var["none"] = False
+
+
+def nothing(mdata: md.MuData) -> None:
+    """Leave the data as they are."""
+
+
+TABLE = pd.DataFrame({"rna": [f"rna_gene_{i}" for i in range(4)], "protein": [f"protein_gene_{i}" for i in range(4)]})
+
+REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], type[Exception], str]] = {
+    "nan": (set_x("rna", one_bad(np.nan)), (), {}, ValueError, "X of 'rna' holds 1 NaN or infinite.*Impute or drop"),
+    "inf": (set_x("protein", one_bad(-np.inf)), (), {}, ValueError, "X of 'protein' holds 1 NaN or infinite"),
+    "sparse nan": (set_x("rna", one_bad(np.nan, sparse=True)), (), {}, ValueError, "X of 'rna' holds 1 NaN"),
+    "constant": (set_x("rna", np.ones_like), (), {}, ValueError, "'rna' is constant in every feature.*`layer`"),
+    "constant columns": (set_x("rna", lambda x: np.tile(x[:1], (120, 1))), (), {}, ValueError, "constant in every"),
+    "no counts": (set_x("rna", lambda x: sp.csr_matrix(x.shape)), (), {}, ValueError, "constant in every feature"),
+    "text": (odd_slots, (), {"layer": {"rna": "text"}}, TypeError, "layer 'text' of 'rna'.*real numbers"),
+    "objects": (odd_slots, (), {"layer": {"rna": "object"}}, TypeError, "dtype object.*real numbers"),
+    "obs_names": (name_twice("obs_names"), (), {}, ValueError, "obs_names of 'protein' are not unique.*make_unique"),
+    "var_names": (name_twice("var_names"), (), {}, ValueError, "var_names of 'protein' are not unique.*make_unique"),
+    "modality": (nothing, ("rna", "adt"), {}, KeyError, r"No modality 'adt'.*\['rna', 'protein'\]"),
+    "one modality": (nothing, ("rna",), {}, ValueError, "two different modalities"),
+    "twice": (nothing, ("rna", "rna"), {}, ValueError, "two different modalities"),
+    "a list": (nothing, (["rna", "protein"],), {}, TypeError, "one by one, as str"),
+    "layer": (nothing, (), {"layer": "logs"}, KeyError, "No layer in 'rna' 'logs'.*`layer=None` reads X"),
+    "layer of one": (nothing, (), {"layer": {"protein": "x"}}, KeyError, "No layer in 'protein' 'x'"),
+    "layer of none": (nothing, (), {"layer": {"adt": "x"}}, KeyError, r"`layer` names modalities \['adt'\]"),
+    "use_rep": (nothing, (), {"use_rep": "X_pca", "links": None}, KeyError, "obsm key in 'rna' 'X_pca'"),
+    "nan rep": (odd_slots, (), {"use_rep": {"rna": "X_nan"}, "links": None}, ValueError, "obsm 'X_nan'.*360 NaN"),
+    "flat rep": (odd_slots, (), {"use_rep": {"rna": "X_flat"}, "links": None}, ValueError, "'X_flat'.*constant"),
+    "rep and layer": (
+        odd_slots,
+        (),
+        {"use_rep": {"rna": "X_nan"}, "layer": {"rna": "text"}, "links": None},
+        ValueError,
+        "`layer` or `use_rep`, not both",
+    ),
+    "mask_var": (nothing, (), {"mask_var": "hv"}, KeyError, "var column in 'rna' 'hv'"),
+    "mask of numbers": (odd_slots, (), {"mask_var": {"rna": "n"}}, ValueError, "must be 30 booleans"),
+    "mask of nothing": (odd_slots, (), {"mask_var": {"rna": "none"}}, ValueError, "chooses no feature"),
+    "mask length": (nothing, (), {"mask_var": {"rna": np.ones(3, bool)}}, ValueError, r"30 booleans, got \(3,\)"),
+    "links": (nothing, (), {"links": "genes"}, KeyError, r"'genes'.*Closest: \['gene'\].*takes a table"),
+    "links by name": (nothing, (), {"links": "var_names"}, ValueError, "matches 0 features.*at least 3 are needed"),
+    "links type": (nothing, (), {"links": 3}, TypeError, "`links` must be a str, a DataFrame or None, got int"),
+    "table": (nothing, (), {"links": TABLE[["rna"]]}, KeyError, "table `links` 'protein'.*One column per modality"),
+    "short table": (nothing, (), {"links": TABLE[:2]}, ValueError, "matches 2 features"),
+    "link weight": (nothing, (), {"links": TABLE.assign(weight=-1)}, ValueError, "`weight` of the table"),
+    "link sign": (nothing, (), {"links": TABLE.assign(sign=0)}, ValueError, "`sign` of the table"),
+    "weights": (nothing, (), {"weights": {"cycles": 1}}, KeyError, r"`weights` names losses \['cycles'\].*'cycle'"),
+    "negative weight": (nothing, (), {"weights": {"cycle": -1}}, ValueError, "finite numbers, none negative.*-1"),
+    "nan weight": (nothing, (), {"weights": {"cycle": np.nan}}, ValueError, "finite numbers"),
+    "text weight": (nothing, (), {"weights": {"cycle": "1"}}, ValueError, "finite numbers"),
+    "no dict": (nothing, (), {"weights": [1.0]}, TypeError, "`weights` must be a dict"),
+    "no weights": (
+        nothing,
+        (),
+        {"weights": dict.fromkeys(["adversarial", "cycle", "anchors", "links", "geometry"], 0)},
+        ValueError,
+        "All `weights` are 0",
+    ),
+    "n_pcs": (nothing, (), {"n_pcs": 0}, ValueError, "`n_pcs` must be at least 1, got 0"),
+    "n_pcs type": (nothing, (), {"n_pcs": {"rna": 2.5}}, TypeError, "`n_pcs` must be a whole number, got 2.5"),
+    "smooth": (nothing, (), {"smooth": -1}, ValueError, "`smooth` must be at least 0"),
+    "max_steps": (nothing, (), {"max_steps": 0}, ValueError, "`max_steps` must be at least 1"),
+    "max_steps type": (nothing, (), {"max_steps": 1e3}, TypeError, "`max_steps` must be a whole number"),
+    "batch_size": (nothing, (), {"batch_size": 31}, ValueError, "`batch_size` must be at least 32, got 31"),
+    "lr": (nothing, (), {"lr": 0}, ValueError, "`lr` must be a finite number above 0, got 0"),
+    "lr inf": (nothing, (), {"lr": np.inf}, ValueError, "`lr` must be a finite number"),
+    "lr type": (nothing, (), {"lr": "1e-3"}, ValueError, "`lr` must be a finite number"),
+    "random_state": (nothing, (), {"random_state": None}, TypeError, "`random_state` must be a whole number"),
+    "negative seed": (nothing, (), {"random_state": -1}, ValueError, "`random_state` must be at least 0"),
+    "large seed": (nothing, (), {"random_state": 2**32}, ValueError, "at most 4294967295"),
+    "device": (nothing, (), {"device": "gpu"}, ValueError, r"Device 'gpu' is not available. Here: \['cpu'"),
+    "mps": (nothing, (), {"device": "mps"}, ValueError, "Device 'mps' is not available"),
+    "device type": (nothing, (), {"device": 0}, TypeError, "`device` must be 'auto', 'cpu', 'cuda' or 'mps'"),
+    "key": (nothing, (), {"key_added": "a/b"}, ValueError, "`key_added` must be a name without '/', got 'a/b'"),
+    "no key": (nothing, (), {"key_added": ""}, ValueError, "`key_added` must be a name"),
+    "key type": (nothing, (), {"key_added": None}, ValueError, "`key_added` must be a name"),
+    "key in use": (nothing, (), {"key_added": "truth"}, ValueError, "holds something else.*another `key_added`"),
+    "features": (nothing, (), {"features": {"protein": ["x"]}}, KeyError, "No feature in 'protein' 'x'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_reasons_and_nothing_written(small: md.MuData, fingerprint: Callable, case: str):
+    prepare, names, arguments, error, message = REFUSED[case]
+    prepare(small)
+    before = fingerprint(small)
+    with pytest.raises(error, match=message) as raised:
+        align(small, *names, **arguments)
+    assert raised.type is error
+    assert fingerprint(small) == before
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 31])
+@pytest.mark.parametrize("links", ["gene", None])
+def test_too_few_cells(small: md.MuData, fingerprint: Callable, n: int, links: str | None):
+    few = md.MuData({"rna": small["rna"][:n].copy(), "protein": small["protein"].copy()})
+    before = fingerprint(few)
+    with pytest.raises(ValueError, match=f"'rna' has {n} cells and 30 features; 32 cells and 1 feature are the minimum"):
+        align(few, links=links)
+    assert fingerprint(few) == before
+
+
+@pytest.mark.parametrize("name", ["a/b", "."])
+def test_modality_names_that_files_cannot_hold(small: md.MuData, fingerprint: Callable, name: str):
+    mdata = md.MuData({name: small["rna"].copy(), "protein": small["protein"].copy()})
+    before = fingerprint(mdata)
+    with pytest.raises(ValueError, match="Modality name .* cannot be stored.*Rename it"):
+        align(mdata)
+    assert fingerprint(mdata) == before
+
+
+@pytest.mark.parametrize("wrong", [None, "toy", np.ones((3, 3)), ad.AnnData(np.ones((3, 3)))])
+def test_no_mudata(wrong: Any):
+    with pytest.raises(TypeError, match=f"must be a MuData.*got {type(wrong).__name__}"):
+        align(wrong)
+
+
+def test_no_matrix(small: md.MuData, fingerprint: Callable):
+    small["rna"].layers["log"] = small["rna"].X.copy()
+    small["rna"].X = None
+    with pytest.raises(ValueError, match=r"'rna' has no X. Name a `layer`; layers found: \['log'\]"):
+        align(small)
+    align(small, layer={"rna": "log"})
+    assert small["protein"].obsm["scmmgan_rna"].shape == (120, 30)
+
+
+def test_training_that_breaks_writes_nothing(
+    small: md.MuData, fingerprint: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    from scmmgan.model import losses
+
+    align(small, key_added="before")
+    original = losses.cycle_loss
+    monkeypatch.setattr(losses, "cycle_loss", lambda *a: original(*a) * float("nan"))
+    before = fingerprint(small)
+    for key in ("scmmgan", "before"):
+        with pytest.raises(ValueError, match="cycle.*Lower `lr`"):
+            align(small, max_steps=100, key_added=key)
+        assert fingerprint(small) == before
+
+
+def test_negative_values_are_no_counts(small: md.MuData, fingerprint: Callable):
+    """`align` takes any real values; `pp.normalize` is told that they are counts."""
+    small["rna"].X = small["rna"].X - 2
+    before = fingerprint(small)
+    for kind in ("log1p", "clr", "tfidf"):
+        with pytest.raises(ValueError, match="negative values.*no counts"):
+            smm.pp.normalize(small, "rna", kind=kind)
+    assert fingerprint(small) == before
+    align(small)
+    assert np.isfinite(small["protein"].obsm["scmmgan_rna"]).all()
+
+
+def test_progress_bar(small: md.MuData, capfd: pytest.CaptureFixture[str]):
+    align(small)
+    assert capfd.readouterr() == ("", "")
+    align(small, progress_bar=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "3/3" in err
