@@ -37,7 +37,6 @@ def three() -> md.MuData:
 def test_names():
     keys = Keys("k")
     assert (keys.uns, keys.embedding, keys.mapped("b"), keys.plan("b")) == ("k", "X_k", "k_b", "k_plan_b")
-    assert (keys.unmatched(), keys.unmatched("b")) == ("k_unmatched", "k_unmatched_b")
     assert Keys().embedding == "X_scmmgan"
 
 

@@ -28,7 +28,3 @@ class Keys:
     def plan(self, target: str) -> str:
         """`mdata[source].obsm`: coupling of cells with the target's landmarks."""
         return f"{self.key}_plan_{target}"
-
-    def unmatched(self, target: str | None = None) -> str:
-        """`mdata[source].obs`: lost share of a cell's mass; suffixed when there are several targets."""
-        return f"{self.key}_unmatched" + (f"_{target}" if target else "")

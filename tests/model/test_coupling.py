@@ -171,6 +171,38 @@ def test_few_cells():
     check_plan(found["b", "a"], 33, 32)
 
 
+def test_links_that_disagree_with_all_others_fade_out():
+    x, linked, latent = linked_pair()
+    rng = np.random.default_rng(5)
+    for i in (3, 7):  # the partner is another feature
+        linked["b"][:, i] = rng.permutation(linked["b"][:, i])
+    linked["b"][:, 9] *= -1  # the partner is right, its sign is not
+    found = couple_links(x, linked)
+    weight = found["a", "b"].info["link_weight"]
+    assert weight.shape == (12,)
+    assert ((weight >= 0) & (weight <= 1)).all()
+    wrong = np.isin(np.arange(12), [3, 7, 9])
+    assert weight[wrong].max() < 0.15
+    assert np.median(weight[~wrong]) > 0.4
+    plain = couple_links(x, linked, refine=False)
+    np.testing.assert_array_equal(plain["a", "b"].info["link_weight"], 1)
+
+    def error(c: Coupling) -> float:
+        expected = latent["a"] @ np.linalg.lstsq(latent["b"], x["b"], rcond=None)[0]
+        return float(((c.anchors - expected) ** 2).mean() / expected.var())
+
+    assert error(found["a", "b"]) < error(plain["a", "b"])
+
+
+def test_links_that_say_nothing():
+    """Features that are constant on one side carry nothing over."""
+    x, linked, _ = linked_pair()
+    linked["b"][:] = 0
+    found = couple_links(x, linked)
+    check_plan(found["a", "b"], 300, 200)
+    np.testing.assert_array_equal(found["a", "b"].info["link_weight"], 0)
+
+
 def test_largest_entries_are_kept():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3))
@@ -178,7 +210,7 @@ def test_largest_entries_are_kept():
     plan = rng.random((7, 100)) ** 4
     got = coupling._coupling(plan, landmarks, x, {}).plan.toarray()
     for row, kept in zip(plan, got):
-        top = np.sort(np.argsort(-row)[:32])
+        top = np.sort(np.argsort(-row, kind="stable")[:32])
         np.testing.assert_array_equal(np.flatnonzero(kept), top)
         np.testing.assert_allclose(kept[top], row[top] / row[top].sum(), rtol=1e-5)
 
