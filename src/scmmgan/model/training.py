@@ -20,6 +20,7 @@ logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
 WEIGHTS = {"adversarial": 1.0, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.5}  # METHOD §5
+OTHERS = ("discriminator", "discriminator gradient", "gradient")
 EVERY = 4  # steps between evaluations of the two costly terms, which then count fourfold
 PENALTY = 0.1 / 2  # γ / 2 of the gradient penalty
 PENALTY_ROWS = 64
@@ -214,7 +215,8 @@ def _mapper_terms(
 def _record(history: dict[str, list[float]], step: int, window: list[dict[str, float]]) -> dict[str, str]:
     """Append the window's mean of every term, and return the losses as text for the progress bar."""
     history["step"].append(step)
-    names = dict.fromkeys(name for terms in window for name in terms)
+    # geometry is not in every step: a fixed order keeps the progress bar still
+    names = [name for name in (*WEIGHTS, *OTHERS) if any(name in terms for terms in window)]
     for name in names:
         values = [terms[name] for terms in window if name in terms]
         history[name].append(sum(values) / len(values))

@@ -287,7 +287,7 @@ def _params(
             "links": links[[c for c in (*arguments["modalities"], "weight", "sign") if c in links]]
         }
     params = {name: _plain(value) for name, value in arguments.items()}
-    params["coupling"] = {f"{a}>{b}": dict(c.info) for (a, b), c in couplings.items()}
+    params["coupling"] = {a: {t: dict(c.info) for (s, t), c in couplings.items() if s == a} for a, _ in couplings}
     params["shared_space"] = shared
     params["versions"] = {name: version(name) for name in ("scmmgan", "torch", "numpy", "anndata", "mudata")}
     params["seconds"] = seconds
