@@ -128,7 +128,7 @@ def test_non_finite_values(bad: float, fmt: str):
 def test_values_beyond_float32():
     x = values().astype(np.float64)
     x[0, 0] = 1e300
-    with pytest.raises(ValueError, match="1 NaN or infinite values.*3e38"):
+    with pytest.raises(ValueError, match=r"1 NaN or infinite values.*3e38"):
         _domain.read_matrix(make(x), "a")
 
 
@@ -178,7 +178,7 @@ def test_values_that_are_no_numbers(dtype: str):
 def test_table_of_text_as_representation():
     mdata = make(values())
     mdata["a"].obsm["t"] = pd.DataFrame({"x": ["u"] * 40}, index=mdata["a"].obs_names)
-    with pytest.raises(TypeError, match="obsm 't' of 'a'.*dtype object"):
+    with pytest.raises(TypeError, match=r"obsm 't' of 'a'.*dtype object"):
         _domain.read_matrix(mdata, "a", use_rep="t")
 
 
@@ -216,7 +216,7 @@ def test_modalities():
 @pytest.mark.parametrize("name", ["a/b", "/", ".", ""])
 def test_modality_names_that_cannot_be_stored(name: str):
     mdata = md.MuData({name: ad.AnnData(values()), "b": ad.AnnData(values())})
-    with pytest.raises(ValueError, match="cannot be stored.*Rename it"):
+    with pytest.raises(ValueError, match=r"cannot be stored.*Rename it"):
         _domain.check_modalities(mdata, ())
 
 
@@ -237,7 +237,7 @@ def test_unknown_keys_name_what_is_there():
         _domain.read_matrix(mdata, "a", layer="logp1")
     with pytest.raises(KeyError, match=r"obsm key in 'a' 'X_umap'.*X_pca"):
         _domain.read_matrix(mdata, "a", use_rep="X_umap")
-    with pytest.raises(ValueError, match="`layer` or `use_rep`, not both.*'log1p' and 'X_pca'"):
+    with pytest.raises(ValueError, match=r"`layer` or `use_rep`, not both.*'log1p' and 'X_pca'"):
         _domain.read_matrix(mdata, "a", layer="log1p", use_rep="X_pca")
 
 

@@ -132,7 +132,7 @@ def test_modalities_of_any_name(names: tuple[str, str]):
 @pytest.mark.parametrize("names", [("weight", "b"), ("a", "sign")])
 def test_modalities_called_like_the_other_columns(names: tuple[str, str]):
     mdata = make(GENES, GENES, names=names)
-    with pytest.raises(ValueError, match="'weight' and 'sign'.*rename"):
+    with pytest.raises(ValueError, match=r"'weight' and 'sign'.*rename"):
         link_table(mdata, *names, "auto")
     assert link_table(mdata, *names, None) is None
 
@@ -219,7 +219,7 @@ def test_wrong_signs(sign: list):
 
 def test_wrong_tables():
     mdata = make(GENES, ANTIBODIES)
-    with pytest.raises(KeyError, match="No column in the table `links` 'protein'.*One column per modality"):
+    with pytest.raises(KeyError, match=r"No column in the table `links` 'protein'.*One column per modality"):
         link_table(mdata, "rna", "protein", own_table().rename(columns={"protein": "adt"}))
     with pytest.raises(ValueError, match="columns of one name"):
         link_table(mdata, "rna", "protein", pd.concat([own_table(), own_table()], axis=1))

@@ -45,9 +45,15 @@ class Domain:
     x: np.ndarray
 
     def zscored(self, positions: np.ndarray) -> np.ndarray:
-        """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (cells × positions)."""
-        values = self.smoothed.columns(positions).astype(np.float64)
-        return (values - self.transform.mean[positions]) / self.transform.sd[positions]
+        """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (float32)."""
+        values = self.smoothed.columns(positions)
+        values = values - self.transform.mean[positions].astype(np.float32)
+        return values / self.transform.sd[positions].astype(np.float32)
+
+    def varies(self, positions: np.ndarray) -> np.ndarray:
+        """Which of the chosen features are not constant, a block of columns at a time."""
+        blocks = [self.zscored(positions[i : i + 256]) for i in range(0, len(positions), 256)]
+        return np.concatenate([np.ptp(block, axis=0) > 1e-6 for block in blocks])
 
 
 def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
@@ -56,7 +62,7 @@ def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
     names = list(modalities) or list(mdata.mod)
     for name in names:
         modality(mdata, name)
-        if "/" in name or name in ("", "."):
+        if not storable(name):
             raise ValueError(
                 f"Modality name {name!r} cannot be stored: HDF5 and zarr read '/', '.' and an empty name as folders. "
                 "Rename it: `mudata.MuData({'new_name': mdata[...]})`."
@@ -64,6 +70,11 @@ def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"Need at least two different modalities, got {names}. Modalities found: {list(mdata.mod)}.")
     return names
+
+
+def storable(name: str) -> bool:
+    """Whether HDF5 and zarr take the name for one key and not for a path."""
+    return not ("/" in name or "\\" in name or name in ("", ".", ".."))
 
 
 def check_mudata(mdata: MuData) -> None:
@@ -95,13 +106,13 @@ def whole_number(value: Any, argument: str, *, low: int, high: int | None = None
     return number
 
 
-def per_modality(value: Any, names: Sequence[str], argument: str) -> dict[str, Any]:
-    """An argument that is one value or a dict by modality, as a dict; modalities left out of a dict get None."""
+def per_modality(value: Any, names: Sequence[str], argument: str, default: Any = None) -> dict[str, Any]:
+    """An argument that is one value or a dict by modality, as a dict; modalities left out get the default."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
     if unknown := sorted(set(value) - set(names)):
         raise KeyError(f"`{argument}` names modalities {unknown} that are not aligned. Aligned: {list(names)}.")
-    return {name: value.get(name) for name in names}
+    return {name: value.get(name, default) for name in names}
 
 
 def missing_key(what: str, key: str, found: Sequence[str], hint: str = "") -> KeyError:

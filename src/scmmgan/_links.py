@@ -18,6 +18,7 @@ logger = logging.getLogger("scmmgan")
 
 MIN_AUTO = 10  # equal names below which they may be chance
 MIN_LINKS = 3
+MAX_LINKS = 500_000
 
 
 def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFrame | None) -> pd.DataFrame | None:
@@ -57,7 +58,7 @@ def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFram
 def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
     """Feature names (index) and the keys that link them (values); one row per key of a `;` list."""
     var = modality(mdata, name).var
-    keys = pd.Series(var.get(column, var.index), index=var.index)
+    keys = pd.Series(var.index if column == "var_names" else var.get(column, var.index), index=var.index)
     # a categorical column would keep its categories through the split
     keys = keys.astype(object).where(keys.notna(), "").astype(str).str.split(";").explode().str.strip()
     return keys[keys != ""]
@@ -70,6 +71,12 @@ def _from_names(mdata: MuData, source: str, target: str, column: str) -> pd.Data
     sides = [_keys(mdata, m, column) for m in (source, target)]
     # modalities may have any name, so they name the columns last
     first, second = (pd.DataFrame({"key": keys.to_numpy(), side: keys.index}) for keys, side in zip(sides, "ab"))
+    counts = first["key"].value_counts().mul(second["key"].value_counts(), fill_value=0)
+    if counts.sum() > MAX_LINKS:
+        raise ValueError(
+            f"{column!r} gives {int(counts.sum())} links, {int(counts.max())} of them by {counts.idxmax()!r} alone: it "
+            "does not name genes. Give a column that does, or a table."
+        )
     table = first.merge(second, on="key")[["a", "b"]].drop_duplicates(ignore_index=True)
     return table.set_axis([source, target], axis=1).assign(weight=1.0, sign=1.0)
 

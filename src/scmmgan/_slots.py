@@ -31,6 +31,11 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
     earlier = isinstance(found, Mapping) and "model" in found
     if found is not None and not earlier:
         raise ValueError(f"`mdata.uns[{keys.uns!r}]` holds something else than an alignment. Name another `key_added`.")
+    if not earlier and keys.embedding in mdata.obsm:
+        raise ValueError(f"`mdata.obsm` has {keys.embedding!r} already. Name another `key_added`, or delete it.")
+    for name in names:
+        if clash := [b for b in names if f"plan_{b}" == name]:
+            raise ValueError(f"Modality {name!r} would share the slot {keys.plan(clash[0])!r} with a plan. Rename it.")
     for name in names:
         slots = {keys.embedding, *(f(b) for b in names if b != name for f in (keys.mapped, keys.plan))}
         if taken := sorted(slots.intersection(read[name])):
@@ -128,6 +133,8 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     if keys.uns not in mdata.uns:
         return
     before = config(mdata, keys)["modalities"]
+    if keys.embedding in mdata.obsm:
+        del mdata.obsm[keys.embedding]
     for name in [m for m in before if m in mdata.mod]:
         slots = [keys.embedding, *(f(b) for b in before if b != name for f in (keys.mapped, keys.plan))]
         for container in (mdata[name].layers, mdata[name].obsm):
@@ -142,8 +149,6 @@ def _write_joint(mdata: MuData, domains: Sequence[Domain], embeddings: Mapping[s
     names = pd.Index(np.concatenate([d.obs_names for d in domains]))
     if not names.is_unique or not mdata.obs_names.is_unique or set(names) != set(mdata.obs_names):
         logger.info("Cell names occur in several modalities, or not all are aligned: no `mdata.obsm[%r]`; use `get.embedding`.", keys.embedding)  # fmt: skip
-        if keys.embedding in mdata.obsm:
-            del mdata.obsm[keys.embedding]
         return
     joint = np.vstack([embeddings[d.name] for d in domains])
     mdata.obsm[keys.embedding] = joint[names.get_indexer(mdata.obs_names)]
@@ -183,6 +188,8 @@ def mapped_values(
 ) -> tuple[np.ndarray, list[str]]:
     """Mapped expression and its feature names: as written, or decoded from the embedding for chosen features."""
     found = check_aligned(mdata, (source, target), keys)
+    if source == target:
+        raise ValueError(f"`source` and `target` are both {source!r}; what it measured is in `mdata[{source!r}]`.")
     if features is None and keys.mapped(target) in mdata[source].layers:
         # layers are cut along with the features that they share their names with
         return np.asarray(mdata[source].layers[keys.mapped(target)]), mdata[source].var_names.tolist()

@@ -90,8 +90,8 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     Returns
     -------
     A new AnnData, all cells × dimensions: `X` the joint embedding (float32), the blocks of all modality spaces side
-    by side; `obs_names` are `{modality}:{cell}`, `obs["modality"]` (categorical) next to the modalities' own columns;
-    `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
+    by side; `obs_names` are `{modality}:{cell}`, `obs["modality"]` (categorical) next to the modalities' own columns (one
+    of that name is replaced in the copy); `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
 
     Raises
     ------
@@ -118,7 +118,8 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
         obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
         obs["modality"] = name
         parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
-    obs = pd.concat(parts)
+    # a column without any value in one modality would decide the type of the others'
+    obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
     for column in obs.select_dtypes(object).columns:
         obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
     obs["modality"] = pd.Categorical(obs["modality"], categories=names)

@@ -263,7 +263,8 @@ def test_batch_larger_than_the_data(n: int):
 def test_non_finite_steps_are_skipped(
     problem: tuple, generators: dict, name: str, value: float, monkeypatch: pytest.MonkeyPatch
 ):
-    function, bad = FUNCTIONS[name], range(3) if name == "geometry" else range(20, 26)
+    # geometry is evaluated in steps 0, 4, 8, …: of these, 4 and 12
+    function, bad = FUNCTIONS[name], [1, 3] if name == "geometry" else list(range(20, 26))
     snapshots: list[list[np.ndarray]] = []
     break_term(monkeypatch, function, lambda step: step in bad, value)
     broken = getattr(losses, function)
@@ -409,12 +410,12 @@ def test_same_seed_same_bits_whatever_the_threads(problem: tuple):
 
 def test_global_random_states_are_untouched(problem: tuple):
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     torch.manual_seed(1)
-    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
     aligner, _ = fit(*problem, max_steps=5)
     Aligner.from_state(*aligner.state())
-    after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+    after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
 

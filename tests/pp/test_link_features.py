@@ -66,5 +66,5 @@ def test_refusals(small: md.MuData):
         smm.pp.link_features(small, "rna", "protein")
     with pytest.raises(KeyError, match="No modality 'proteins'"):
         smm.pp.link_features(small, "rna", "proteins", on="gene")
-    with pytest.raises(TypeError, match="must be a MuData.*got AnnData"):
+    with pytest.raises(TypeError, match=r"must be a MuData.*got AnnData"):
         smm.pp.link_features(small["rna"], "rna", "protein", on="gene")

@@ -128,14 +128,14 @@ def test_values_that_cannot_be_smoothed(small: md.MuData, fingerprint: Callable)
         smm.pp.smooth(small, "protein")
     assert set(fingerprint(small)) == set(before)
     few = md.MuData({"a": small["protein"][:31].copy()})
-    with pytest.raises(ValueError, match="31 cells.*32 cells"):
+    with pytest.raises(ValueError, match=r"31 cells.*32 cells"):
         smm.pp.smooth(few, "a")
 
 
 def test_views_and_other_types(small: md.MuData):
     with pytest.raises(ValueError, match=r"'rna' is a view.*copy\(\)"):
         smm.pp.smooth(small[:100], "rna")
-    with pytest.raises(TypeError, match="must be a MuData.*got AnnData"):
+    with pytest.raises(TypeError, match=r"must be a MuData.*got AnnData"):
         smm.pp.smooth(small["rna"], "rna")
 
 
@@ -154,9 +154,9 @@ def test_backed(small: md.MuData, tmp_path: Path):
 
 
 def test_repeatable_and_global_state_untouched(small: md.MuData):
-    np.random.seed(3)  # noqa: NPY002
-    before = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    np.random.seed(3)
+    before = np.random.get_state()[1].tobytes()
     smm.pp.smooth(small, "rna", key_added="first")
     smm.pp.smooth(small, "rna", key_added="second")
     np.testing.assert_array_equal(small["rna"].layers["first"], small["rna"].layers["second"])
-    assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
+    assert np.random.get_state()[1].tobytes() == before

@@ -51,7 +51,8 @@ class Aligner:
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_state)
+            # torch.manual_seed would seed the accelerators, too, and they are not restored
+            torch.default_generator.manual_seed(random_state)
             aligner = cls({m: v.shape[1] for m, v in x.items()})
             discriminators = {m: Discriminator(p) for m, p in aligner.widths.items()}
         aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in x.items()}
@@ -85,7 +86,9 @@ class Aligner:
         if source == target:
             return np.asarray(x, dtype=np.float32)
         generator = self.generators[source, target].eval()
-        chunks = [torch.as_tensor(x[i : i + CHUNK], dtype=torch.float32) for i in range(0, len(x), CHUNK)]
+        starts = range(0, max(len(x), 1), CHUNK)
+        # a copy: torch warns of arrays that it could not write to
+        chunks = [torch.from_numpy(np.array(x[i : i + CHUNK], dtype=np.float32)) for i in starts]
         return np.concatenate([generator(chunk).numpy() for chunk in chunks])
 
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
@@ -96,8 +99,8 @@ class Aligner:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
         config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
         weights = {
-            f"{a}>{b}:{name}": value.detach().numpy().copy()
-            for (a, b), generator in self.generators.items()
+            f"{i}:{name}": value.detach().numpy().copy()
+            for i, generator in enumerate(self.generators.values())
             for name, value in generator.state_dict().items()
         }
         return json.dumps(config), weights
@@ -109,8 +112,8 @@ class Aligner:
         with torch.random.fork_rng(devices=[]):
             aligner = cls({m: found["widths"][m] for m in found["modalities"]})
         aligner.block_sd = dict(found["block_sd"])
-        for (a, b), generator in aligner.generators.items():
-            prefix = f"{a}>{b}:"
+        for i, generator in enumerate(aligner.generators.values()):
+            prefix = f"{i}:"
             state = {
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
@@ -141,7 +144,7 @@ def _problem(
     """Tensors on the device; a tenth of the cells, at most 500, is held out; below 100 cells all train, too."""
 
     def tensor(v: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(v), dtype=torch.float32, device=device)
+        return torch.from_numpy(np.array(v, dtype=np.float32)).to(device)
 
     rng = np.random.default_rng(random_state)
     rows, held_out = {}, {}

@@ -12,6 +12,8 @@ from scmmgan.model.gromov import gromov_wasserstein
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 KEPT = 32  # plan entries kept per cell
+LINKED_LANDMARKS = 300
+GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
 ROUNDS = 3  # of re-weighting links by their agreement
 N_CANONICAL = 20
 
@@ -47,7 +49,7 @@ class Coupling:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int = 0) -> Landmarks:
+def find_landmarks(x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random_state: int = 0) -> Landmarks:
     """At most n // 2 k-means clusters of a modality's cells."""
     from sklearn.cluster import KMeans
     from sklearn.neighbors import NearestNeighbors
@@ -57,7 +59,10 @@ def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int =
     # one thread: the order in which threads add up decides the last bit
     with threadpool_limits(1, user_api="openmp"):
         rows = np.random.default_rng(random_state).permutation(len(x))[: max(100 * m, 5_000)]
-        means = KMeans(m, n_init=1, random_state=random_state).fit(np.asarray(x[rows], dtype=np.float64))
+        cells = np.asarray(x[rows], dtype=np.float64)
+        # k-means warns when copies of cells leave fewer places than clusters
+        m = min(m, len(np.unique(cells, axis=0)))
+        means = KMeans(m, n_init=1, random_state=random_state).fit(cells)
         label = means.predict(np.asarray(x, dtype=np.float64))
     used, label = np.unique(label, return_inverse=True)
     counts = np.bincount(label)
@@ -67,7 +72,12 @@ def find_landmarks(x: np.ndarray, *, n_landmarks: int = 300, random_state: int =
 
 
 def couple_links(
-    x: dict[str, np.ndarray], linked: dict[str, np.ndarray], *, refine: bool = True, random_state: int = 0
+    x: dict[str, np.ndarray],
+    linked: dict[str, np.ndarray],
+    *,
+    refine: bool = True,
+    n_landmarks: int = LINKED_LANDMARKS,
+    random_state: int = 0,
 ) -> dict[Pair, Coupling]:
     """Couplings in both directions of two modalities from linked features (n × links, same columns, z-scored).
 
@@ -75,7 +85,7 @@ def couple_links(
     its partner as the plan carries it over, so that links which disagree with all others fade out; and the last plan
     adds the correlation in the canonical space that cells and their anchors span.
     """
-    landmarks = {m: find_landmarks(x[m], random_state=random_state) for m in x}
+    landmarks = {m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state) for m in x}
     weight = np.ones(next(iter(linked.values())).shape[1])
     plans = _plans([linked], landmarks)
     if refine:
@@ -137,9 +147,11 @@ def _whitening(x: np.ndarray) -> np.ndarray:
     return vectors / np.sqrt(np.maximum(values, 0) + 0.05 * max(values.mean(), 1e-12))
 
 
-def couple_geometry(x: dict[str, np.ndarray], *, random_state: int = 0) -> dict[Pair, Coupling]:
+def couple_geometry(
+    x: dict[str, np.ndarray], *, n_landmarks: int = GEOMETRY_LANDMARKS, random_state: int = 0
+) -> dict[Pair, Coupling]:
     """Couplings in both directions from landmark Gromov-Wasserstein alone. Experimental: it may be a mirror image."""
-    landmarks = {m: find_landmarks(x[m], n_landmarks=150, random_state=random_state) for m in x}
+    landmarks = {m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state) for m in x}
     plan, costs = gromov_wasserstein(x, landmarks, random_state=random_state)
     info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0])}
     if len(costs) > 1:

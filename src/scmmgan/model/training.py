@@ -26,7 +26,7 @@ PENALTY = 0.1 / 2  # γ / 2 of the gradient penalty
 PENALTY_ROWS = 64
 RECORD = 10  # steps per history entry
 CHECK = 50  # steps between looks at the held-out cells
-MAX_BAD = 10  # non-finite steps in a row
+MAX_BAD = 10  # non-finite values of a term in a row
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ def fit(
     best, best_score = average, math.inf
     history: dict[str, list[float]] = defaultdict(list)
     window: list[dict[str, float]] = []
-    bad = 0
+    strikes: dict[str, int] = {}
     bar = tqdm(range(max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
     for step, rows in zip(bar, _batches(problem, batch_size, random_state)):
         terms = _step(step, rows, problem, *players, anneal=max(0.0, 1 - step / max_steps / 0.7))
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        bad = bad + 1 if broken else 0
-        if broken:
-            if bad == MAX_BAD:
+        # counted by term, over the steps that evaluate it
+        strikes |= {name: 0 if math.isfinite(v) else strikes.get(name, 0) + 1 for name, v in terms.items()}
+        if broken := [name for name, value in terms.items() if not math.isfinite(value)]:
+            if max(strikes.values()) >= MAX_BAD:
                 _give_up(broken, step, found=math.isfinite(best_score))
                 break
             continue
@@ -105,6 +105,11 @@ def fit(
             # equal scores: the later weights have seen more
             if score <= best_score:
                 best, best_score = [a.clone() for a in average], score
+    if not math.isfinite(best_score):
+        broken = [name for name, count in strikes.items() if count]
+        raise ValueError(
+            f"Losses or gradients were not finite: {', '.join(broken)}. Lower `lr`, or that term's weight."
+        )
     _load(players[0].parameters, best)
     return dict(history)
 
@@ -127,13 +132,13 @@ class _Player:
         """One clipped step down the loss; returns the gradient norm. A non-finite loss or gradient changes nothing."""
         self.optimizer.zero_grad(set_to_none=True)
         if not math.isfinite(float(loss.detach())):
-            self.schedule.step()
             return 0.0
         self.backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, 5.0))
         if math.isfinite(norm):
             self.optimizer.step()
-        self.schedule.step()
+            # the rate counts steps that were taken
+            self.schedule.step()
         return norm
 
     def freeze(self, frozen: bool) -> None:
@@ -167,6 +172,8 @@ def _step(
         loss = torch.stack([_judge_loss(m, judges.nets[m], x[m], mapped, penalty=step % EVERY == 0) for m in x]).sum()
         out["discriminator"] = float(loss.detach())
         out["discriminator gradient"] = judges.update(loss)
+        if not all(math.isfinite(value) for value in out.values()):
+            return out
     # the mapping's gradient flows through the judges, not into them
     judges.freeze(True)
     terms = _mapper_terms(step, x, rows, mapped, problem, mappers, judges)
@@ -174,7 +181,11 @@ def _step(
     weights = {**problem.weights, "anchors": problem.weights["anchors"] * anneal}
     scale = len(x) - 1
     parts = [weights[name] * (EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
-    gradient = mappers.update(torch.stack(parts).sum() / scale)
+    if not parts and step == 0:
+        raise ValueError(
+            "No loss is left to train on: what has a weight above 0 in `weights` needs links. Raise another."
+        )
+    gradient = mappers.update(torch.stack(parts).sum() / scale) if parts else 0.0
     return {**{name: float(value.detach()) / scale for name, value in terms.items()}, **out, "gradient": gradient}
 
 
@@ -216,10 +227,12 @@ def _record(history: dict[str, list[float]], step: int, window: list[dict[str, f
     """Append the window's mean of every term, and return the losses as text for the progress bar."""
     history["step"].append(step)
     # geometry is not in every step: a fixed order keeps the progress bar still
-    names = [name for name in (*WEIGHTS, *OTHERS) if any(name in terms for terms in window)]
+    seen = {*history, *(name for terms in window for name in terms)}
+    names = [name for name in (*WEIGHTS, *OTHERS) if name in seen]
     for name in names:
         values = [terms[name] for terms in window if name in terms]
-        history[name].append(sum(values) / len(values))
+        # a short last window may hold no step with geometry
+        history[name].append(sum(values) / len(values) if values else math.nan)
     return {name: f"{history[name][-1]:.3g}" for name in names if "gradient" not in name}
 
 
@@ -227,17 +240,18 @@ def _record(history: dict[str, list[float]], step: int, window: list[dict[str, f
 def _held_out_score(
     generators: dict[Pair, nn.Module], parameters: list[Tensor], average: list[Tensor], problem: Problem
 ) -> float:
-    """Label-free: cycle, anchor and link errors of held-out cells under the averaged weights, lower is better."""
+    """Label-free: cycle, anchor and link errors, where trained on, of held-out cells under the averaged weights."""
     current = [p.detach().clone() for p in parameters]
     _load(parameters, average)
     x = {m: problem.x[m][at] for m, at in problem.held_out.items()}
-    score = 0.0
+    weights, score = problem.weights, 0.0
     for (source, target), net in generators.items():
         y = net(x[source])
-        score += float(losses.cycle_loss(x[source], generators[target, source](y)))
-        if (source, target) in problem.anchors:
+        if weights["cycle"]:
+            score += float(losses.cycle_loss(x[source], generators[target, source](y)))
+        if weights["anchors"] and (source, target) in problem.anchors:
             score += float(losses.anchor_loss(y, problem.anchors[source, target][problem.held_out[source]]))
-        if (source, target) in problem.links:
+        if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
             score += float(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
     _load(parameters, current)
@@ -252,7 +266,7 @@ def _load(parameters: list[Tensor], values: list[Tensor]) -> None:
 def _give_up(broken: list[str], step: int, *, found: bool) -> None:
     """Say which term broke; without any good weights to fall back on that is an error."""
     message = (
-        f"{MAX_BAD} steps in a row had a non-finite loss or gradient, the last at step {step} in {', '.join(broken)}. "
+        f"{MAX_BAD} times in a row a loss or gradient was not finite, the last at step {step}: {', '.join(broken)}. "
         "Lower `lr`, or set the weight of that term lower in `weights`."
     )
     if not found:

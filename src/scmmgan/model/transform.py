@@ -128,11 +128,11 @@ def fit_transform(
     linked: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
 ) -> Transform:
-    """Fit the transform of one modality; `allowed` features may enter the PCA, `linked` ones always do."""
+    """Fit the transform of one modality; `allowed` features may enter the PCA, the `linked` among them always do."""
     mean, sd = smoothed.moments()
     allowed = np.arange(len(mean)) if allowed is None else allowed
     chosen = dispersed(mean, sd, allowed, np.array([], dtype=int) if linked is None else linked)
-    return _fit([smoothed], [mean], [_unit(sd)], [chosen], n_pcs)[0]
+    return _fit([smoothed], [mean], [sd], [chosen], n_pcs)[0]
 
 
 def identity_transform(smoothed: SmoothedMatrix) -> Transform:
@@ -140,11 +140,6 @@ def identity_transform(smoothed: SmoothedMatrix) -> Transform:
     mean, sd = smoothed.moments()
     p = len(mean)
     return Transform(mean, np.ones(p), np.arange(p), np.eye(p), np.eye(p), np.asarray(np.sqrt((sd**2).mean())))
-
-
-def _unit(sd: np.ndarray) -> np.ndarray:
-    """A constant feature keeps its zeros: sd 0 becomes 1."""
-    return np.where(sd == 0, 1.0, sd)
 
 
 def fit_shared(smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray], *, n_pcs: int = 50) -> list[Transform]:
@@ -156,7 +151,7 @@ def fit_shared(smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray],
         scores = [sd[at] ** 2 / np.maximum(np.abs(mean[at]), 1e-6) for (mean, sd), at in zip(moments, shared)]
         ranks = np.sum([np.argsort(np.argsort(-score, kind="stable")) for score in scores], axis=0)
         top = np.sort(np.argsort(ranks, kind="stable")[:N_DISPERSED])
-    return _fit(smoothed, [m for m, _ in moments], [_unit(s) for _, s in moments], [at[top] for at in shared], n_pcs)
+    return _fit(smoothed, [m for m, _ in moments], [s for _, s in moments], [at[top] for at in shared], n_pcs)
 
 
 def _fit(
@@ -167,6 +162,9 @@ def _fit(
     n_pcs: int,
 ) -> list[Transform]:
     """Joint PCA of z-scored matrices, every modality with the same total weight; ridge decoders for the rest."""
+    constant = [sd == 0 for sd in sds]
+    # a constant feature keeps its zeros: sd 0 becomes 1
+    sds = [np.where(sd == 0, 1.0, sd) for sd in sds]
     scaled = [_Standardized(s, mean, sd, at) for s, mean, sd, at in zip(smoothed, means, sds, encoded)]
     p = max(1, min(n_pcs, len(encoded[0]), sum(s.shape[0] for s in smoothed) - 1))
     encoder = _principal_axes(scaled, p)
@@ -175,9 +173,12 @@ def _fit(
     scales = [max(float(np.sqrt((s**2).mean())), 1e-12) for s in scores]
     if len(scaled) > 1:
         scales = [float(np.sqrt(np.mean(np.square(scales))))] * len(scaled)
+    decoders = [_decoder(*of) for of in zip(smoothed, means, sds, encoded, [encoder] * len(scores), scores)]
+    for decoder, at in zip(decoders, constant):
+        # nothing that is mapped moves a feature that never moved
+        decoder[:, at] = 0
     return [
-        Transform(mean, sd, at, encoder, _decoder(s, mean, sd, at, encoder, x), np.asarray(scale))
-        for s, mean, sd, at, x, scale in zip(smoothed, means, sds, encoded, scores, scales)
+        Transform(*of) for of in zip(means, sds, encoded, [encoder] * len(scores), decoders, map(np.asarray, scales))
     ]
 
 
@@ -201,7 +202,7 @@ class _Standardized:
 def _principal_axes(scaled: Sequence[_Standardized], p: int) -> np.ndarray:
     """Leading eigenvectors (p × e) of the mean covariance over modalities."""
     e, rows = scaled[0].shape[1], [z.shape[0] for z in scaled]
-    if e <= 512 or p > min(e, sum(rows)) // 4:
+    if e <= 512 or p > e // 4:
         gram = np.zeros((e, e))
         for z in scaled:
             for start in range(0, e, BLOCK):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
+DEFAULTS = {"smooth": 3, "n_pcs": 50}
 MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
 
 
@@ -35,8 +36,8 @@ def align(
     layer: str | Mapping[str, str] | None = None,
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
-    n_pcs: int | Mapping[str, int] = 50,
-    smooth: int | Mapping[str, int | None] | None = 3,
+    n_pcs: int | Mapping[str, int] = DEFAULTS["n_pcs"],
+    smooth: int | Mapping[str, int | None] | None = DEFAULTS["smooth"],
     weights: Mapping[str, float] | None = None,
     max_steps: int = 1_000,
     batch_size: int = 256,
@@ -139,6 +140,8 @@ def align(
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
     tables = _tables(mdata, names, links, per_modality["use_rep"])
+    if copy and mdata.isbacked:
+        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
     if copy:
         mdata = mdata.copy()
     elif mdata.is_view or any(mdata[name].is_view for name in names):
@@ -147,6 +150,7 @@ def align(
     random_state = arguments["random_state"]
     domains, shared = _domain.read_domains(mdata, names, links=tables, random_state=random_state, **per_modality)
     written = _slots.written_features(domains, wanted)
+    tables = _telling(tables, {d.name: d for d in domains}, explicit=not (isinstance(links, str) and links == "auto"))
     couplings, loadings = _prior(domains, tables, shared, random_state)
 
     from scmmgan.model.aligner import Aligner
@@ -169,8 +173,8 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from scmmgan.model.training import WEIGHTS
 
     key_added, lr, weights = arguments["key_added"], arguments["lr"], arguments["weights"]
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
+    if not isinstance(key_added, str) or not _domain.storable(key_added):
+        raise ValueError(f"`key_added` must be a name without slashes, not empty and not '.', got {key_added!r}.")
     whole = {
         "max_steps": _domain.whole_number(arguments["max_steps"], "max_steps", low=1),
         "batch_size": _domain.whole_number(arguments["batch_size"], "batch_size", low=_domain.MIN_CELLS),
@@ -194,7 +198,7 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
     """The arguments that may differ between modalities, as dicts; numbers are checked."""
     out = {
-        argument: _domain.per_modality(arguments[argument], names, argument)
+        argument: _domain.per_modality(arguments[argument], names, argument, DEFAULTS.get(argument))
         for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features")
     }
     for argument, low in (("smooth", 0), ("n_pcs", 1)):
@@ -212,9 +216,8 @@ def _device(device: str) -> str:
         raise TypeError(f"`device` must be 'auto', 'cpu', 'cuda' or 'mps', got {device!r}.")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = torch.device(device).type if device.split(":")[0] in {"cpu", "cuda", "mps"} else None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind is None or not available[kind]:
+    if not available.get(device):
         raise ValueError(f"Device {device!r} is not available. Here: {[d for d, there in available.items() if there]}.")
     return device
 
@@ -243,10 +246,13 @@ def _prior(
     domains: list[Domain], tables: Mapping[tuple[str, str], pd.DataFrame], shared: bool, random_state: int
 ) -> tuple[dict[tuple[str, str], Coupling], dict[tuple[str, str], Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
-    from scmmgan.model.coupling import couple_geometry, couple_links
+    from scmmgan.model.coupling import GEOMETRY_LANDMARKS, LINKED_LANDMARKS, couple_geometry, couple_links
 
     couplings: dict[tuple[str, str], Coupling] = {}
     loadings: dict[tuple[str, str], Loadings] = {}
+    # one set of landmarks per modality, whatever its pairs are coupled by
+    by_links = all(len(tables.get((a.name, b.name), ())) >= MIN_PRIOR for a, b in combinations(domains, 2))
+    settings = {"n_landmarks": LINKED_LANDMARKS if by_links else GEOMETRY_LANDMARKS, "random_state": random_state}
     for a, b in combinations(domains, 2):
         x = {d.name: d.x for d in (a, b)}
         table = tables.get((a.name, b.name))
@@ -254,25 +260,49 @@ def _prior(
             at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
             sign, weight = table["sign"].to_numpy(), table["weight"].to_numpy()
         if table is not None and len(table) >= MIN_PRIOR:
-            linked = {d.name: d.zscored(at[d.name]) for d in (a, b)}
+            # of many thousand equal names those in the PCA are enough, and fit in memory
+            used = np.isin(at[a.name], a.transform.encoded) if shared else np.ones(len(table), dtype=bool)
+            linked = {d.name: d.zscored(at[d.name][used]) for d in (a, b)}
+            linked[a.name] *= (sign * np.sqrt(weight))[used].astype(np.float32)
+            linked[b.name] *= np.sqrt(weight)[used].astype(np.float32)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
-            linked[a.name] *= sign * np.sqrt(weight)
-            linked[b.name] *= np.sqrt(weight)
-            couplings |= couple_links(x, linked, refine=not shared, random_state=random_state)
+            couplings |= couple_links(x, linked, refine=not shared, **settings)
             earned = couplings[a.name, b.name].info["link_weight"]
-            weight = weight * earned
-            logger.info("%d of %d links agree with the others.", (earned > 0.1).sum(), len(earned))
+            if not shared:
+                weight = weight * earned
+                logger.info("%d of %d links agree with the others.", (earned > 0.1).sum(), len(earned))
         else:
             logger.warning(
-                "No links decide which populations of %r and %r correspond: the coupling comes from their shapes alone "
-                "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.", a.name, b.name,
+                "%s which populations of %r and %r correspond: the coupling comes from their shapes alone "
+                "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.",
+                "No links say" if table is None else f"{len(table)} links are too few to say", a.name, b.name,
             )  # fmt: skip
-            couplings |= couple_geometry(x, random_state=random_state)
+            couplings |= couple_geometry(x, **settings)
         if table is not None:
             for s, t in ((a, b), (b, a)):
                 source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
                 loadings[s.name, t.name] = (source, target, sign, weight)
     return couplings, loadings
+
+
+def _telling(
+    tables: Mapping[tuple[str, str], pd.DataFrame], domains: Mapping[str, Domain], *, explicit: bool
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """The links whose features vary in both modalities; too few of them are an error where links were asked for."""
+    kept = {}
+    for pair, table in tables.items():
+        at = {m: domains[m].var_names.get_indexer(pd.Index(table[m])) for m in pair}
+        varies = np.logical_and.reduce([domains[m].varies(at[m]) for m in pair])
+        if not varies.all():
+            logger.warning("%d of %d links name a constant feature and are left out.", (~varies).sum(), len(varies))
+        if varies.sum() >= _links.MIN_LINKS:
+            kept[pair] = table[varies].reset_index(drop=True)
+        elif explicit:
+            raise ValueError(
+                f"Of {len(varies)} links between {pair[0]!r} and {pair[1]!r} {varies.sum()} have features that vary in "
+                f"both; at least {_links.MIN_LINKS} are needed. Check the `layer`, or use `links=None`."
+            )
+    return kept
 
 
 def _params(
