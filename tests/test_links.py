@@ -225,3 +225,20 @@ def test_wrong_tables():
         link_table(mdata, "rna", "protein", pd.concat([own_table(), own_table()], axis=1))
     with pytest.raises(ValueError, match="`links` matches 0 features"):
         link_table(mdata, "rna", "protein", own_table().iloc[:0])
+
+
+def test_a_column_called_var_names_does_not_stand_for_the_names():
+    mdata = make(GENES, GENES)
+    for m in ("rna", "protein"):
+        mdata[m].var["var_names"] = "same"
+    table = link_table(mdata, "rna", "protein", "var_names")
+    assert (table["rna"] == table["protein"]).all()
+
+
+def test_a_column_that_names_no_genes_is_refused(monkeypatch: pytest.MonkeyPatch):
+    mdata = make(GENES, ANTIBODIES)
+    for m in ("rna", "protein"):
+        mdata[m].var["feature_types"] = "Gene Expression"
+    monkeypatch.setattr("scmmgan._links.MAX_LINKS", 20)
+    with pytest.raises(ValueError, match=r"'feature_types' gives \d+ links, .* does not name genes"):
+        link_table(mdata, "rna", "protein", "feature_types")

@@ -749,3 +749,59 @@ def test_progress_bar(small: md.MuData, capfd: pytest.CaptureFixture[str]):
     out, err = capfd.readouterr()
     assert out == ""
     assert "3/3" in err
+
+
+# --- found in review ---------------------------------------------------------------------------------------------
+
+
+def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently():
+    """Names link rna with protein, nothing links atac: still one set of landmarks for every modality."""
+    mdata = smm.datasets.toy(n_cells=400, n_modalities=3)
+    linked = mdata["protein"].var["gene"].isin(mdata["rna"].var["gene"]).to_numpy()
+    own = mdata["rna"].var.reset_index().set_index("gene")["index"]
+    names = mdata["protein"].var_names.to_numpy(dtype=object)
+    names[linked] = own.loc[mdata["protein"].var["gene"][linked]].to_numpy()
+    with md.set_options(pull_on_update=False):
+        mdata["protein"].var_names = names
+        mdata = md.MuData(dict(mdata.mod))
+    align(mdata, links="auto")
+    coupling = mdata.uns["scmmgan"]["params"]["coupling"]
+    assert (coupling["rna"]["protein"]["kind"], coupling["rna"]["atac"]["kind"]) == ("links", "geometry")
+    for a in mdata.mod:
+        for b in set(mdata.mod) - {a}:
+            n_landmarks = mdata[a].obsm[f"scmmgan_plan_{b}"].shape[1]
+            assert n_landmarks == len(mdata.uns["scmmgan"]["landmarks"][b]) > 100
+
+
+def test_what_the_user_keeps_in_obsm_is_not_replaced(small: md.MuData):
+    small.obsm["X_mofa"] = np.ones((small.n_obs, 2))
+    with pytest.raises(ValueError, match=r"`mdata\.obsm` has 'X_mofa' already"):
+        align(small, key_added="mofa")
+    np.testing.assert_array_equal(small.obsm["X_mofa"], 1)
+    assert "mofa" not in small.uns
+
+
+def test_a_modality_called_like_a_plan_is_refused(small: md.MuData):
+    mdata = md.MuData({"protein": small["protein"].copy(), "plan_protein": small["rna"].copy()})
+    with pytest.raises(ValueError, match="'plan_protein' would share the slot 'scmmgan_plan_protein'"):
+        align(mdata)
+    assert not mdata.uns
+
+
+@pytest.mark.parametrize("key", [".", "..", "", "a\\b", "a/b"])
+def test_names_that_are_paths_are_refused(small: md.MuData, key: str):
+    with pytest.raises(ValueError, match="`key_added` must be a name without slashes"):
+        align(small, key_added=key)
+
+
+def test_a_dict_leaves_the_default_to_the_others(small: md.MuData):
+    align(small)
+    whole = small["rna"].obsm["X_scmmgan"].copy()
+    align(small, smooth={"rna": 3}, n_pcs={"protein": 50})
+    np.testing.assert_array_equal(small["rna"].obsm["X_scmmgan"], whole)
+
+
+def test_only_whole_devices(small: md.MuData):
+    for device in ("cpu:abc", "cuda:1", "tpu"):
+        with pytest.raises(ValueError, match=f"Device '{device}' is not available"):
+            align(small, device=device)
