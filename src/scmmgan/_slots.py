@@ -36,6 +36,8 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
     for name in names:
         if clash := [b for b in names if f"plan_{b}" == name]:
             raise ValueError(f"Modality {name!r} would share the slot {keys.plan(clash[0])!r} with a plan. Rename it.")
+        if keys.mapped(name) == keys.embedding:
+            raise ValueError(f"Mapped values for {name!r} would share the slot {keys.embedding!r}. Rename `key_added`.")
     for name in names:
         slots = {keys.embedding, *(f(b) for b in names if b != name for f in (keys.mapped, keys.plan))}
         if taken := sorted(slots.intersection(read[name])):

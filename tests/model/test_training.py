@@ -362,6 +362,20 @@ def test_a_term_that_never_works_is_an_error(
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize(("max_steps", "bad"), [(20, [19]), (30, range(22, 30)), (55, range(48, 55))])
+def test_broken_last_steps_keep_what_was_learnt(
+    problem: tuple, max_steps: int, bad: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """Fewer than ten in a row are skipped, also where no look at the held-out cells follows or went before."""
+    start, _ = fit(*problem, max_steps=1, lr=1e-12)
+    break_term(monkeypatch, "cycle_loss", lambda step: step in bad)
+    aligner, history = fit(*problem, max_steps=max_steps)
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+    assert len(differences(start, aligner)) > 10
+    assert len({len(values) for values in history.values()}) == 1
+    assert history["step"][-1] >= 10
+
+
 def test_the_best_weights_are_restored(problem: tuple, monkeypatch: pytest.MonkeyPatch):
     scores: list[tuple[float, list[torch.Tensor]]] = []
     original = training._held_out_score

@@ -730,6 +730,17 @@ def test_training_that_breaks_writes_nothing(small: md.MuData, fingerprint: Call
         assert fingerprint(small) == before
 
 
+def test_nothing_to_train_on(small: md.MuData, fingerprint: Callable):
+    """Only links weigh, and there are none."""
+    before = fingerprint(small)
+    weights = {**dict.fromkeys(["adversarial", "cycle", "anchors", "geometry"], 0), "links": 1}
+    with pytest.raises(ValueError, match=r"No loss is left to train on.*links"):
+        align(small, links=None, weights=weights)
+    assert fingerprint(small) == before
+    align(small, weights=weights)
+    assert set(small.uns["scmmgan"]["history"]) >= {"step", "links"}
+
+
 def test_negative_values_are_no_counts(small: md.MuData, fingerprint: Callable):
     """`align` takes any real values; `pp.normalize` is told that they are counts."""
     small["rna"].X = small["rna"].X - 2
@@ -786,6 +797,15 @@ def test_a_modality_called_like_a_plan_is_refused(small: md.MuData):
     with pytest.raises(ValueError, match="'plan_protein' would share the slot 'scmmgan_plan_protein'"):
         align(mdata)
     assert not mdata.uns
+
+
+def test_a_modality_called_like_the_embedding_is_refused(small: md.MuData):
+    mdata = md.MuData({"X": small["rna"].copy(), "protein": small["protein"].copy()})
+    with pytest.raises(ValueError, match="Mapped values for 'X' would share the slot 'X_X'"):
+        align(mdata, key_added="X")
+    assert not mdata.uns
+    align(mdata)
+    assert "scmmgan_X" in mdata["protein"].obsm
 
 
 @pytest.mark.parametrize("key", [".", "..", "", "a\\b", "a/b"])

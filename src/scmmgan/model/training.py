@@ -90,17 +90,18 @@ def fit(
         terms = _step(step, rows, problem, *players, anneal=max(0.0, 1 - step / max_steps / 0.7))
         # counted by term, over the steps that evaluate it
         strikes |= {name: 0 if math.isfinite(v) else strikes.get(name, 0) + 1 for name, v in terms.items()}
-        if broken := [name for name, value in terms.items() if not math.isfinite(value)]:
-            if max(strikes.values()) >= MAX_BAD:
-                _give_up(broken, step, found=math.isfinite(best_score))
-                break
-            continue
-        torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
-        window.append(terms)
-        if (step + 1) % RECORD == 0 or step + 1 == max_steps:
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        if max(strikes.values()) >= MAX_BAD:
+            _give_up(broken, step, found=math.isfinite(best_score))
+            break
+        if not broken:
+            torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
+            window.append(terms)
+        last = step + 1 == max_steps
+        if window and ((step + 1) % RECORD == 0 or last):
             bar.set_postfix(_record(history, step + 1, window), refresh=False)
             window = []
-        if (step + 1) % CHECK == 0 or step + 1 == max_steps:
+        if history and ((step + 1) % CHECK == 0 or last):
             score = _held_out_score(generators, players[0].parameters, average, problem)
             # equal scores: the later weights have seen more
             if score <= best_score:

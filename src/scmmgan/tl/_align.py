@@ -107,7 +107,7 @@ def align(
     `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
         Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells.
     `mdata.obsm[f"X_{key_added}"]` : float32
-        The same for all cells, only when no cell name occurs twice.
+        The same for all cells, only when all modalities are aligned and no cell name occurs twice.
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
         The coupling that the training started from.
     `mdata.uns[key_added]` : dict
