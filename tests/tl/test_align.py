@@ -197,7 +197,7 @@ def rotated(seed: int) -> md.MuData:
 
 def finds_rotation(seed: int) -> bool:
     mdata = rotated(seed)
-    align(mdata, links=None, use_rep="x", max_steps=100, random_state=seed)
+    align(mdata, links=None, use_rep="x", max_steps=50, random_state=seed)
     labels = {m: mdata[m].obs["cluster"].to_numpy() for m in "ab"}
     x, y = (mdata[m].obsm["X_scmmgan"] for m in "ab")
     nearest = ((x[:, None] - y[None]) ** 2).sum(2).argmin(1)
