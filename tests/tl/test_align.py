@@ -20,8 +20,8 @@ import scipy.sparse as sp
 import torch
 
 import scmmgan as smm
+from helpers import own_space, transform_of
 from scmmgan import metrics
-from scmmgan.model.transform import Transform
 
 QUICK = {"links": "gene", "max_steps": 3, "progress_bar": False}
 
@@ -37,17 +37,6 @@ def in_true_order(mdata: md.MuData, name: str, values: np.ndarray) -> np.ndarray
 def foscttm(mdata: md.MuData, a: str = "rna", b: str = "protein", key: str = "scmmgan") -> float:
     first, second = (in_true_order(mdata, m, mdata[m].obsm[f"X_{key}"]) for m in (a, b))
     return metrics.foscttm(first, second)
-
-
-def transform_of(mdata: md.MuData, name: str) -> Transform:
-    stored = mdata.uns["scmmgan"]["model"]["transforms"][name]
-    return Transform(**{key: np.asarray(value) for key, value in stored.items()})
-
-
-def own_space(mdata: md.MuData, name: str) -> np.ndarray:
-    model = smm.get.model(mdata)
-    start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(name)])
-    return mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[name]] * model.block_sd[name]
 
 
 # --- accuracy ----------------------------------------------------------------------------------------------------
