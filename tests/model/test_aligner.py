@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import permutations
 from typing import Any
@@ -123,6 +124,34 @@ def test_start_is_ridge_regression_on_the_anchors():
         np.testing.assert_allclose(aligner.translate(x[s], s, t), expected, atol=1e-4)
         # and that is a sensible map already
         assert ((expected - y) ** 2).mean() < 0.5 * y.var()
+
+
+def test_start_follows_the_weights_of_cells():
+    x, couplings = data()
+    rng = np.random.default_rng(0)
+    found = {}
+    for (s, t), c in couplings.items():
+        anchors, weight = c.anchors.copy(), np.ones(len(c.anchors), np.float32)
+        anchors[::4] = 30 * rng.normal(size=anchors[::4].shape)
+        weight[::4], weight[1::4] = 0, 0.5
+        found[s, t] = dataclasses.replace(c, anchors=anchors, weight=weight)
+    aligner = fit(x, found, max_steps=1, lr=1e-12)
+    for (s, t), c in found.items():
+        # a cell of weight 1 is two of weight ½
+        rows = np.repeat(np.arange(len(x[s])), (2 * c.weight).astype(int))
+        v, y = x[s][rows].astype(float), c.anchors[rows].astype(float)
+        centred = v - v.mean(0)
+        gram = centred.T @ centred
+        gram += 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        weight = np.linalg.solve(gram, centred.T @ (y - y.mean(0)))
+        np.testing.assert_allclose(aligner.translate(x[s], s, t), (x[s] - v.mean(0)) @ weight + y.mean(0), atol=1e-4)
+
+
+def test_start_when_no_cell_is_matched():
+    x, couplings = data()
+    none = {pair: dataclasses.replace(c, weight=np.zeros(len(c.anchors))) for pair, c in couplings.items()}
+    plain, lost = (fit(x, c, max_steps=1, lr=1e-12) for c in (couplings, none))
+    np.testing.assert_allclose(lost.translate(x["a"], "a", "b"), plain.translate(x["a"], "a", "b"), atol=1e-5)
 
 
 def test_start_in_a_shared_space_is_the_identity():

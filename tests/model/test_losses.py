@@ -86,7 +86,11 @@ def test_gradient_penalty_leaves_no_gradient_on_the_cells():
     assert weight.grad is not None
 
 
-@pytest.mark.parametrize("loss", [losses.cycle_loss, losses.anchor_loss])
+def plain_anchor_loss(mapped: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    return losses.anchor_loss(mapped, anchors, mapped.new_ones(len(mapped)))
+
+
+@pytest.mark.parametrize("loss", [losses.cycle_loss, plain_anchor_loss])
 def test_squared_errors_are_means_over_cells_and_dimensions(loss):
     x, y = arrays((20, 7), (20, 7))
     assert float(loss(*tensors(x, y))) == pytest.approx(((x - y) ** 2).mean(), rel=1e-5)
@@ -94,6 +98,28 @@ def test_squared_errors_are_means_over_cells_and_dimensions(loss):
     # twice as many cells and dimensions: the same
     doubled = [np.tile(v, (2, 2)) for v in (x, y)]
     assert float(loss(*tensors(*doubled))) == pytest.approx(((x - y) ** 2).mean(), rel=1e-5)
+
+
+def test_anchors_are_weighted_by_cell():
+    x, y, weight = arrays((20, 7), (20, 7), (20,))
+    weight = np.abs(weight)
+    expected = (weight * ((x - y) ** 2).mean(1)).sum() / weight.sum()
+    assert float(losses.anchor_loss(*tensors(x, y, weight))) == pytest.approx(expected, rel=1e-5)
+    # a cell of no weight says nothing, shares of all cells alike cancel
+    y[0] += 1e3
+    weight[0] = 0
+    expected = (weight * ((x - y) ** 2).mean(1))[1:].sum() / weight.sum()
+    for scale in (1, 0.01):
+        assert float(losses.anchor_loss(*tensors(x, y, scale * weight))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_any_matched_cell_has_no_anchor_loss():
+    x, y = tensors(*arrays((20, 7), (20, 7)))
+    x.requires_grad_()
+    value = losses.anchor_loss(x, y, torch.zeros(20))
+    value.backward()
+    assert float(value.detach()) == 0
+    assert not x.grad.any()
 
 
 def test_correlation():
@@ -148,7 +174,7 @@ def test_gradients_reach_the_mapped_cells_only_through_them(name: str):
     x, y = tensors(*arrays((32, 4), (32, 4)))
     y.requires_grad_()
     loss = getattr(losses, name)
-    (loss(y, x) if name == "anchor_loss" else loss(x, y)).backward()
+    (loss(y, x, torch.ones(32)) if name == "anchor_loss" else loss(x, y)).backward()
     assert float(y.grad.norm()) > 1e-4
     assert x.grad is None
 
@@ -158,6 +184,6 @@ def test_gradients_by_finite_differences():
     sign, weight = torch.tensor([1.0, -1, 1], dtype=torch.float64), torch.tensor([1.0, 2, 3], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda u, v: losses.link_loss(u, v, sign, weight), (a, b))
     assert torch.autograd.gradcheck(losses.cycle_loss, (a, b))
-    assert torch.autograd.gradcheck(losses.anchor_loss, (a, b))
+    assert torch.autograd.gradcheck(lambda u, v: losses.anchor_loss(u, v, weight[[0, 1, 2, 0, 1, 2, 0, 1]]), (a, b))
     assert torch.autograd.gradcheck(lambda v: losses.adversarial_loss(v[:, 0]), b)
     assert torch.autograd.gradcheck(lambda u, v: losses.discriminator_loss(u[:, 0], [v[:, 0], v[:, 1]]), (a, b))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from collections import defaultdict
@@ -186,6 +187,83 @@ def test_terms_have_the_weights_of_the_method(modalities: str, monkeypatch: pyte
     # every 4th step with fourfold weight
     assert {step for step, _ in slopes["geometry"]} == set(range(0, 40, 4))
     np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.5 / scale, rtol=1e-6)
+
+
+def with_known(couplings: dict, n: int, shift: float = 0.0) -> dict:
+    """The first `n` cells of every modality as known pairs, their anchors moved by `shift`."""
+    out = {}
+    for pair, c in couplings.items():
+        known, anchors = np.arange(len(c.anchors)) < n, c.anchors.copy()
+        anchors[known] += np.float32(shift)
+        out[pair] = dataclasses.replace(c, anchors=anchors, known=known)
+    return out
+
+
+def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    """The slope of what is minimised with respect to every mapped cell, by anchors alone."""
+    x, couplings, loadings = problem
+    weight = np.linspace(0.2, 1, len(x["a"])).astype(np.float32)
+    found = with_known(couplings, 40)
+    found["a", "b"] = dataclasses.replace(found["a", "b"], weight=weight)
+    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    rows: list[np.ndarray] = []
+    original, drawn = losses.anchor_loss, training.Problem.anchored
+
+    def anchored(self: Any, source: str, target: str, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if source == "a":
+            rows.append(at.numpy())
+        return drawn(self, source, target, at)
+
+    def loss(mapped: torch.Tensor, anchors: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        # only the first of the two evaluations of a pair: the slope sums both up
+        if mapped.requires_grad and mapped.shape[1] == x["b"].shape[1] and len(rows) % 2:
+            error = 2 * (mapped - anchors).detach().numpy() / mapped.shape[1]
+            at = rows[-1]
+            mapped.register_hook(lambda slope: seen.append((at, error, slope.numpy())))
+        return original(mapped, anchors, share)
+
+    monkeypatch.setattr(training.Problem, "anchored", anchored)
+    monkeypatch.setattr(losses, "anchor_loss", loss)
+    weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0}
+    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=True)
+    assert len(seen) == 20
+    for step, (at, error, slope) in enumerate(seen):
+        factor = np.where(at < 40, 1, max(0, 1 - step / 20 / 0.7))
+        expected = 5 * (factor * weight[at])[:, None] * error / weight[at].sum()
+        np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-8)
+    assert np.isfinite(history["pairs"]).all()
+
+
+def test_known_pairs_outlast_the_annealing(problem: tuple):
+    """Anchors moved away from where links and cycle lead: known ones are still followed at the end."""
+    x, couplings, loadings = problem
+    errors = {}
+    for n in (0, 60):
+        found = with_known(couplings, 60, shift=0.5)
+        found = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < n) for pair, c in found.items()}
+        aligner, history = fit(x, found, loadings, max_steps=300)
+        errors[n] = ((aligner.translate(x["a"], "a", "b") - found["a", "b"].anchors)[:60] ** 2).mean()
+        assert ("pairs" in history) == (n > 0)
+    assert errors[60] < errors[0] / 2
+
+
+def test_cells_without_a_partner_are_left_out(problem: tuple):
+    """Anchors that make no sense, but of weight 0, change nothing."""
+    x, couplings, loadings = problem
+    rng = np.random.default_rng(0)
+    runs = []
+    for noise in (0.0, 10.0):
+        found = {}
+        for pair, c in couplings.items():
+            lost = np.arange(len(c.anchors)) % 3 == 0
+            anchors = np.where(lost[:, None], c.anchors + noise * rng.normal(size=c.anchors.shape), c.anchors)
+            found[pair] = dataclasses.replace(c, anchors=anchors.astype(np.float32), weight=1.0 - lost)
+        runs.append(fit(x, found, loadings))
+    (first, history), (second, again) = runs
+    assert history == again
+    assert differences(first, second) == []
+    other, _ = fit(x, couplings, loadings)
+    assert differences(first, other)
 
 
 @pytest.mark.parametrize("name", TERMS)

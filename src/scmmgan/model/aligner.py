@@ -60,7 +60,7 @@ class Aligner:
             if shared:
                 start = np.eye(aligner.widths[b], aligner.widths[a]), np.zeros(aligner.widths[b])
             else:
-                start = _ridge(x[a], couplings[a, b].anchors)
+                start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
             generator.start_from(*(torch.as_tensor(v, dtype=torch.float32) for v in start))
         problem = _problem(x, couplings, loadings, weights, random_state, device)
         for net in (*aligner.generators.values(), *discriminators.values()):
@@ -122,14 +122,17 @@ class Aligner:
         return aligner
 
 
-def _ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Linear map (weight p' × p, bias) of least squares from cells to their anchors, slightly shrunk."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    mean_x, mean_y = x.mean(0), y.mean(0)
+def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Linear map (weight p' × p, bias) of weighted least squares from cells to their anchors, slightly shrunk."""
+    x, y, share = x.astype(np.float64), y.astype(np.float64), share.astype(np.float64)
+    # no cell matched at all: the anchors are still the best guess there is
+    share = share / share.sum() if share.any() else np.full(len(x), 1 / len(x))
+    mean_x, mean_y = share @ x, share @ y
     centred = x - mean_x
-    gram = centred.T @ centred
+    weighted = centred.T * share
+    gram = weighted @ centred
     gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    weight = np.linalg.solve(gram, centred.T @ (y - mean_y)).T
+    weight = np.linalg.solve(gram, weighted @ (y - mean_y)).T
     return weight, mean_y - weight @ mean_x
 
 
@@ -156,6 +159,8 @@ def _problem(
     return training.Problem(
         x={m: tensor(v) for m, v in x.items()},
         anchors={pair: tensor(c.anchors) for pair, c in couplings.items()},
+        anchor_weight={pair: tensor(c.weight) for pair, c in couplings.items()},
+        known={pair: tensor(c.known) for pair, c in couplings.items()},
         links={pair: training.Links(*(tensor(v) for v in arrays)) for pair, arrays in loadings.items()},
         rows=rows,
         held_out=held_out,

@@ -40,13 +40,24 @@ class Landmarks:
 class Coupling:
     """Cells of the source coupled with landmarks of the target.
 
-    `plan` (n × m, rows sum to 1, 32 largest each), `anchors` (n × p, target model space).
+    `plan` (n × m, rows sum to 1, 32 largest each), `anchors` (n × p, target model space). `weight` (n,): matched share
+    of each cell's mass, in [0, 1]; `known` (n,): the anchor is the cell's known partner itself.
     """
 
     plan: sp.csr_matrix
     anchors: np.ndarray
     landmarks: Landmarks
     info: dict[str, Any] = field(default_factory=dict)
+    weight: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))  # empty: all 1
+    known: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))  # empty: none
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("weight", np.ones(len(self.anchors), np.float32)),
+            ("known", np.zeros(len(self.anchors), bool)),
+        ):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, value)
 
 
 def find_landmarks(x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random_state: int = 0) -> Landmarks:

@@ -34,9 +34,11 @@ def cycle_loss(x: Tensor, x_cycle: Tensor) -> Tensor:
     return F.mse_loss(x_cycle, x)
 
 
-def anchor_loss(mapped: Tensor, anchors: Tensor) -> Tensor:
-    """Mean squared error between mapped cells and their anchors, over cells and dimensions."""
-    return F.mse_loss(mapped, anchors)
+def anchor_loss(mapped: Tensor, anchors: Tensor, weight: Tensor) -> Tensor:
+    """Squared error between mapped cells and their anchors: mean over dimensions, weighted mean over cells."""
+    error = ((mapped - anchors) ** 2).mean(1)
+    # cells without any partner may fill a batch
+    return (weight * error).sum() / weight.sum().clamp(min=1e-9)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

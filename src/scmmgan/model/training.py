@@ -20,7 +20,7 @@ logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
 WEIGHTS = {"adversarial": 1.0, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.5}  # METHOD §5
-OTHERS = ("discriminator", "discriminator gradient", "gradient")
+OTHERS = ("pairs", "discriminator", "discriminator gradient", "gradient")
 EVERY = 4  # steps between evaluations of the two costly terms, which then count fourfold
 PENALTY = 0.1 / 2  # γ / 2 of the gradient penalty
 PENALTY_ROWS = 64
@@ -45,10 +45,16 @@ class Problem:
 
     x: dict[str, Tensor]
     anchors: dict[Pair, Tensor]
+    anchor_weight: dict[Pair, Tensor]  # (n,) in [0, 1]
+    known: dict[Pair, Tensor]  # (n,) 1 where the anchor is a known partner, else 0
     links: dict[Pair, Links]
     rows: dict[str, Tensor]  # row numbers to train on
     held_out: dict[str, Tensor]  # row numbers to check on
     weights: dict[str, float]
+
+    def anchored(self, source: str, target: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Anchors and their weights for some cells of the source."""
+        return self.anchors[source, target][rows], self.anchor_weight[source, target][rows]
 
 
 @contextmanager
@@ -179,7 +185,9 @@ def _step(
     judges.freeze(True)
     terms = _mapper_terms(step, x, rows, mapped, problem, mappers, judges)
     judges.freeze(False)
-    weights = {**problem.weights, "anchors": problem.weights["anchors"] * anneal}
+    # anneal · L + (1 - anneal) · L of known pairs: theirs keep their full weight to the end
+    anchors = problem.weights["anchors"]
+    weights = {**problem.weights, "anchors": anchors * anneal, "pairs": anchors * (1 - anneal)}
     scale = len(x) - 1
     parts = [weights[name] * (EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
     if not parts and step == 0:
@@ -215,7 +223,12 @@ def _mapper_terms(
         if weights["cycle"]:
             parts["cycle"].append(losses.cycle_loss(x[source], mappers.nets[target, source](y)))
         if weights["anchors"] and (source, target) in problem.anchors:
-            parts["anchors"].append(losses.anchor_loss(y, problem.anchors[source, target][rows[source]]))
+            parts["anchors"].append(losses.anchor_loss(y, *problem.anchored(source, target, rows[source])))
+            if problem.known[source, target].any():
+                anchors, weight = problem.anchored(source, target, rows[source])
+                known = weight * problem.known[source, target][rows[source]]
+                share = known.sum() / weight.sum().clamp(min=1e-9)
+                parts["pairs"].append(share * losses.anchor_loss(y, anchors, known))
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
             parts["links"].append(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
@@ -251,7 +264,7 @@ def _held_out_score(
         if weights["cycle"]:
             score += float(losses.cycle_loss(x[source], generators[target, source](y)))
         if weights["anchors"] and (source, target) in problem.anchors:
-            score += float(losses.anchor_loss(y, problem.anchors[source, target][problem.held_out[source]]))
+            score += float(losses.anchor_loss(y, *problem.anchored(source, target, problem.held_out[source])))
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
             score += float(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
