@@ -14,7 +14,7 @@ import torch
 from scmmgan.model import aligner as module
 from scmmgan.model.aligner import Aligner
 from scmmgan.model.coupling import couple_links
-from scmmgan.model.training import WEIGHTS
+from scmmgan.model.training import WEIGHTS, Recipe
 
 
 def data(names: tuple[str, ...] = ("a", "b"), n: int = 120, seed: int = 0) -> tuple[dict, dict]:
@@ -32,7 +32,9 @@ def data(names: tuple[str, ...] = ("a", "b"), n: int = 120, seed: int = 0) -> tu
 
 
 def fit(x: dict, couplings: dict, **arguments: Any) -> Aligner:
-    settings = {"shared": False, "weights": WEIGHTS, "max_steps": 30, "batch_size": 64, "lr": 1e-3, **arguments}
+    rules = {"max_steps": 30, "batch_size": 64, "lr": 1e-3}
+    rules |= {name: arguments.pop(name) for name in set(rules) & set(arguments)}
+    settings = {"shared": False, "weights": WEIGHTS, "recipe": Recipe(**rules), **arguments}
     return Aligner.fit(x, couplings, {}, random_state=0, device="cpu", progress_bar=False, **settings)[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -12,21 +13,26 @@ import torch
 
 from scmmgan.model import training
 from scmmgan.model.coupling import Coupling
-from scmmgan.model.networks import Discriminator, Generator
+from scmmgan.model.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator
 
 Pair = tuple[str, str]
 Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p × l), target (p' × l), sign, weight (l,)
 CHUNK = 8_192  # cells mapped at one time
 RIDGE = 1e-2  # of the mean variance, for the linear start
+REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
 
 
 class Aligner:
-    """One generator for every ordered pair of modalities, between model spaces of the given widths."""
+    """One generator for every ordered pair of modalities, between model spaces of the given widths.
 
-    def __init__(self, widths: Mapping[str, int]) -> None:
+    `networks` is `"default"`, `"paper"`, or `"coupling"`: the barycentric map of the coupling, which is not trained.
+    """
+
+    def __init__(self, widths: Mapping[str, int], networks: str = "default") -> None:
         self.widths = dict(widths)
+        self.networks = networks
         self.block_sd = dict.fromkeys(widths, 1.0)
-        self.generators = {(a, b): Generator(widths[a], widths[b]) for a, b in permutations(widths, 2)}
+        self.generators = {(a, b): GENERATORS[networks](widths[a], widths[b]) for a, b in permutations(widths, 2)}
 
     @property
     def modalities(self) -> list[str]:
@@ -42,36 +48,36 @@ class Aligner:
         *,
         shared: bool,
         weights: Mapping[str, float],
-        max_steps: int,
-        batch_size: int,
-        lr: float,
+        recipe: training.Recipe,
         random_state: int,
         device: str,
         progress_bar: bool,
+        networks: str = "default",
+        coupled: bool = True,
     ) -> tuple[Aligner, dict[str, list[float]]]:
-        """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history."""
+        """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
+
+        Without `coupled` only known pairs are followed, and the start is random.
+        """
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the accelerators, too, and they are not restored
             torch.default_generator.manual_seed(random_state)
-            aligner = cls({m: v.shape[1] for m, v in x.items()})
-            discriminators = {m: Discriminator(p) for m, p in aligner.widths.items()}
+            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks)
+            discriminators = {
+                m: DISCRIMINATORS[networks](p) for m, p in aligner.widths.items() if networks in DISCRIMINATORS
+            }
         aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in x.items()}
-        for (a, b), generator in aligner.generators.items():
-            if shared:
-                start = np.eye(aligner.widths[b], aligner.widths[a]), np.zeros(aligner.widths[b])
-            else:
-                start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
-            generator.start_from(*(torch.as_tensor(v, dtype=torch.float32) for v in start))
-        problem = _problem(x, couplings, loadings, weights, random_state, device)
+        aligner._start(x, couplings, shared=shared, coupled=coupled, random_state=random_state)
+        if networks not in DISCRIMINATORS:
+            return aligner, aligner._errors(x, couplings)
+        problem = _problem(x, couplings, loadings, weights, coupled, random_state, device)
         for net in (*aligner.generators.values(), *discriminators.values()):
             net.to(device)
         history = training.fit(
             dict(aligner.generators),
             dict(discriminators),
             problem,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            lr=lr,
+            recipe,
             random_state=random_state,
             accelerator=torch.device(device).type,
             progress_bar=progress_bar,
@@ -80,6 +86,38 @@ class Aligner:
             generator.to("cpu").eval()
         return aligner, history
 
+    def _start(
+        self,
+        x: Mapping[str, np.ndarray],
+        couplings: Mapping[Pair, Coupling],
+        *,
+        shared: bool,
+        coupled: bool,
+        random_state: int,
+    ) -> None:
+        """Set the linear skips, or the cells that the coupling's own map remembers."""
+        for (a, b), generator in self.generators.items():
+            if isinstance(generator, BarycentricMap):
+                found = couplings[a, b]
+                rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
+                share = found.weight if found.weight.any() else np.ones(len(x[a]))
+                generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
+            elif isinstance(generator, Generator) and shared:
+                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
+            elif isinstance(generator, Generator) and coupled:
+                start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
+                generator.start_from(*(_float(v) for v in start))
+
+    def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
+        """A history of one row for what was not trained: errors at the anchors and of the way there and back."""
+        cycle = anchors = 0.0
+        for (a, b), coupling in couplings.items():
+            there = self.translate(x[a], a, b)
+            cycle += float(((self.translate(there, b, a) - x[a]) ** 2).mean())
+            anchors += float(((there - coupling.anchors) ** 2).mean())
+        scale = len(self.widths) - 1
+        return {"step": [0], "cycle": [cycle / scale], "anchors": [anchors / scale]}
+
     @torch.inference_mode()
     def translate(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         """Map cells (n × p, model space of `source`) into the model space of `target`; each on its own."""
@@ -87,9 +125,7 @@ class Aligner:
             return np.asarray(x, dtype=np.float32)
         generator = self.generators[source, target].eval()
         starts = range(0, max(len(x), 1), CHUNK)
-        # a copy: torch warns of arrays that it could not write to
-        chunks = [torch.from_numpy(np.array(x[i : i + CHUNK], dtype=np.float32)) for i in starts]
-        return np.concatenate([generator(chunk).numpy() for chunk in chunks])
+        return np.concatenate([generator(_float(x[i : i + CHUNK])).numpy() for i in starts])
 
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
         """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells."""
@@ -98,6 +134,7 @@ class Aligner:
     def state(self) -> tuple[str, dict[str, np.ndarray]]:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
         config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
+        config["networks"] = self.networks
         weights = {
             f"{i}:{name}": value.detach().numpy().copy()
             for i, generator in enumerate(self.generators.values())
@@ -110,16 +147,24 @@ class Aligner:
         """Rebuild an aligner from what `state` gave."""
         found = json.loads(config)
         with torch.random.fork_rng(devices=[]):
-            aligner = cls({m: found["widths"][m] for m in found["modalities"]})
+            # models written before there was a choice do not name their networks
+            aligner = cls({m: found["widths"][m] for m in found["modalities"]}, found.get("networks", "default"))
         aligner.block_sd = dict(found["block_sd"])
         for i, generator in enumerate(aligner.generators.values()):
             prefix = f"{i}:"
             state = {
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
+            if isinstance(generator, BarycentricMap):
+                generator.remember(**state)
             generator.load_state_dict(state)
             generator.eval()
         return aligner
+
+
+def _float(v: np.ndarray) -> torch.Tensor:
+    # a copy: torch warns of arrays that it could not write to
+    return torch.from_numpy(np.array(v, dtype=np.float32))
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,13 +186,14 @@ def _problem(
     couplings: Mapping[Pair, Coupling],
     loadings: Mapping[Pair, Loadings],
     weights: Mapping[str, float],
+    coupled: bool,
     random_state: int,
     device: str,
 ) -> training.Problem:
     """Tensors on the device; a tenth of the cells, at most 500, is held out; below 100 cells all train, too."""
 
     def tensor(v: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(v, dtype=np.float32)).to(device)
+        return _float(v).to(device)
 
     rng = np.random.default_rng(random_state)
     rows, held_out = {}, {}
@@ -156,6 +202,8 @@ def _problem(
         n = min(500, -(-len(v) // 10))
         held_out[m] = torch.as_tensor(np.sort(order[:n]), device=device)
         rows[m] = torch.as_tensor(np.sort(order[n:] if len(v) >= 100 else order), device=device)
+    if not coupled:
+        couplings = {pair: replace(c, weight=c.weight * c.known) for pair, c in couplings.items() if c.known.any()}
     return training.Problem(
         x={m: tensor(v) for m, v in x.items()},
         anchors={pair: tensor(c.anchors) for pair, c in couplings.items()},

@@ -97,16 +97,29 @@ def pairwise_distances(x: Tensor) -> Tensor:
     return (squared.clamp(min=0) + 1e-12).sqrt().masked_fill(diagonal, 0.0)
 
 
+def kernel_widths(distances: Tensor) -> Tensor:
+    """Distance (B,) of every cell to its k-th nearest other cell, k = a tenth of the batch, detached (METHOD §6, s)."""
+    n = len(distances)
+    k = min(max(5, round(0.1 * n)), n - 1)
+    distances = distances.detach()
+    # sorted rows start with the cell itself, so entry k is the k-th other cell
+    width = distances.kthvalue(k + 1, dim=1).values
+    return width.clamp(min=max(1e-3 * float(distances.mean()), 1e-9))  # k copies of a cell: no division by zero
+
+
 def diffusion_kernel(x: Tensor) -> Tensor:
     """Triangle kernel K (B × B) with a floor that keeps one component (METHOD §6, K)."""
     distances = pairwise_distances(x)
-    k = min(max(5, round(0.1 * len(x))), len(x) - 1)
-    mean = distances.mean()
-    # sorted rows start with the cell itself, so entry k is the k-th other cell
-    width = distances.detach().kthvalue(k + 1, dim=1).values
-    width = width.clamp(min=max(1e-3 * float(mean.detach()), 1e-9))  # k copies of a cell: no division by zero
+    mean, width = distances.mean(), kernel_widths(distances)
     triangle = (1 - distances / (width[:, None] * width[None, :]).sqrt()).clamp(min=0)
     return triangle + 1e-3 * (-distances / mean.clamp(min=1e-9)).exp()
+
+
+def paper_kernel(x: Tensor) -> Tensor:
+    """The published kernel (B × B): max(0, 1 - d / s_a), symmetrised, without a floor (METHOD §6, K₁)."""
+    distances = pairwise_distances(x)
+    triangle = (1 - distances / kernel_widths(distances)[:, None]).clamp(min=0)
+    return (triangle + triangle.T) / 2
 
 
 def symmetric_operator(kernel: Tensor) -> Tensor:
@@ -122,3 +135,20 @@ def heat_operator(x: Tensor) -> Tensor:
     for _ in range(3):
         operator = operator @ operator
     return operator
+
+
+def spectrum(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, descending, and eigenvectors (columns) of S = K / sqrt(q_a q_b), the trivial one last; detached.
+
+    The trivial eigenvector sqrt(q) of eigenvalue 1 is taken out beforehand: two far clusters have a second one.
+    """
+    import torch
+
+    with torch.no_grad():
+        root = kernel.sum(1).sqrt()
+        trivial = root / root.norm()
+        values, vectors = torch.linalg.eigh(kernel / torch.outer(root, root) - 2 * torch.outer(trivial, trivial))
+        values, vectors = values.flip(0), vectors.flip(1)
+        # shifted from 1 to the lower end of the spectrum
+        values[-1] = 1.0
+    return values, vectors

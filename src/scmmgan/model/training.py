@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from scmmgan.model import losses
+from scmmgan.model.networks import BatchNorm, frozen_statistics
 
 logger = logging.getLogger("scmmgan")
 
@@ -57,6 +58,19 @@ class Problem:
         return self.anchors[source, target][rows], self.anchor_weight[source, target][rows]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How long and by what rules a method trains; `plain`: constant rate, nothing clipped, annealed or penalised."""
+
+    max_steps: int
+    batch_size: int
+    lr: float
+    geometry: str | None = "heat"
+    cycle_as_real: bool = False
+    betas: tuple[float, float] = (0.5, 0.99)
+    plain: bool = False
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Small networks gain nothing from threads; one keeps results independent of the cores and of other load."""
@@ -73,10 +87,8 @@ def fit(
     generators: dict[Pair, nn.Module],
     discriminators: dict[str, nn.Module],
     problem: Problem,
+    recipe: Recipe,
     *,
-    max_steps: int,
-    batch_size: int,
-    lr: float,
     random_state: int,
     accelerator: str,
     progress_bar: bool,
@@ -84,16 +96,16 @@ def fit(
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
     from tqdm.auto import tqdm
 
-    fabric = Fabric(accelerator=accelerator, devices=1)
-    players = [_Player(fabric, nets, lr, max_steps) for nets in (generators, discriminators)]
+    fabric, max_steps = Fabric(accelerator=accelerator, devices=1), recipe.max_steps
+    players = [_Player(fabric, nets, recipe) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
     history: dict[str, list[float]] = defaultdict(list)
     window: list[dict[str, float]] = []
     strikes: dict[str, int] = {}
     bar = tqdm(range(max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
-    for step, rows in zip(bar, _batches(problem, batch_size, random_state)):
-        terms = _step(step, rows, problem, *players, anneal=max(0.0, 1 - step / max_steps / 0.7))
+    for step, rows in zip(bar, _batches(problem, recipe.batch_size, random_state)):
+        terms = _step(step, rows, problem, recipe, *players)
         # counted by term, over the steps that evaluate it
         strikes |= {name: 0 if math.isfinite(v) else strikes.get(name, 0) + 1 for name, v in terms.items()}
         broken = [name for name, value in terms.items() if not math.isfinite(value)]
@@ -111,28 +123,33 @@ def fit(
             score = _held_out_score(generators, players[0].parameters, average, problem)
             # equal scores: the later weights have seen more
             if score <= best_score:
-                best, best_score = [a.clone() for a in average], score
+                best, best_score = [a.clone() for a in (*average, *players[0].buffers)], score
     if not math.isfinite(best_score):
         broken = [name for name, count in strikes.items() if count]
         raise ValueError(
             f"Losses or gradients were not finite: {', '.join(broken)}. Lower `lr`, or that term's weight."
         )
-    _load(players[0].parameters, best)
+    _load([*players[0].parameters, *players[0].buffers], best)
     return dict(history)
 
 
 class _Player:
     """The networks of one side of the game with their optimizer."""
 
-    def __init__(self, fabric: Fabric, nets: Mapping[Any, nn.Module], lr: float, max_steps: int) -> None:
+    def __init__(self, fabric: Fabric, nets: Mapping[Any, nn.Module], recipe: Recipe) -> None:
         self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
+        self.buffers: list[Tensor] = [b for net in nets.values() for b in net.buffers()]
+        self.norms = [m for net in nets.values() for m in net.modules() if isinstance(m, BatchNorm)]
         self.nets = {name: fabric.setup_module(net) for name, net in nets.items()}
-        adam = torch.optim.Adam(self.parameters, lr=lr, betas=(0.5, 0.99), fused=True)
+        adam = torch.optim.Adam(self.parameters, lr=recipe.lr, betas=recipe.betas, fused=True)
         self.optimizer: Any = fabric.setup_optimizers(adam)
-        # warm-up over 50 steps, linear decay over the last 40 %
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            adam, lambda step: min(1.0, (step + 1) / 50, (1 - step / max_steps) / 0.4)
-        )
+        self.clip = math.inf if recipe.plain else 5.0
+
+        def rate(step: int) -> float:
+            # warm-up over 50 steps, linear decay over the last 40 %
+            return 1.0 if recipe.plain else min(1.0, (step + 1) / 50, (1 - step / recipe.max_steps) / 0.4)
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
         self.backward: Callable[[Tensor], None] = fabric.backward
 
     def update(self, loss: Tensor) -> float:
@@ -141,7 +158,7 @@ class _Player:
         if not math.isfinite(float(loss.detach())):
             return 0.0
         self.backward(loss)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, 5.0))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
         if math.isfinite(norm):
             self.optimizer.step()
             # the rate counts steps that were taken
@@ -169,23 +186,31 @@ def _batches(problem: Problem, batch_size: int, random_state: int) -> Iterator[d
 
 
 def _step(
-    step: int, rows: dict[str, Tensor], problem: Problem, mappers: _Player, judges: _Player, *, anneal: float
+    step: int, rows: dict[str, Tensor], problem: Problem, recipe: Recipe, mappers: _Player, judges: _Player
 ) -> dict[str, float]:
     """One discriminator step, then one generator step; returns every loss term as a float."""
     x = {m: problem.x[m][at] for m, at in rows.items()}
     mapped = {pair: net(x[pair[0]]) for pair, net in mappers.nets.items()}
+    cycled: dict[Pair, Tensor] = {}
+    if problem.weights["cycle"] or recipe.cycle_as_real:
+        with frozen_statistics(mappers.norms):
+            cycled = {(s, t): mappers.nets[t, s](y) for (s, t), y in mapped.items()}
     out: dict[str, float] = {}
     if problem.weights["adversarial"]:
-        loss = torch.stack([_judge_loss(m, judges.nets[m], x[m], mapped, penalty=step % EVERY == 0) for m in x]).sum()
+        penalty = step % EVERY == 0 and not recipe.plain
+        real = {m: [x[m], *(y for (s, _), y in cycled.items() if s == m and recipe.cycle_as_real)] for m in x}
+        loss = torch.stack([_judge_loss(m, judges.nets[m], real[m], mapped, penalty=penalty) for m in x]).sum()
         out["discriminator"] = float(loss.detach())
         out["discriminator gradient"] = judges.update(loss)
         if not all(math.isfinite(value) for value in out.values()):
             return out
     # the mapping's gradient flows through the judges, not into them
     judges.freeze(True)
-    terms = _mapper_terms(step, x, rows, mapped, problem, mappers, judges)
+    geometry = recipe.geometry if step % EVERY == 0 else None
+    terms = _mapper_terms(x, rows, mapped, cycled, problem, judges, geometry)
     judges.freeze(False)
     # anneal · L + (1 - anneal) · L of known pairs: theirs keep their full weight to the end
+    anneal = 1.0 if recipe.plain else max(0.0, 1 - step / recipe.max_steps / 0.7)
     anchors = problem.weights["anchors"]
     weights = {**problem.weights, "anchors": anchors * anneal, "pairs": anchors * (1 - anneal)}
     scale = len(x) - 1
@@ -198,22 +223,23 @@ def _step(
     return {**{name: float(value.detach()) / scale for name, value in terms.items()}, **out, "gradient": gradient}
 
 
-def _judge_loss(m: str, net: nn.Module, x: Tensor, mapped: dict[Pair, Tensor], *, penalty: bool) -> Tensor:
+def _judge_loss(m: str, net: nn.Module, real: list[Tensor], mapped: dict[Pair, Tensor], *, penalty: bool) -> Tensor:
     fakes = [net(y.detach()) for (_, target), y in mapped.items() if target == m]
-    loss = losses.discriminator_loss(net(x), fakes)
+    # batches pass one by one: batch norm and minibatch features must not see measured and mapped cells together
+    loss = losses.discriminator_loss(torch.cat([net(x.detach()) for x in real]), fakes)
     if penalty:
-        loss = loss + EVERY * PENALTY * losses.gradient_penalty(net, x[:PENALTY_ROWS])
+        loss = loss + EVERY * PENALTY * losses.gradient_penalty(net, real[0][:PENALTY_ROWS])
     return loss
 
 
 def _mapper_terms(
-    step: int,
     x: dict[str, Tensor],
     rows: dict[str, Tensor],
     mapped: dict[Pair, Tensor],
+    cycled: dict[Pair, Tensor],
     problem: Problem,
-    mappers: _Player,
     judges: _Player,
+    geometry: str | None,
 ) -> dict[str, Tensor]:
     """All generator terms with a weight, each summed over ordered pairs."""
     weights, parts = problem.weights, defaultdict(list)
@@ -221,19 +247,20 @@ def _mapper_terms(
         if weights["adversarial"]:
             parts["adversarial"].append(losses.adversarial_loss(judges.nets[target](y)))
         if weights["cycle"]:
-            parts["cycle"].append(losses.cycle_loss(x[source], mappers.nets[target, source](y)))
+            parts["cycle"].append(losses.cycle_loss(x[source], cycled[source, target]))
         if weights["anchors"] and (source, target) in problem.anchors:
-            parts["anchors"].append(losses.anchor_loss(y, *problem.anchored(source, target, rows[source])))
+            anchors, weight = problem.anchored(source, target, rows[source])
+            parts["anchors"].append(losses.anchor_loss(y, anchors, weight))
             if problem.known[source, target].any():
-                anchors, weight = problem.anchored(source, target, rows[source])
                 known = weight * problem.known[source, target][rows[source]]
                 share = known.sum() / weight.sum().clamp(min=1e-9)
                 parts["pairs"].append(share * losses.anchor_loss(y, anchors, known))
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
             parts["links"].append(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
-        if weights["geometry"] and step % EVERY == 0:
-            parts["geometry"].append(losses.heat_loss(x[source], y))
+        if weights["geometry"] and geometry:
+            # looked up by name, as all terms are
+            parts["geometry"].append(getattr(losses, f"{geometry}_loss")(x[source], y))
     return {name: torch.stack(values).sum() for name, values in parts.items()}
 
 
@@ -257,6 +284,8 @@ def _held_out_score(
     """Label-free: cycle, anchor and link errors, where trained on, of held-out cells under the averaged weights."""
     current = [p.detach().clone() for p in parameters]
     _load(parameters, average)
+    for net in generators.values():
+        net.eval()
     x = {m: problem.x[m][at] for m, at in problem.held_out.items()}
     weights, score = problem.weights, 0.0
     for (source, target), net in generators.items():
@@ -269,6 +298,8 @@ def _held_out_score(
             link = problem.links[source, target]
             score += float(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
     _load(parameters, current)
+    for net in generators.values():
+        net.train()
     return score if math.isfinite(score) else math.inf
 
 

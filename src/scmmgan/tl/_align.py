@@ -38,10 +38,13 @@ def align(
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
     n_pcs: int | Mapping[str, int] = DEFAULTS["n_pcs"],
     smooth: int | Mapping[str, int | None] | None = DEFAULTS["smooth"],
+    method: str = "scmmgan",
+    geometry: str | None = "auto",
+    cycle_as_real: bool = False,
     weights: Mapping[str, float] | None = None,
-    max_steps: int = 1_000,
-    batch_size: int = 256,
-    lr: float = 1e-3,
+    max_steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     random_state: int = 0,
     device: str = "auto",
     key_added: str = "scmmgan",
@@ -77,15 +80,26 @@ def align(
         Principal components of model space (default 50, METHOD §2).
     smooth
         Diffusion steps of the smoothing before the PCA (default 3, METHOD §2); `None` or 0: none.
+    method
+        `"scmmgan"` (default). For comparison: `"coupling"`, the coupling itself as a map, between the 15 nearest cells,
+        without training (nothing below down to `lr` matters to it); `"scmmgan-paper"`, the published networks, weights
+        and rates, which follow linked features and known pairs but no coupling; `"cyclegan"`, the default's networks
+        with nothing but adversarial and cycle terms.
+    geometry
+        How a batch's geometry is compared with its images': `"heat"`, `"subspace"` or `"eigvec"` (METHOD §6), `None`:
+        not at all. Default `"auto"`, the method's own: heat, eigvec (`"scmmgan-paper"`) or none (`"cyclegan"`).
+    cycle_as_real
+        Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
         Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .5 (METHOD §5). 0 leaves a term out.
+        `geometry` .5 (METHOD §5). 0 leaves a term out. `"scmmgan-paper"`: anchors (known pairs), links and geometry 10.
     max_steps
-        Training steps (default 1,000, METHOD §5).
+        Training steps (default 1,000, METHOD §5; `"scmmgan-paper"`: 20,000).
     batch_size
         Cells of each modality per step (default 256, METHOD §5; fewer where there are fewer).
     lr
         Adam's learning rate (default 1e-3, METHOD §5), warmed up over 50 steps, decaying over the last 40 %.
+        `"scmmgan-paper"`: 1e-4, constant.
     random_state
         Seed of everything random; global generators stay untouched. The same seed gives the same bits on CPU.
     device
@@ -153,14 +167,16 @@ def align(
     tables = _telling(tables, {d.name: d for d in domains}, explicit=not (isinstance(links, str) and links == "auto"))
     couplings, loadings = _prior(domains, tables, shared, random_state)
 
-    from scmmgan.model.aligner import Aligner
+    from scmmgan.model import methods
 
-    chosen = ("weights", "max_steps", "batch_size", "lr", "random_state", "device", "progress_bar")
-    aligner, history = Aligner.fit(
+    chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
+    aligner, history = methods.fit(
+        method,
         {d.name: d.x for d in domains},
         couplings,
         loadings,
         shared=shared,
+        progress_bar=progress_bar,
         **{name: arguments[name] for name in chosen},
     )
     params = _params(arguments | {"modalities": names}, couplings, shared, time.perf_counter() - start)
@@ -170,8 +186,15 @@ def align(
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Checked settings of the training, all loss weights among them."""
-    from scmmgan.model.training import WEIGHTS
+    from scmmgan.model import methods
 
+    method = methods.lookup(arguments["method"])
+    geometry = method.geometry if arguments["geometry"] == "auto" else methods.check_geometry(arguments["geometry"])
+    if not isinstance(arguments["cycle_as_real"], bool):
+        raise TypeError(f"`cycle_as_real` must be True or False, got {arguments['cycle_as_real']!r}.")
+    # what is not given is the method's own
+    own = {name: getattr(method, name) for name in ("max_steps", "batch_size", "lr") if arguments[name] is None}
+    arguments = {**arguments, **own}
     key_added, lr, weights = arguments["key_added"], arguments["lr"], arguments["weights"]
     if not isinstance(key_added, str) or not _domain.storable(key_added):
         raise ValueError(f"`key_added` must be a name without slashes, not empty and not '.', got {key_added!r}.")
@@ -184,15 +207,15 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"`lr` must be a finite number above 0, got {lr!r}.")
     if weights is not None and not isinstance(weights, Mapping):
         raise TypeError(f"`weights` must be a dict from loss to weight, got {weights!r}.")
-    if unknown := sorted({str(name) for name in weights or {}} - set(WEIGHTS)):
-        raise KeyError(f"`weights` names losses {unknown}. Known: {list(WEIGHTS)}.")
-    merged = {**WEIGHTS, **(weights or {})}
+    if unknown := sorted({str(name) for name in weights or {}} - set(method.weights)):
+        raise KeyError(f"`weights` names losses {unknown}. Known: {list(method.weights)}.")
+    merged = {**method.weights, **(weights or {})}
     if bad := {n: w for n, w in merged.items() if not (isinstance(w, Real) and 0 <= float(w) < float("inf"))}:
         raise ValueError(f"`weights` must be finite numbers, none negative, got {bad}.")
     if not any(merged.values()):
         raise ValueError("All `weights` are 0: nothing would be trained. Leave one above 0.")
     numbers = {"lr": float(lr), "weights": {name: float(weight) for name, weight in merged.items()}}
-    return {**whole, **numbers, "device": _device(arguments["device"])}
+    return {**whole, **numbers, "geometry": geometry, "device": _device(arguments["device"])}
 
 
 def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
