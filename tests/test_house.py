@@ -29,6 +29,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # the boundary between MuData and arrays: reading and checks, links, slots
     ("_domain.py", CONTAINERS | {"scmmgan.model.transform"}, set()),
     ("_links.py", CONTAINERS | {"scmmgan._domain"}, set()),
+    ("_genomic.py", CONTAINERS | {"scmmgan._domain", "scmmgan._links"}, set()),
     (
         "_slots.py",
         CONTAINERS | {"scmmgan._domain", "scmmgan._keys", "scmmgan.model.transform"},
@@ -50,7 +51,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     (
         "pp/*.py",
-        CONTAINERS | {f"scmmgan.{name}" for name in ("_domain", "_links", "model.transform", "model.diffusion", "pp")},
+        CONTAINERS
+        | {f"scmmgan.{name}" for name in ("_domain", "_links", "_genomic", "model.transform", "model.diffusion", "pp")},
         {"scanpy", "muon"},
     ),
     (

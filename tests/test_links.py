@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import anndata as ad
@@ -64,6 +65,150 @@ def test_what_other_spellings_would_match(caplog: pytest.LogCaptureFixture):
     assert "After upper-casing 1 names would match, and 3 without version suffixes" in caplog.text
     with pytest.raises(ValueError, match="upper-casing 1 names would match, and 3 without"):
         link_table(mdata, "rna", "protein", "var_names")
+
+
+def said(mdata: md.MuData, links: str = "var_names") -> str:
+    """What a choice that matches too few says would match."""
+    with pytest.raises(ValueError, match="features of 'rna' with 'protein'; at least 3 are needed") as error:
+        link_table(mdata, "rna", "protein", links)
+    return str(error.value)
+
+
+def typed(mdata: md.MuData, message: str) -> pd.DataFrame | None:
+    """The table after typing what the message says."""
+    code = [part for part in re.findall(r"`([^`]*)`", message) if part.startswith("mdata[")]
+    for line in code:
+        exec(line, {"mdata": mdata})
+    (links,) = set(re.findall(r"`links='([^`]*)'`", message))
+    return link_table(mdata, "rna", "protein", links)
+
+
+IDS = [f"ENSG000000{i:05d}" for i in range(12)]
+
+
+def test_versions_of_ensembl_ids():
+    first, second = [f"{g}.{i}" for i, g in enumerate(IDS)], [f"{g}.{i + 1}" for i, g in enumerate(IDS)]
+    for a, b, n in ((first, second, 12), (first, IDS, 12), (IDS[:7], second, 7), (first, GENES, 0)):
+        message = said(make(a, b))
+        assert f"After upper-casing 0 names would match, and {n} without version suffixes" in message
+        assert "spelt alike" in message if n else "spelt alike" not in message
+    mdata = make(first, second)
+    assert pairs(typed(mdata, said(mdata))) == set(zip(first, second))
+
+
+@pytest.mark.parametrize(
+    ("rna", "protein", "n"),
+    [
+        (["CD3D-1", "CD4.2", "CD8A_1"], ["CD3D", "CD4", "CD8A"], 3),
+        # two genes that differ in the number are not one gene in two versions
+        (["TRAV8-2", "NKX2-5", "RP11-1.1"], ["TRAV8-3", "NKX2-1", "RP11-1.2"], 0),
+        (["HLA-A", "HLA-DRB1", "H1-0"], ["HLA-B", "HLA-C", "HLA"], 0),
+        # what matches as it is does not match once more without its suffix
+        (["TRAV8-2", "CD3D"], ["TRAV8-2", "TRAV8", "CD3D-1"], 2),
+        # one name, however many copies of it there are
+        (["CD3D-1", "CD3D-2", "CD3D-3"], ["CD3D", "x"], 1),
+        (["ENSG00000000003.14_PAR_Y", "MT-CO1.1x"], ["ENSG00000000003", "MT-CO1"], 0),
+    ],
+)
+def test_suffixes_are_not_stripped_to_nonsense(rna: list[str], protein: list[str], n: int):
+    for a, b in ((rna, protein), (protein, rna)):
+        assert f"and {n} without version suffixes" in said(make(a, b))
+
+
+def test_names_in_another_case_can_be_typed():
+    mdata = make([g.lower() for g in GENES], GENES)
+    message = said(mdata)
+    assert "After upper-casing 12 names would match, and 12 without" in message
+    assert pairs(typed(mdata, message)) == {(g.lower(), g) for g in GENES}
+
+
+def test_another_column_would_match(caplog: pytest.LogCaptureFixture):
+    mdata = make(IDS, GENES, rna_feature_name=GENES, rna_gene_ids=IDS, rna_highly_variable=[True] * 12)
+    message = said(mdata)
+    assert "After upper-casing 0 names would match, and 0 without" in message
+    assert "12 entries of var['feature_name'] of 'rna' are in var_names of 'protein': `links='feature_name'`" in message
+    assert pairs(typed(mdata, message)) == set(zip(IDS, GENES))
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        assert link_table(mdata, "rna", "protein", "auto") is None
+    assert "0 equal var_names" in caplog.text
+    assert "`links='feature_name'`" in caplog.text
+    # also where a column was chosen that matches none
+    assert "`links='feature_name'`" in said(mdata, "gene_ids")
+
+
+def test_columns_of_other_names_or_on_both_sides():
+    mdata = make(list("abcdefghijkl"), list("mnopqr"), rna_gene_ids=IDS, protein_ensembl=IDS[:6])
+    message = said(mdata)
+    assert "6 entries of var['gene_ids'] of 'rna' are in var['ensembl'] of 'protein'" in message
+    assert pairs(typed(mdata, message)) == set(zip("abcdef", "mnopqr"))
+    # a column that both have is read in both, so its name alone would not do
+    mdata = make(IDS, GENES, rna_symbol=GENES, protein_symbol=[f"alias{i}" for i in range(12)])
+    message = said(mdata)
+    assert "12 entries of var['symbol'] of 'rna' are in var_names of 'protein': `mdata['rna']" in message
+    assert pairs(typed(mdata, message)) == set(zip(IDS, GENES))
+    mdata = make(list("abcdefghijkl"), GENES, rna_symbol=GENES, protein_symbol=GENES)
+    assert pairs(typed(mdata, said(mdata))) == set(zip("abcdefghijkl", GENES))
+
+
+def test_a_column_in_another_spelling_would_match():
+    mdata = make(GENES, IDS, rna_gene_ids=[f"{g}.{i}" for i, g in enumerate(IDS)])
+    message = said(mdata)
+    assert "12 entries of var['gene_ids'] of 'rna' are in var_names of 'protein' when spelt alike" in message
+    assert pairs(typed(mdata, message)) == set(zip(GENES, IDS))
+
+
+def test_columns_that_name_no_features_are_not_offered():
+    chromosomes = ["1", "2", "3", "4"] * 6
+    features = {"rna": [f"a{i}" for i in range(24)], "protein": [f"b{i}" for i in range(24)]}
+    columns = {f"{m}_{c}": v for m in features for c, v in {"chrom": chromosomes, "rank": range(24)}.items()}
+    mixed = [1, "1", None] * 8
+    message = said(make(features["rna"], features["protein"], **columns, rna_mixed=mixed, protein_mixed=mixed))
+    assert "entries of" not in message
+    assert "links='linked'" not in message
+
+
+# --- features and links that occur twice -------------------------------------------------------------------------
+
+
+def test_features_of_one_name():
+    mdata = make([*GENES, "more"], GENES)
+    mdata["rna"].var_names = [*GENES, "G0"]
+    for links in ("auto", "var_names", own_table()):
+        with pytest.raises(ValueError, match=r"var_names of 'rna' are not unique, e.g. 'G0'.*var_names_make_unique"):
+            link_table(mdata, "rna", "protein", links)
+
+
+def test_one_gene_of_several_features():
+    """All pairs: the link weights that `align` learns tell them apart."""
+    mdata = make(["A", "A-1", "B", "C"], ["p", "q", "r"], rna_gene=["A", "A", "B", "C"], protein_gene=["A", "A", "C"])
+    expected = {("A", "p"), ("A-1", "p"), ("A", "q"), ("A-1", "q"), ("C", "r")}
+    assert pairs(link_table(mdata, "rna", "protein", "gene")) == expected
+
+
+def test_links_given_twice(caplog: pytest.LogCaptureFixture):
+    mdata = make(GENES, ANTIBODIES)
+    twice = pd.concat([own_table(weight=[1, 2, 3, 4]), own_table(weight=[1, 2, 9, 4], sign=[1, 1, 1, -1])])
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        table = link_table(mdata, "rna", "protein", twice.assign(sign=twice["sign"].fillna(1)))
+    assert table["weight"].tolist() == [1, 2, 3, 4]
+    assert table["sign"].tolist() == [1, 1, 1, 1]
+    assert "2 links repeat a pair with another weight or sign: the first of each pair counts" in caplog.text
+    caplog.clear()
+    assert len(link_table(mdata, "rna", "protein", pd.concat([own_table(), own_table()]))) == 4
+    assert "repeat" not in caplog.text
+
+
+def test_unknown_names_in_a_table_in_other_spellings(caplog: pytest.LogCaptureFixture):
+    links = pd.DataFrame({"rna": ["g0", "G1.1", "G2", "G3", "?"], "protein": ["A0", "A1", "A2", "A3", "A4"]})
+    with caplog.at_level(logging.WARNING, logger="scmmgan"), pytest.raises(ValueError, match="matches 2 features"):
+        link_table(make(GENES, ANTIBODIES), "rna", "protein", links)
+    assert "Of 5 names for 'rna' 2 are there, 3 after upper-casing, 4 without version suffixes." in caplog.text
+    assert "Of 5 names for 'protein' 5 are there, 5 after" in caplog.text
+
+
+def test_genomic_is_no_column():
+    with pytest.raises(KeyError, match=r"'genomic'.*pp.link_features\(on='genomic'\)"):
+        link_table(make(GENES, ANTIBODIES), "rna", "protein", "genomic")
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,9 @@ logger = logging.getLogger("scmmgan")
 MIN_AUTO = 10  # equal names below which they may be chance
 MIN_LINKS = 3
 MAX_LINKS = 500_000
+ENSEMBL = re.compile(r"^(ENS[A-Z]*[EGPRT]\d{11})\.\d+$")  # the version of an Ensembl id
+SPELL = r".str.upper().str.replace(r'^(ENS\w+)\.\d+$', r'\1', regex=True)"  # what a user may type for the first
+SUFFIX = re.compile(r"[._-]\d+$")  # what keeps repeated names apart, "CD3D-1"; part of the name in "TRAV8-2"
 
 
 def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFrame | None) -> pd.DataFrame | None:
@@ -28,11 +32,8 @@ def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFram
     """
     if links is None:
         return None
-    if source == target or {source, target} & {"weight", "sign"}:
-        raise ValueError(
-            f"Cannot link {source!r} with {target!r}: the table has one column per modality, 'weight' and 'sign'. "
-            "Name two different modalities, and rename one that is called like the other columns."
-        )
+    check_pair(mdata, source, target)
+    column = ""
     if isinstance(links, pd.DataFrame):
         table = _from_table(mdata, source, target, links)
     elif isinstance(links, str):
@@ -43,16 +44,34 @@ def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFram
     if isinstance(links, str) and links == "auto" and len(table) < MIN_AUTO:
         logger.info(
             "%d equal var_names in %r and %r, fewer than %d: no links. %s",
-            len(table), source, target, MIN_AUTO, _would_match(mdata, source, target),
+            len(table), source, target, MIN_AUTO, _would_match(mdata, source, target, column),
         )  # fmt: skip
         return None
     if len(table) < MIN_LINKS:
+        hint = f"{_would_match(mdata, source, target, column)} " if column else ""
         raise ValueError(
             f"`links` matches {len(table)} features of {source!r} with {target!r}; at least {MIN_LINKS} are needed. "
-            f"{_would_match(mdata, source, target)} Give a `var` column or a table, or `links=None`."
+            f"{hint}Give a `var` column or a table, or `links=None`."
         )
     logger.info("%d linked features between %r and %r.", len(table), source, target)
     return table
+
+
+def check_pair(mdata: MuData, source: str, target: str) -> None:
+    """Two different modalities whose features have unique names, neither called like a column of the table."""
+    if source == target or {source, target} & {"weight", "sign"}:
+        raise ValueError(
+            f"Cannot link {source!r} with {target!r}: the table has one column per modality, 'weight' and 'sign'. "
+            "Name two different modalities, and rename one that is called like the other columns."
+        )
+    for name in (source, target):
+        names = modality(mdata, name).var_names
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            raise ValueError(
+                f"var_names of {name!r} are not unique, e.g. {twice!r}: links name features. "
+                "Run `var_names_make_unique()` on it."
+            )
 
 
 def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
@@ -67,7 +86,10 @@ def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
 def _from_names(mdata: MuData, source: str, target: str, column: str) -> pd.DataFrame:
     if column != "var_names" and not any(column in modality(mdata, m).var for m in (source, target)):
         found = sorted({c for m in (source, target) for c in modality(mdata, m).var})
-        raise missing_key(f"var column in {source!r} or {target!r}", column, found, "`links` also takes a table.")
+        hint = "`links` also takes a table" + (
+            ": that of `pp.link_features(on='genomic')`." if column == "genomic" else "."
+        )
+        raise missing_key(f"var column in {source!r} or {target!r}", column, found, hint)
     sides = [_keys(mdata, m, column) for m in (source, target)]
     # modalities may have any name, so they name the columns last
     first, second = (pd.DataFrame({"key": keys.to_numpy(), side: keys.index}) for keys, side in zip(sides, "ab"))
@@ -104,18 +126,121 @@ def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) ->
     known = np.logical_and.reduce([table[m].isin(modality(mdata, m).var_names) for m in (source, target)])
     if not known.all():
         logger.warning(
-            "%d of %d links name a feature that is not in `mdata` and are left out.", (~known).sum(), len(known)
-        )
+            "%d of %d links name a feature that is not in `mdata` and are left out. %s",
+            (~known).sum(), len(known), _unknown(mdata, table, (source, target)),
+        )  # fmt: skip
     # a weight of 0 is no link
-    return table[known & (table["weight"] > 0)].drop_duplicates([source, target], ignore_index=True)
+    table = table[known & (table["weight"] > 0)]
+    first = table.drop_duplicates([source, target], ignore_index=True)
+    if (n := len(table.drop_duplicates()) - len(first)) > 0:
+        logger.warning("%d links repeat a pair with another weight or sign: the first of each pair counts.", n)
+    return first
 
 
-def _would_match(mdata: MuData, source: str, target: str) -> str:
-    """How many names would be equal after upper-casing and after stripping version suffixes."""
-    names = [set(modality(mdata, m).var_names.astype(str)) for m in (source, target)]
-    upper = [{n.upper() for n in side} for side in names]
-    stripped = [{re.sub(r"[.\-_]\d+$", "", n) for n in side} for side in upper]
-    return (
-        f"After upper-casing {len(upper[0] & upper[1])} names would match, "
-        f"and {len(stripped[0] & stripped[1])} without version suffixes."
+def _unknown(mdata: MuData, table: pd.DataFrame, pair: tuple[str, str]) -> str:
+    """How many names of a table are features, as written and in other spellings."""
+    text = []
+    for name in pair:
+        features = modality(mdata, name).var_names
+        wanted = set(table[name])
+        upper, stripped = spellings(wanted, features)
+        text.append(
+            f"Of {len(wanted)} names for {name!r} {len(wanted & set(features))} are there, {upper} after upper-casing, "
+            f"{stripped} without version suffixes."
+        )
+    return " ".join(text)
+
+
+# --- what would match ---------------------------------------------------------------------------------------------
+
+
+def spellings(first: Iterable[str], second: Iterable[str]) -> tuple[int, int]:
+    """How many names of two sets would be equal after upper-casing, and without version suffixes besides."""
+    sides = [_spelt(names) for names in (first, second)]
+    return len(sides[0][1] & sides[1][1]), len(_without_suffix(*sides))
+
+
+def _spelt(names: Iterable[str]) -> tuple[set[str], ...]:
+    """The names as they are; in upper case; then without the versions of Ensembl ids."""
+    exact = {str(name) for name in names}
+    upper = {name.upper() for name in exact}
+    return exact, upper, {ENSEMBL.sub(r"\1", name) for name in upper}
+
+
+def _without_suffix(first: tuple[set[str], ...], second: tuple[set[str], ...]) -> set[str]:
+    """Names that are equal without suffixes.
+
+    Versions of Ensembl ids fall on both sides. Any other suffix falls on one side only, of names that nothing equals
+    yet, and has to leave a name that the other side spells out: "CD3D-1" is CD3D where there is a CD3D, but "TRAV8-2"
+    and "TRAV8-3" are two genes.
+    """
+    a, b = first[2], second[2]
+    same = a & b
+    for some, others in ((a, b), (b, a)):
+        same = same | ({SUFFIX.sub("", name) for name in some - others} & others)
+    return same
+
+
+def _would_match(mdata: MuData, source: str, target: str, column: str) -> str:
+    """How many names would be equal in other spellings and in other `var` columns, and what to type for the most."""
+    pair = (source, target)
+    used = [_spelt(_keys(mdata, name, column)) for name in pair]
+    matched, upper = len(used[0][0] & used[1][0]), len(used[0][1] & used[1][1])
+    stripped = len(_without_suffix(*used))
+    text = [f"After upper-casing {upper} names would match, and {stripped} without version suffixes."]
+    sides = [{c: _spelt(_keys(mdata, name, c)) for c in _name_columns(mdata, name)} for name in pair]
+    # of equally good columns those that need no typing, then the names themselves
+    combos = [((c, d), a, b) for c, a in sides[0].items() for d, b in sides[1].items()]
+    n, _, columns = max(
+        ((len(a[0] & b[0]), _argument(mdata, pair, at) is not None, at) for at, a, b in combos), key=_most
     )
+    if n > matched:
+        text.append(f"{n} entries of {_described(pair, columns)}: {_how(mdata, pair, columns)}.")
+    m, _, columns = max(((len(a[2] & b[2]), at[0] == at[1], at) for at, a, b in combos), key=_most)
+    if m > max(n, matched):
+        typed = " and ".join(
+            f"`mdata[{name!r}].var['linked'] = mdata[{name!r}].{_slot(c)}{SPELL}`" for name, c in zip(pair, columns)
+        )
+        text.append(f"{m} entries of {_described(pair, columns)} when spelt alike: {typed}, then `links='linked'`.")
+    return " ".join(text)
+
+
+def _most(entry: tuple[int, bool, tuple[str, str]]) -> tuple[int, bool]:
+    return entry[:2]
+
+
+def _name_columns(mdata: MuData, name: str) -> list[str]:
+    """`var_names` and the `var` columns that may name features: text, most entries different."""
+    var = modality(mdata, name).var
+    found = ["var_names"]
+    for column, values in var.items():
+        names = values.astype(object)
+        text = pd.api.types.infer_dtype(names, skipna=True) == "string"
+        if text and column != "var_names" and 2 * names.nunique() > names.notna().sum():
+            found.append(str(column))
+    return found
+
+
+def _argument(mdata: MuData, pair: tuple[str, str], columns: tuple[str, str]) -> str | None:
+    """The value of `links` that reads these columns, if there is one."""
+    if columns[0] == columns[1]:
+        return columns[0]
+    for own, other, name in ((columns[0], columns[1], pair[1]), (columns[1], columns[0], pair[0])):
+        if other == "var_names" and own not in modality(mdata, name).var:
+            return own
+    return None
+
+
+def _slot(column: str) -> str:
+    return "var_names" if column == "var_names" else f"var[{column!r}]"
+
+
+def _described(pair: tuple[str, str], columns: tuple[str, str]) -> str:
+    return f"{_slot(columns[0])} of {pair[0]!r} are in {_slot(columns[1])} of {pair[1]!r}"
+
+
+def _how(mdata: MuData, pair: tuple[str, str], columns: tuple[str, str]) -> str:
+    if (links := _argument(mdata, pair, columns)) is not None:
+        return f"`links={links!r}`"
+    typed = [f"`mdata[{m!r}].var['linked'] = mdata[{m!r}].{_slot(c)}`" for m, c in zip(pair, columns)]
+    return f"{typed[0]}, {typed[1]} and `links='linked'`"
