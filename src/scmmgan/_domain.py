@@ -14,6 +14,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scmmgan.model.transform import (
+    BatchedMatrix,
+    Matrix,
     SmoothedMatrix,
     Transform,
     fit_operator,
@@ -38,7 +40,7 @@ class Domain:
     """One modality as the models see it. `x`: cells × p, float32, unit global sd."""
 
     name: str
-    smoothed: SmoothedMatrix
+    smoothed: Matrix
     obs_names: pd.Index
     var_names: pd.Index
     transform: Transform
@@ -207,6 +209,7 @@ def read_domains(
     smooth: dict[str, int | None],
     n_pcs: dict[str, int | None],
     links: Mapping[tuple[str, str], pd.DataFrame],
+    batches: Mapping[str, np.ndarray | None],
     random_state: int,
 ) -> tuple[list[Domain], bool]:
     """Read, smooth and transform the modalities; True when they lie in one shared space."""
@@ -218,8 +221,7 @@ def read_domains(
         if (mask := masks[name]) is not None and not _varies(matrices[name], mask):
             raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
         t = 0 if use_rep[name] else smooth[name] or 0
-        operator = fit_operator(matrices[name], random_state=random_state, allowed=masks[name]) if t else None
-        smoothed[name] = SmoothedMatrix(matrices[name], operator, t)
+        smoothed[name] = _smoothed(matrices[name], t, masks[name], batches[name], random_state)
     common = _shared_names(names, columns, links, use_rep, masks)
     shared = common is not None
     if common is not None:
@@ -243,6 +245,17 @@ def read_domains(
         Domain(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]))
         for n in names
     ], shared
+
+
+def _smoothed(
+    matrix: np.ndarray | sp.csr_matrix, t: int, mask: np.ndarray | None, batch: np.ndarray | None, random_state: int
+) -> Matrix:
+    """The matrix smoothed by t steps; inside each batch, and on common moments, where there are batches."""
+    if batch is None:
+        operator = fit_operator(matrix, random_state=random_state, allowed=mask) if t else None
+        return SmoothedMatrix(matrix, operator, t)
+    rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
+    return BatchedMatrix([_smoothed(matrix[r], t, mask, None, random_state) for r in rows], rows)  # type: ignore[misc]
 
 
 def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str | None) -> np.ndarray | None:

@@ -28,3 +28,7 @@ class Keys:
     def plan(self, target: str) -> str:
         """`mdata[source].obsm`: coupling of cells with the target's landmarks."""
         return f"{self.key}_plan_{target}"
+
+    def unmatched(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: share of a cell without a partner; `target` named where there are several."""
+        return f"{self.key}_unmatched" + (f"_{target}" if target else "")

@@ -39,14 +39,25 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
         if keys.mapped(name) == keys.embedding:
             raise ValueError(f"Mapped values for {name!r} would share the slot {keys.embedding!r}. Rename `key_added`.")
     for name in names:
-        slots = {keys.embedding, *(f(b) for b in names if b != name for f in (keys.mapped, keys.plan))}
+        slots = _names(names, name, keys)
         if taken := sorted(slots.intersection(read[name])):
             raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
-        if not earlier and (taken := sorted(slots & {*mdata[name].obsm, *mdata[name].layers})):
+        if not earlier and (taken := sorted(slots & {*mdata[name].obsm, *mdata[name].layers, *mdata[name].obs})):
             raise ValueError(
                 f"{name!r} has {taken[0]!r} already, and `mdata.uns` no alignment {keys.key!r} that wrote it. "
                 "Name another `key_added`, or delete it."
             )
+
+
+def _names(names: Sequence[str], name: str, keys: Keys) -> set[str]:
+    """All slots of one modality that an alignment of `names` may write."""
+    others = [b for b in names if b != name]
+    several = others if len(others) > 1 else [None]
+    return {
+        keys.embedding,
+        *(f(b) for b in others for f in (keys.mapped, keys.plan)),
+        *(keys.unmatched(b) for b in several),
+    }
 
 
 def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -99,7 +110,11 @@ def write(
         for b in domains:
             if a is b:
                 continue
-            slots[a.name].append(("obsm", keys.plan(b.name), couplings[a.name, b.name].plan))
+            coupling = couplings[a.name, b.name]
+            slots[a.name].append(("obsm", keys.plan(b.name), coupling.plan))
+            if coupling.relaxed:
+                several = b.name if len(domains) > 2 else None
+                slots[a.name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
             if len(features[b.name]):
                 mapped = b.transform.inverse(aligner.translate(a.x, a.name, b.name), features[b.name])
                 whole = np.array_equal(features[b.name], np.arange(len(b.var_names)))
@@ -138,9 +153,8 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     if keys.embedding in mdata.obsm:
         del mdata.obsm[keys.embedding]
     for name in [m for m in before if m in mdata.mod]:
-        slots = [keys.embedding, *(f(b) for b in before if b != name for f in (keys.mapped, keys.plan))]
-        for container in (mdata[name].layers, mdata[name].obsm):
-            for slot in slots:
+        for container in (mdata[name].layers, mdata[name].obsm, mdata[name].obs):
+            for slot in _names(before, name, keys):
                 if slot in container:
                     del container[slot]
     del mdata.uns[keys.uns]

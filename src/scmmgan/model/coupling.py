@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from scmmgan.model import evidence
 from scmmgan.model.gromov import gromov_wasserstein
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
+RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
 KEPT = 32  # plan entries kept per cell
 LINKED_LANDMARKS = 300
 GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
 ROUNDS = 3  # of re-weighting links by their agreement
-N_CANONICAL = 20
 
 Pair = tuple[str, str]
 
@@ -50,6 +51,7 @@ class Coupling:
     info: dict[str, Any] = field(default_factory=dict)
     weight: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))  # empty: all 1
     known: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))  # empty: none
+    relaxed: bool = False  # whether cells may stay unmatched
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -60,13 +62,33 @@ class Coupling:
                 object.__setattr__(self, name, value)
 
 
-def find_landmarks(x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random_state: int = 0) -> Landmarks:
-    """At most n // 2 k-means clusters of a modality's cells."""
-    from sklearn.cluster import KMeans
+def find_landmarks(
+    x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random_state: int = 0, labels: np.ndarray | None = None
+) -> Landmarks:
+    """At most n // 2 k-means clusters of a modality's cells, inside each label where there are `labels` (n,)."""
     from sklearn.neighbors import NearestNeighbors
-    from threadpoolctl import threadpool_limits
 
     m = max(1, min(n_landmarks, len(x) // 2))
+    groups = np.zeros(len(x), dtype=int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    label, found = np.empty(len(x), dtype=int), 0
+    centroids: list[np.ndarray] = []
+    for group in range(groups.max() + 1):
+        rows = np.flatnonzero(groups == group)
+        share = max(1, round(m * len(rows) / len(x)))
+        inside, centres = _clusters(x[rows], share, random_state)
+        label[rows] = inside + found
+        found += len(centres)
+        centroids.append(centres)
+    found_at = np.vstack(centroids)
+    nodes = NearestNeighbors(n_neighbors=1).fit(x).kneighbors(found_at, return_distance=False)[:, 0]
+    return Landmarks(label, np.bincount(label) / len(x), nodes, found_at)
+
+
+def _clusters(x: np.ndarray, m: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most m k-means clusters that are not empty: label of each cell, and centroids."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
     # one thread: the order in which threads add up decides the last bit
     with threadpool_limits(1, user_api="openmp"):
         rows = np.random.default_rng(random_state).permutation(len(x))[: max(100 * m, 5_000)]
@@ -76,51 +98,110 @@ def find_landmarks(x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random
         means = KMeans(m, n_init=1, random_state=random_state).fit(cells)
         label = means.predict(np.asarray(x, dtype=np.float64))
     used, label = np.unique(label, return_inverse=True)
-    counts = np.bincount(label)
-    centroids = means.cluster_centers_[used]
-    nodes = NearestNeighbors(n_neighbors=1).fit(x).kneighbors(centroids, return_distance=False)[:, 0]
-    return Landmarks(label, counts / len(x), nodes, centroids)
+    return label, means.cluster_centers_[used]
 
 
-def couple_links(
+@dataclass(frozen=True)
+class _Labels:
+    """Label shares of cells and of landmarks by modality, and which of them are known, not guessed."""
+
+    cells: dict[str, np.ndarray]
+    known: dict[str, np.ndarray]
+    landmarks: dict[str, np.ndarray]
+    landmark_known: dict[str, np.ndarray]
+
+    def cost(self, source: str, target: str) -> np.ndarray:
+        return evidence.label_cost(
+            self.cells[source], self.known[source], self.landmarks[target], self.landmark_known[target]
+        )
+
+
+def _label_shares(x: dict[str, np.ndarray], labels: dict[str, np.ndarray], landmarks: dict[str, Landmarks]) -> _Labels:
+    n_labels = 1 + max(int(v.max()) for v in labels.values())
+    cells = {m: evidence.memberships(x[m], labels[m], n_labels) for m in x}
+    known = {m: labels[m] >= 0 for m in x}
+    return _Labels(
+        cells,
+        known,
+        {m: landmarks[m].mean(cells[m]) for m in x},
+        # landmarks are found inside labels, so one cell speaks for all of its cluster
+        {m: landmarks[m].mean(known[m][:, None].astype(float))[:, 0] > 0.5 for m in x},
+    )
+
+
+def couple_known(
     x: dict[str, np.ndarray],
-    linked: dict[str, np.ndarray],
+    linked: dict[str, np.ndarray] | None = None,
     *,
+    pairs: np.ndarray | None = None,
+    labels: dict[str, np.ndarray] | None = None,
     refine: bool = True,
     n_landmarks: int = LINKED_LANDMARKS,
     random_state: int = 0,
 ) -> dict[Pair, Coupling]:
-    """Couplings in both directions of two modalities from linked features (n × links, same columns, z-scored).
+    """Couplings in both directions of two modalities from what is known about them.
 
-    With `refine` every link earns a weight, `info["link_weight"]` (links,): the squared correlation of a feature with
-    its partner as the plan carries it over, so that links which disagree with all others fade out; and the last plan
-    adds the correlation in the canonical space that cells and their anchors span.
+    `linked`: linked features (n × links, same columns, z-scored). `pairs`: row numbers (k × 2) of cells that are the
+    same. `labels`: codes of one vocabulary (n,), -1 where unknown; they forbid, the others decide. With `refine` every
+    link earns a weight, `info["link_weight"]` (links,): the squared correlation of a feature with its partner as the
+    plan carries it over, so that links which disagree with all others fade out; and the last plan adds the correlation
+    in the canonical space that cells and their anchors span.
     """
-    landmarks = {m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state) for m in x}
-    weight = np.ones(next(iter(linked.values())).shape[1])
-    plans = _plans([linked], landmarks)
-    if refine:
-        for _ in range(ROUNDS):
+    landmarks = {
+        m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state, labels=(labels or {}).get(m))
+        for m in x
+    }
+    shares = None if labels is None else _label_shares(x, labels, landmarks)
+    profiles = [] if pairs is None else [evidence.pair_profiles(x, pairs, random_state=random_state)]
+    views = profiles if linked is None else [linked, *profiles]
+    info: dict[str, Any] = {"kind": "links" if linked is not None else "pairs"}
+    plans = _plans(views, landmarks, shares)
+    if linked is not None:
+        weight = np.ones(next(iter(linked.values())).shape[1])
+        for _ in range(ROUNDS if refine else 0):
             weight = _agreement(plans, linked, landmarks) ** 2
-            weighted = {m: values * weight for m, values in linked.items()}
-            plans = _plans([weighted], landmarks)
-        plans = _plans([weighted, _canonical(x, plans, landmarks)], landmarks)
+            views = [{m: values * weight for m, values in linked.items()}, *profiles]
+            plans = _plans(views, landmarks, shares)
+        info["link_weight"] = weight
+    if refine:
+        anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+        plans = _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, shares)
+    first = next(iter(x))
     return {
-        (source, target): _coupling(plan, landmarks[target], x[target], {"kind": "links", "link_weight": weight})
-        for (source, target), plan in plans.items()
+        (a, b): _coupling(plan, landmarks[b], x[b], info, _partners(pairs, first=a == first))
+        for (a, b), plan in plans.items()
     }
 
 
-def _plans(views: list[dict[str, np.ndarray]], landmarks: dict[str, Landmarks]) -> dict[Pair, np.ndarray]:
-    """Plans of cells with landmarks, both directions, rows sum to 1; costs of several views count alike."""
+def _partners(pairs: np.ndarray | None, *, first: bool) -> np.ndarray | None:
+    """Pairs as rows (source, target) of a direction."""
+    return pairs if pairs is None or first else pairs[:, ::-1]
+
+
+def _plans(
+    views: list[dict[str, np.ndarray]], landmarks: dict[str, Landmarks], labels: _Labels | None
+) -> dict[Pair, np.ndarray]:
+    """Relaxed plans (n × m) of cells with landmarks, both directions; costs of several views count alike.
+
+    Rows sum to the share of a cell's mass that finds a partner: about 1, far less where nothing resembles the cell.
+    """
     first, second = landmarks
     plans = {}
     for source, target in ((first, second), (second, first)):
         costs = [_correlation_distance(v[source], landmarks[target].mean(v[target])) for v in views]
         cost = np.sum([c / c.mean() for c in costs], axis=0)
+        cost /= cost.mean()
+        if labels is not None:
+            cost += labels.cost(source, target)
         n = len(cost)
-        plans[source, target] = n * sinkhorn(cost / cost.mean(), np.full(n, 1 / n), landmarks[target].mass)
+        plans[source, target] = n * relaxed_sinkhorn(cost, np.full(n, 1 / n), landmarks[target].mass)
     return plans
+
+
+def _rows(plan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A plan with rows that sum to 1, and the share of each row's mass that was matched, at most 1."""
+    mass = plan.sum(1)
+    return plan / np.maximum(mass, 1e-300)[:, None], np.clip(mass, 0, 1)
 
 
 def _agreement(
@@ -129,59 +210,73 @@ def _agreement(
     """Correlation (links,) of every linked feature with its carried-over partner, mean of both directions, >= 0."""
     total = np.zeros(next(iter(linked.values())).shape[1])
     for (source, target), plan in plans.items():
-        carried, own = plan @ landmarks[target].mean(linked[target]), linked[source]
+        carried, own = _rows(plan)[0] @ landmarks[target].mean(linked[target]), linked[source]
         carried, own = carried - carried.mean(0), own - own.mean(0)
         norms = np.sqrt((carried**2).sum(0) * (own**2).sum(0))
         total += (carried * own).sum(0) / np.maximum(norms, 1e-12)
     return np.clip(total / len(plans), 0, 1)
 
 
-def _canonical(
-    x: dict[str, np.ndarray], plans: dict[Pair, np.ndarray], landmarks: dict[str, Landmarks]
-) -> dict[str, np.ndarray]:
-    """Canonical variates (n × at most 20) of both modalities, from every cell and its anchor as a pair."""
-    first, second = x
-    anchors = {pair: plan @ landmarks[pair[1]].mean(x[pair[1]]) for pair, plan in plans.items()}
-    a = np.vstack([x[first], anchors[second, first]]).astype(np.float64)
-    b = np.vstack([anchors[first, second], x[second]]).astype(np.float64)
-    white_a, white_b = _whitening(a), _whitening(b)
-    a, b = (a - a.mean(0)) @ white_a, (b - b.mean(0)) @ white_b
-    left, strength, right = np.linalg.svd(a.T @ b / len(a), full_matrices=False)
-    left, right = (left * strength)[:, :N_CANONICAL], (right.T * strength)[:, :N_CANONICAL]
-    n = len(x[first])
-    return {first: a[:n] @ left, second: b[n:] @ right}
-
-
-def _whitening(x: np.ndarray) -> np.ndarray:
-    """Matrix (p × p) that whitens x, shrunk by 5 % of the mean variance."""
-    values, vectors = np.linalg.eigh(np.cov(x.T, bias=True).reshape(x.shape[1], x.shape[1]))
-    return vectors / np.sqrt(np.maximum(values, 0) + 0.05 * max(values.mean(), 1e-12))
-
-
 def couple_geometry(
-    x: dict[str, np.ndarray], *, n_landmarks: int = GEOMETRY_LANDMARKS, random_state: int = 0
+    x: dict[str, np.ndarray],
+    *,
+    pairs: np.ndarray | None = None,
+    labels: dict[str, np.ndarray] | None = None,
+    n_landmarks: int = GEOMETRY_LANDMARKS,
+    random_state: int = 0,
 ) -> dict[Pair, Coupling]:
-    """Couplings in both directions from landmark Gromov-Wasserstein alone. Experimental: it may be a mirror image."""
-    landmarks = {m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state) for m in x}
-    plan, costs = gromov_wasserstein(x, landmarks, random_state=random_state)
+    """Couplings in both directions from landmark Gromov-Wasserstein. Experimental: it may be a mirror image.
+
+    Labels, and pairs too few to be coordinates of their own, are a linear cost beside it.
+    """
+    landmarks = {
+        m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state, labels=(labels or {}).get(m))
+        for m in x
+    }
+    first, second = x
+    cost, mass, matched = None, None, {m: np.ones(len(v)) for m, v in x.items()}
+    if pairs is not None:
+        profiles = evidence.pair_profiles(x, pairs)
+        cost = _correlation_distance(*(landmarks[m].mean(profiles[m]) for m in x))
+        cost /= cost.mean()
+    if labels is not None:
+        shares = _label_shares(x, labels, landmarks)
+        of = [v for m in x for v in (shares.landmarks[m], shares.landmark_known[m])]
+        cost = evidence.label_cost(*of) + (0 if cost is None else cost)
+        # labels say what part of either side the other side has
+        ratio = evidence.share_ratios(*(shares.cells[m].mean(0) for m in x))
+        scaled = [landmarks[m].mass * (shares.landmarks[m] @ np.sqrt(r)) for m, r in zip(x, ratio)]
+        mass = scaled[0] / scaled[0].sum(), scaled[1] / scaled[1].sum()
+        matched = {m: np.clip(shares.cells[m] @ r, 0, 1) for m, r in zip(x, ratio)}
+    plans, costs = gromov_wasserstein(x, landmarks, cost=cost, mass=mass, random_state=random_state)
     info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0])}
     if len(costs) > 1:
         info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
-    first, second = x
     couplings = {}
-    for source, target, t in ((first, second, plan), (second, first, plan.T)):
-        plan_cells = _spread(x[source], landmarks[source]) @ (t / t.sum(1, keepdims=True))
-        couplings[source, target] = _coupling(plan_cells, landmarks[target], x[target], info)
+    for source, target, t in ((first, second, plans[0]), (second, first, plans[0].T)):
+        on_cells = _spread(x[source], landmarks[source]) @ (t / np.maximum(t.sum(1, keepdims=True), 1e-300))
+        on_cells *= (matched[source] / np.maximum(on_cells.sum(1), 1e-300))[:, None]
+        partners = _partners(pairs, first=source == first)
+        couplings[source, target] = _coupling(
+            on_cells, landmarks[target], x[target], info, partners, relaxed=labels is not None
+        )
     return couplings
 
 
-def sinkhorn(cost: np.ndarray, p: np.ndarray, q: np.ndarray, *, epsilon: float = EPSILON) -> np.ndarray:
-    """Entropic optimal transport plan with marginals p and q."""
-    import ot
-
-    # rows and columns may be shifted freely; the smallest cost 0 in each row keeps the kernel in range
-    cost = cost - cost.min(1, keepdims=True)
-    return ot.sinkhorn(p, q, cost, epsilon, numItermax=500, stopThr=1e-7, warn=False)
+def relaxed_sinkhorn(
+    cost: np.ndarray, p: np.ndarray, q: np.ndarray, *, epsilon: float = EPSILON, relaxed: float = RELAXED
+) -> np.ndarray:
+    """Entropic transport plan whose marginals may leave p and q, at KL weight `relaxed`."""
+    kernel = np.exp(-(cost - cost.min()) / epsilon)
+    u, v = np.ones(len(p)), np.ones(len(q))
+    power = relaxed / (relaxed + epsilon)
+    for _ in range(500):
+        before = u
+        u = (p / np.maximum(kernel @ v, 1e-300)) ** power
+        v = (q / np.maximum(kernel.T @ u, 1e-300)) ** power
+        if np.abs(np.log(u / before)).max() < 1e-4:
+            break
+    return u[:, None] * kernel * v
 
 
 def _correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -194,9 +289,18 @@ def _correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 - unit(a) @ unit(b).T
 
 
-def _coupling(plan: np.ndarray, landmarks: Landmarks, x: np.ndarray, info: dict[str, Any]) -> Coupling:
-    """Keep the largest entries of each row and average the landmarks' cells with them."""
+def _coupling(
+    plan: np.ndarray,
+    landmarks: Landmarks,
+    x: np.ndarray,
+    info: dict[str, Any],
+    pairs: np.ndarray | None,
+    *,
+    relaxed: bool = True,
+) -> Coupling:
+    """Keep the largest entries of each row and average the landmarks' cells with them; known partners are anchors."""
     n, m = plan.shape
+    plan, matched = _rows(plan)
     # a stable sort: which of equal entries are kept must not depend on the machine
     columns = np.sort(np.argsort(-plan, axis=1, kind="stable")[:, :KEPT], axis=1)
     values = np.take_along_axis(plan, columns, axis=1)
@@ -204,8 +308,13 @@ def _coupling(plan: np.ndarray, landmarks: Landmarks, x: np.ndarray, info: dict[
     indptr = np.arange(0, columns.size + 1, columns.shape[1])
     sparse = sp.csr_matrix((values.ravel().astype(np.float32), columns.ravel(), indptr), shape=(n, m))
     sparse.eliminate_zeros()
-    anchors = np.asarray(sparse @ landmarks.mean(x))
-    return Coupling(sparse, anchors.astype(np.float32), landmarks, info)
+    anchors = np.asarray(sparse @ landmarks.mean(x)).astype(np.float32)
+    known = np.zeros(n, dtype=bool)
+    if pairs is not None:
+        anchors[pairs[:, 0]] = x[pairs[:, 1]]
+        known[pairs[:, 0]] = True
+        matched = np.where(known, 1.0, matched)
+    return Coupling(sparse, anchors, landmarks, info, matched.astype(np.float32), known, relaxed)
 
 
 def _spread(x: np.ndarray, landmarks: Landmarks, k: int = 5) -> np.ndarray:

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 STEP = 2.0  # proximal step, 1 / ε: larger ones outrun the Sinkhorn iterations between them
 N_STARTS = 100
 N_POLISHED = 25  # of each family of metrics
+LINEAR = 7 / 3  # weight of a linear cost of mean 1: a fused problem with α = .3
 DISTINCT = 0.8  # |T − T'|₁ above which two plans are different answers (METHOD §8)
 
 
 def gromov_wasserstein(
-    x: dict[str, np.ndarray], landmarks: dict[str, Landmarks], *, random_state: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Plan (m × m') that minimises mean_r Σ (A_r,ik − B_r,jl)² T_ij T_kl, and the costs of the distinct minima.
+    x: dict[str, np.ndarray],
+    landmarks: dict[str, Landmarks],
+    *,
+    cost: np.ndarray | None = None,
+    mass: tuple[np.ndarray, np.ndarray] | None = None,
+    random_state: int = 0,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Distinct minima (plans m × m') of mean_r Σ (A_r,ik − B_r,jl)² T_ij T_kl + 7/3 ⟨cost, T⟩, least first; values.
 
     Candidates come from proximal steps under path lengths and under hop counts, each from 100 starts; the best are
     polished by conditional gradient under path lengths and root Euclidean distances together, where the least wins.
@@ -32,28 +38,38 @@ def gromov_wasserstein(
 
     # many small products: threads cost more than they give, and tens of times more beside another process
     with threadpool_limits(1):
-        return _search(x, landmarks, random_state)
+        return _search(x, landmarks, cost, mass, random_state)
 
 
 def _search(
-    x: dict[str, np.ndarray], landmarks: dict[str, Landmarks], random_state: int
-) -> tuple[np.ndarray, np.ndarray]:
+    x: dict[str, np.ndarray],
+    landmarks: dict[str, Landmarks],
+    cost: np.ndarray | None,
+    mass: tuple[np.ndarray, np.ndarray] | None,
+    random_state: int,
+) -> tuple[list[np.ndarray], np.ndarray]:
     first, second = x
-    p, q = landmarks[first].mass, landmarks[second].mass
+    p, q = mass or (landmarks[first].mass, landmarks[second].mass)
+    linear = 0.0 if cost is None else LINEAR * cost
     metrics = {m: landmark_metrics(x[m], landmarks[m], random_state=random_state) for m in x}
     judges = [metrics[m]["lengths"] + metrics[m]["euclidean"] for m in x]
     plans: list[np.ndarray] = []
     for family in ("lengths", "hops"):
         a, b = metrics[first][family], metrics[second][family]
-        candidates = proximal(starts(np.mean(a, 0), np.mean(b, 0), p, q, random_state=random_state), a, b, p, q)
-        order = np.argsort(costs(candidates, a, b, p, q), kind="stable")
-        plans += [polish(candidates[i], judges[0], judges[1], p, q) for i in order[:N_POLISHED]]
-    values = costs(np.stack(plans), judges[0], judges[1], p, q)
+        begin = starts(np.mean(a, 0), np.mean(b, 0), p, q, random_state=random_state)
+        if cost is not None:
+            # where something is known it is the best start
+            known = balance(np.exp(-(cost - cost.min()) / max(0.1 * cost.mean(), 1e-12))[None], p, q)
+            begin = np.concatenate([known, begin[: len(begin) // 4]])
+        candidates = proximal(begin, a, b, p, q, linear)
+        order = np.argsort(costs(candidates, a, b, p, q, linear), kind="stable")
+        plans += [polish(candidates[i], judges[0], judges[1], p, q, linear) for i in order[:N_POLISHED]]
+    values = costs(np.stack(plans), judges[0], judges[1], p, q, linear)
     distinct: list[int] = []
     for i in np.argsort(values, kind="stable"):
         if all(np.abs(plans[i] - plans[j]).sum() > DISTINCT for j in distinct):
             distinct.append(int(i))
-    return plans[distinct[0]], values[distinct]
+    return [plans[i] for i in distinct], values[distinct]
 
 
 def landmark_metrics(x: np.ndarray, landmarks: Landmarks, *, random_state: int = 0) -> dict[str, list[np.ndarray]]:
@@ -80,11 +96,16 @@ def landmark_metrics(x: np.ndarray, landmarks: Landmarks, *, random_state: int =
 
 
 def costs(
-    plans: np.ndarray, a: Sequence[np.ndarray], b: Sequence[np.ndarray], p: np.ndarray, q: np.ndarray
+    plans: np.ndarray,
+    a: Sequence[np.ndarray],
+    b: Sequence[np.ndarray],
+    p: np.ndarray,
+    q: np.ndarray,
+    linear: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Gromov-Wasserstein cost of each plan of a stack with marginals p and q."""
+    """(Fused) Gromov-Wasserstein cost of each plan of a stack with marginals p and q."""
     constant = sum(p @ u**2 @ p + q @ v**2 @ q for u, v in zip(a, b)) / len(a)
-    return constant - 2 * (_cross(plans, a, b) * plans).sum((-2, -1))
+    return constant + ((linear - 2 * _cross(plans, a, b)) * plans).sum((-2, -1))
 
 
 def _cross(plans: np.ndarray, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
@@ -98,12 +119,13 @@ def proximal(
     b: Sequence[np.ndarray],
     p: np.ndarray,
     q: np.ndarray,
+    linear: np.ndarray | float = 0.0,
     *,
     n_steps: int = 10,
 ) -> np.ndarray:
     """T ← Sinkhorn(T ∘ exp(−∇/ε)); terms of the gradient that depend on the marginals alone cancel."""
     for _ in range(n_steps):
-        gain = 4 * STEP * _cross(plans, a, b)
+        gain = STEP * (4 * _cross(plans, a, b) - linear)
         gain -= gain.max(2, keepdims=True)
         plans = balance(plans * np.exp(gain - gain.max(1, keepdims=True)), p, q)
     return plans
@@ -115,6 +137,7 @@ def polish(
     b: Sequence[np.ndarray],
     p: np.ndarray,
     q: np.ndarray,
+    linear: np.ndarray | float = 0.0,
     *,
     n_steps: int = 30,
 ) -> np.ndarray:
@@ -123,10 +146,10 @@ def polish(
 
     plan = balance(plan[None], p, q, n_iter=200)[0]
     for _ in range(n_steps):
-        cross = _cross(plan, a, b)
-        # ∇ = −4 cross up to terms of the marginals; the solver wants costs from 0 up
-        direction = ot.emd(p, q, 4 * (cross.max() - cross)) - plan
-        slope = -4 * (cross * direction).sum()
+        # up to terms of the marginals; the solver wants costs from 0 up
+        gradient = linear - 4 * _cross(plan, a, b)
+        direction = ot.emd(p, q, gradient - gradient.min()) - plan
+        slope = (gradient * direction).sum()
         if slope > -1e-7:
             break
         curvature = -2 * (_cross(direction, a, b) * direction).sum()

@@ -17,6 +17,7 @@ from scmmgan.model.diffusion import smoothing_operator
 
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
 BLOCK = 256  # columns that are dense at one time
+MAX_SCALE = 5.0  # a feature that hardly varies in one batch is not blown up beyond
 
 
 class SmoothedMatrix:
@@ -62,6 +63,56 @@ class SmoothedMatrix:
         return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
 
 
+class BatchedMatrix:
+    """Rows of several `SmoothedMatrix`, every feature shifted and scaled per batch to the pooled mean and sd.
+
+    The same products as `SmoothedMatrix`; `rows[i]` are the row numbers of the i-th batch.
+    """
+
+    def __init__(self, parts: Sequence[SmoothedMatrix], rows: Sequence[np.ndarray]) -> None:
+        self.parts, self.rows = list(parts), list(rows)
+        self.shape = (sum(len(r) for r in rows), parts[0].shape[1])
+        share = np.array([len(r) for r in rows]) / self.shape[0]
+        means, sds = (np.stack(v) for v in zip(*(part.moments() for part in parts)))
+        self.mean = share @ means
+        pooled = np.sqrt(share @ sds**2)
+        still = (sds == 0) | (pooled == 0)
+        self.scale = np.where(still, 1.0, np.clip(pooled / np.where(still, 1.0, sds), 1 / MAX_SCALE, MAX_SCALE))
+        self.shift = self.mean - means * self.scale
+        self.sd = np.sqrt(share @ (sds * self.scale) ** 2)
+
+    def dot(self, v: np.ndarray) -> np.ndarray:
+        """S v for a dense v."""
+        out = np.empty((self.shape[0], v.shape[1]))
+        for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift):
+            out[rows] = part.dot(v * scale[:, None]) + shift @ v
+        return out
+
+    def tdot(self, u: np.ndarray) -> np.ndarray:
+        """Sᵀ u for a dense u."""
+        return np.sum(
+            [
+                scale[:, None] * part.tdot(u[rows]) + np.outer(shift, u[rows].sum(0))
+                for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift)
+            ],
+            axis=0,
+        )
+
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        """The chosen columns of S, dense."""
+        out = np.empty((self.shape[0], len(index)), dtype=np.float32)
+        for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift):
+            out[rows] = part.columns(index) * scale[index].astype(np.float32) + shift[index].astype(np.float32)
+        return out
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and sd of every column of S in float64."""
+        return self.mean, self.sd
+
+
+Matrix = SmoothedMatrix | BatchedMatrix
+
+
 @dataclass(frozen=True)
 class Transform:
     """Maps features to model space and back; every field is a plain array.
@@ -77,7 +128,7 @@ class Transform:
     decoder: np.ndarray
     scale: np.ndarray
 
-    def transform(self, smoothed: SmoothedMatrix) -> np.ndarray:
+    def transform(self, smoothed: Matrix) -> np.ndarray:
         """Model-space coordinates (n × p, float32) of smoothed cells."""
         weights = np.zeros((smoothed.shape[1], len(self.encoder)))
         weights[self.encoded] = self.encoder.T / self.sd[self.encoded, None]
@@ -122,7 +173,7 @@ def fit_operator(
 
 
 def fit_transform(
-    smoothed: SmoothedMatrix,
+    smoothed: Matrix,
     *,
     n_pcs: int = 50,
     linked: np.ndarray | None = None,
@@ -135,14 +186,14 @@ def fit_transform(
     return _fit([smoothed], [mean], [sd], [chosen], n_pcs)[0]
 
 
-def identity_transform(smoothed: SmoothedMatrix) -> Transform:
+def identity_transform(smoothed: Matrix) -> Transform:
     """Transform of a representation that is model space already: centred, one scale, nothing else."""
     mean, sd = smoothed.moments()
     p = len(mean)
     return Transform(mean, np.ones(p), np.arange(p), np.eye(p), np.eye(p), np.asarray(np.sqrt((sd**2).mean())))
 
 
-def fit_shared(smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray], *, n_pcs: int = 50) -> list[Transform]:
+def fit_shared(smoothed: Sequence[Matrix], shared: Sequence[np.ndarray], *, n_pcs: int = 50) -> list[Transform]:
     """Fit transforms into one space: z-scores per modality, joint PCA on the shared features (same order in each)."""
     moments = [s.moments() for s in smoothed]
     top = np.arange(len(shared[0]))
@@ -155,7 +206,7 @@ def fit_shared(smoothed: Sequence[SmoothedMatrix], shared: Sequence[np.ndarray],
 
 
 def _fit(
-    smoothed: Sequence[SmoothedMatrix],
+    smoothed: Sequence[Matrix],
     means: Sequence[np.ndarray],
     sds: Sequence[np.ndarray],
     encoded: Sequence[np.ndarray],
@@ -185,7 +236,7 @@ def _fit(
 class _Standardized:
     """Z = (S - 1 μᵀ) / sd on chosen columns, as products only."""
 
-    def __init__(self, smoothed: SmoothedMatrix, mean: np.ndarray, sd: np.ndarray, at: np.ndarray) -> None:
+    def __init__(self, smoothed: Matrix, mean: np.ndarray, sd: np.ndarray, at: np.ndarray) -> None:
         self.smoothed, self.at, self.shape = smoothed, at, (smoothed.shape[0], len(at))
         self.mean, self.sd = mean[at], sd[at]
 
@@ -231,7 +282,7 @@ def _principal_axes(scaled: Sequence[_Standardized], p: int) -> np.ndarray:
 
 
 def _decoder(
-    smoothed: SmoothedMatrix, mean: np.ndarray, sd: np.ndarray, encoded: np.ndarray, encoder: np.ndarray, x: np.ndarray
+    smoothed: Matrix, mean: np.ndarray, sd: np.ndarray, encoded: np.ndarray, encoder: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
     """Loadings of all features: the PCA's own, and ridge regression on the scores for those outside of it."""
     decoder = np.zeros((len(encoder), len(mean)))

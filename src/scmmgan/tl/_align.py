@@ -5,33 +5,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from scmmgan import _domain, _links, _slots
+from scmmgan import _domain, _known, _slots
 from scmmgan._keys import Keys
+from scmmgan.tl import _prior
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan._domain import Domain
-    from scmmgan.model.aligner import Loadings
     from scmmgan.model.coupling import Coupling
 
 logger = logging.getLogger("scmmgan")
 
 DEFAULTS = {"smooth": 3, "n_pcs": 50}
-MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
 
 
 def align(
     mdata: MuData,
     *modalities: str,
     links: str | pd.DataFrame | None = "auto",
+    pairs: str | pd.DataFrame | None = None,
+    labels: str | Mapping[str, str] | None = None,
+    batch: str | Mapping[str, str] | None = None,
     features: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     layer: str | Mapping[str, str] | None = None,
     use_rep: str | Mapping[str, str] | None = None,
@@ -66,7 +66,17 @@ def align(
     links
         Linked features. `"auto"` (default): equal `var_names` if there are at least 10; `"var_names"`; a `var` column
         that names genes (`var_names` serve where a modality lacks it); a table, see :func:`scmmgan.pp.link_features`;
-        or `None`. From 10 links on they make the coupling, 3-9 serve the link loss only.
+        or `None`. From 10 links on they make the coupling, 3-9 serve the link loss only. Links that disagree with the
+        rest lose their weight.
+    pairs
+        Cells known to be the same in two modalities: `"obs_names"` (equal names), a boolean `obs` column (equal names
+        where it is true), or a table with one column of cell names per modality. Their anchors are their partners; 20
+        or more also place all other cells, fewer help the shapes to decide. At least 3.
+    labels
+        `obs` column with one vocabulary for all modalities, gaps allowed. Cells of different labels are not coupled.
+    batch
+        `obs` column with samples or donors: cells are smoothed inside their batch, and every feature is scaled to the
+        same mean and sd in all batches of the modality.
     features
         Mapped features to write; default all while cells × features is at most 2·10⁸, else none: then
         `get.mapped(features=)` decodes them. A dict by target modality, or one list for all.
@@ -124,6 +134,8 @@ def align(
         The same for all cells, only when all modalities are aligned and no cell name occurs twice.
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
         The coupling that the training started from.
+    `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
+        Share of the cell's mass that found no partner in b, 0 to 1; not where shapes alone made the coupling.
     `mdata.uns[key_added]` : dict
         `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history` and `model`.
 
@@ -153,19 +165,26 @@ def align(
     keys = Keys(key_added)
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
-    tables = _tables(mdata, names, links, per_modality["use_rep"])
+    tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
+    known = _known.read_pairs(mdata, names, pairs)
+    codes = _known.read_labels(mdata, names, per_modality.pop("labels"))
     if copy and mdata.isbacked:
         raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
     if copy:
         mdata = mdata.copy()
     elif mdata.is_view or any(mdata[name].is_view for name in names):
         raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
-    wanted = per_modality.pop("features")
+    wanted, columns = per_modality.pop("features"), per_modality.pop("batch")
     random_state = arguments["random_state"]
-    domains, shared = _domain.read_domains(mdata, names, links=tables, random_state=random_state, **per_modality)
+    batches = _known.read_batches(mdata, names, columns)
+    domains, shared = _domain.read_domains(
+        mdata, names, links=tables, batches=batches, random_state=random_state, **per_modality
+    )
     written = _slots.written_features(domains, wanted)
-    tables = _telling(tables, {d.name: d for d in domains}, explicit=not (isinstance(links, str) and links == "auto"))
-    couplings, loadings = _prior(domains, tables, shared, random_state)
+    tables = _prior.telling(
+        tables, {d.name: d for d in domains}, explicit=not (isinstance(links, str) and links == "auto")
+    )
+    couplings, loadings = _prior.couplings(domains, tables, known, codes, shared=shared, random_state=random_state)
 
     from scmmgan.model import methods
 
@@ -222,7 +241,7 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
     """The arguments that may differ between modalities, as dicts; numbers are checked."""
     out = {
         argument: _domain.per_modality(arguments[argument], names, argument, DEFAULTS.get(argument))
-        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features")
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch")
     }
     for argument, low in (("smooth", 0), ("n_pcs", 1)):
         out[argument] = {
@@ -243,89 +262,6 @@ def _device(device: str) -> str:
     if not available.get(device):
         raise ValueError(f"Device {device!r} is not available. Here: {[d for d, there in available.items() if there]}.")
     return device
-
-
-def _tables(
-    mdata: MuData, names: list[str], links: str | pd.DataFrame | None, use_rep: Mapping[str, str | None]
-) -> dict[tuple[str, str], pd.DataFrame]:
-    """Link tables of all pairs of modalities that have links."""
-    tables = {}
-    for source, target in combinations(names, 2):
-        if rep := use_rep[source] or use_rep[target]:
-            # a representation has no features that links could name
-            if links is not None and not (isinstance(links, str) and links == "auto"):
-                raise ValueError(
-                    f"`links` names features, but {source!r} or {target!r} is read from obsm {rep!r}, which has none. "
-                    "Give `links=None`, or leave `use_rep` out."
-                )
-            continue
-        table = _links.link_table(mdata, source, target, links)
-        if table is not None:
-            tables[source, target] = table
-    return tables
-
-
-def _prior(
-    domains: list[Domain], tables: Mapping[tuple[str, str], pd.DataFrame], shared: bool, random_state: int
-) -> tuple[dict[tuple[str, str], Coupling], dict[tuple[str, str], Loadings]]:
-    """Couplings of all ordered pairs, and the linked features' loadings in model space."""
-    from scmmgan.model.coupling import GEOMETRY_LANDMARKS, LINKED_LANDMARKS, couple_geometry, couple_links
-
-    couplings: dict[tuple[str, str], Coupling] = {}
-    loadings: dict[tuple[str, str], Loadings] = {}
-    # one set of landmarks per modality, whatever its pairs are coupled by
-    by_links = all(len(tables.get((a.name, b.name), ())) >= MIN_PRIOR for a, b in combinations(domains, 2))
-    settings = {"n_landmarks": LINKED_LANDMARKS if by_links else GEOMETRY_LANDMARKS, "random_state": random_state}
-    for a, b in combinations(domains, 2):
-        x = {d.name: d.x for d in (a, b)}
-        table = tables.get((a.name, b.name))
-        if table is not None:
-            at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
-            sign, weight = table["sign"].to_numpy(), table["weight"].to_numpy()
-        if table is not None and len(table) >= MIN_PRIOR:
-            # of many thousand equal names those in the PCA are enough, and fit in memory
-            used = np.isin(at[a.name], a.transform.encoded) if shared else np.ones(len(table), dtype=bool)
-            linked = {d.name: d.zscored(at[d.name][used]) for d in (a, b)}
-            linked[a.name] *= (sign * np.sqrt(weight))[used].astype(np.float32)
-            linked[b.name] *= np.sqrt(weight)[used].astype(np.float32)
-            # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
-            couplings |= couple_links(x, linked, refine=not shared, **settings)
-            earned = couplings[a.name, b.name].info["link_weight"]
-            if not shared:
-                weight = weight * earned
-                logger.info("%d of %d links agree with the others.", (earned > 0.1).sum(), len(earned))
-        else:
-            logger.warning(
-                "%s which populations of %r and %r correspond: the coupling comes from their shapes alone "
-                "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.",
-                "No links say" if table is None else f"{len(table)} links are too few to say", a.name, b.name,
-            )  # fmt: skip
-            couplings |= couple_geometry(x, **settings)
-        if table is not None:
-            for s, t in ((a, b), (b, a)):
-                source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
-                loadings[s.name, t.name] = (source, target, sign, weight)
-    return couplings, loadings
-
-
-def _telling(
-    tables: Mapping[tuple[str, str], pd.DataFrame], domains: Mapping[str, Domain], *, explicit: bool
-) -> dict[tuple[str, str], pd.DataFrame]:
-    """The links whose features vary in both modalities; too few of them are an error where links were asked for."""
-    kept = {}
-    for pair, table in tables.items():
-        at = {m: domains[m].var_names.get_indexer(pd.Index(table[m])) for m in pair}
-        varies = np.logical_and.reduce([domains[m].varies(at[m]) for m in pair])
-        if not varies.all():
-            logger.warning("%d of %d links name a constant feature and are left out.", (~varies).sum(), len(varies))
-        if varies.sum() >= _links.MIN_LINKS:
-            kept[pair] = table[varies].reset_index(drop=True)
-        elif explicit:
-            raise ValueError(
-                f"Of {len(varies)} links between {pair[0]!r} and {pair[1]!r} {varies.sum()} have features that vary in "
-                f"both; at least {_links.MIN_LINKS} are needed. Check the `layer`, or use `links=None`."
-            )
-    return kept
 
 
 def _params(

@@ -1,0 +1,152 @@
+"""What the user knows of the cells: pairs, labels, batches. All checks; row numbers and codes come out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan._domain import missing_key, modality
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
+
+MIN_PAIRS = 3
+
+
+def read_pairs(
+    mdata: MuData, names: Sequence[str], pairs: str | pd.DataFrame | None
+) -> dict[tuple[str, str], np.ndarray]:
+    """Row numbers (k × 2) of known pairs for all pairs of modalities that have any."""
+    if pairs is None:
+        return {}
+    if not isinstance(pairs, str | pd.DataFrame):
+        raise TypeError(f"`pairs` must be a str, a DataFrame or None, got {type(pairs).__name__}.")
+    found = {}
+    for a, b in combinations(names, 2):
+        cells = (
+            _named(mdata, a, b, pairs)
+            if isinstance(pairs, str)
+            else _tabled(mdata, a, b, pairs, several=len(names) > 2)
+        )
+        if cells is None:
+            continue
+        if len(cells) < MIN_PAIRS:
+            raise ValueError(
+                f"`pairs` gives {len(cells)} pairs of {a!r} and {b!r}; at least {MIN_PAIRS} are needed. Cells are named "
+                f"like {list(mdata[a].obs_names[:2])} and {list(mdata[b].obs_names[:2])}."
+            )
+        logger.info("%d known pairs of %r and %r.", len(cells), a, b)
+        found[a, b] = cells
+    if not found:
+        raise ValueError(f"`pairs` has columns {list(pairs)}, none for two of the modalities {list(names)}.")
+    return found
+
+
+def _named(mdata: MuData, a: str, b: str, pairs: str) -> np.ndarray:
+    """Cells of equal names, all or those that a boolean column marks."""
+    marked = {}
+    for m in (a, b):
+        obs = modality(mdata, m).obs
+        if pairs == "obs_names":
+            marked[m] = obs.index
+        elif pairs in obs:
+            values = obs[pairs]
+            if not pd.api.types.is_bool_dtype(values):
+                raise ValueError(
+                    f"obs column {pairs!r} of {m!r} must be boolean (is this cell's partner known?), got {values.dtype}."
+                )
+            marked[m] = obs.index[values.fillna(False).to_numpy(dtype=bool)]
+    if not marked:
+        columns = [c for m in (a, b) for c in mdata[m].obs]
+        raise missing_key(f"obs column in {a!r} or {b!r}", pairs, columns, "`pairs` also takes 'obs_names' or a table.")
+    # a column on one side marks for both
+    both = next(iter(marked.values()))
+    for other in (marked.get(m, mdata[m].obs_names) for m in (a, b)):
+        both = both[both.isin(other)]
+    return np.stack([mdata[m].obs_names.get_indexer(both) for m in (a, b)], axis=1)
+
+
+def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame, *, several: bool) -> np.ndarray | None:
+    """Cells of a table with one column of names per modality; rows with a gap are no pair of the two."""
+    if missing := [m for m in (a, b) if m not in pairs]:
+        if several:
+            return None
+        raise missing_key("column in the table `pairs`", missing[0], [str(c) for c in pairs], "One per modality.")
+    table = pairs[[a, b]].dropna()
+    rows = {}
+    for m in (a, b):
+        cells = table[m].astype(str)
+        rows[m] = mdata[m].obs_names.get_indexer(pd.Index(cells.to_numpy(dtype=object)))
+        if (unknown := rows[m] < 0).any():
+            first = cells.to_numpy()[unknown][0]
+            raise KeyError(
+                f"`pairs` names {int(unknown.sum())} cells that are not in {m!r}, e.g. {first!r}; its cells are named like "
+                f"{list(mdata[m].obs_names[:2])}."
+            )
+        if (twice := cells.duplicated().to_numpy()).any():
+            raise ValueError(f"`pairs` names {cells.to_numpy()[twice][0]!r} of {m!r} twice: a cell has one partner.")
+    return np.stack([rows[a], rows[b]], axis=1)
+
+
+def read_labels(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]) -> dict[str, np.ndarray] | None:
+    """Codes (n,) of one vocabulary per modality, -1 where there is a gap; None without labels."""
+    values = _columns(mdata, names, labels, "labels")
+    if values is None:
+        return None
+    found = {m: set(v.dropna()) for m, v in values.items()}
+    for a, b in combinations(names, 2):
+        common = found[a] & found[b]
+        smaller = min(len(found[a]), len(found[b]))
+        if len(common) < 2 or 2 * len(common) < smaller:
+            raise ValueError(
+                f"`labels` of {a!r} and {b!r} share {len(common)} names, too few for one vocabulary. {a!r} has "
+                f"{sorted(found[a])[:30]}, {b!r} has {sorted(found[b])[:30]}. Rename them alike, or leave `labels` out."
+            )
+        for m, other in ((a, b), (b, a)):
+            if alone := sorted(found[m] - found[other]):
+                logger.warning("Labels %s of %r are missing in %r: those cells count as unmatched.", alone, m, other)
+    vocabulary = sorted(set.union(*found.values()))
+    return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}
+
+
+def read_batches(mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]) -> dict[str, np.ndarray | None]:
+    """Batch codes (n,) per modality; None where a modality has one batch. Every batch has at least 32 cells."""
+    from scmmgan._domain import MIN_CELLS
+
+    codes: dict[str, np.ndarray | None] = dict.fromkeys(names)
+    for m in [m for m in names if batch[m] is not None]:
+        values = _columns(mdata, [m], batch, "batch")
+        column = values[m] if values else None
+        if column is None or column.isna().any():
+            raise ValueError(f"obs column {batch[m]!r} of {m!r} has gaps: every cell needs a batch.")
+        counts = column.value_counts()
+        if counts.min() < MIN_CELLS:
+            raise ValueError(
+                f"Batch {counts.idxmin()!r} of {m!r} has {counts.min()} cells; {MIN_CELLS} are the minimum. Merge or drop it."
+            )
+        if len(counts) > 1:
+            codes[m] = pd.Categorical(column).codes.astype(int)
+    return codes
+
+
+def _columns(
+    mdata: MuData, names: Sequence[str], columns: Mapping[str, Any], argument: str
+) -> dict[str, pd.Series] | None:
+    """The obs columns as str with gaps; None when no modality names one."""
+    if all(columns[m] is None for m in names):
+        return None
+    values = {}
+    for m in names:
+        obs, column = modality(mdata, m).obs, columns[m]
+        if column is None or column not in obs:
+            raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns))
+        series = obs[column].astype(object)
+        values[m] = series.where(series.isna(), series.astype(str))
+    return values

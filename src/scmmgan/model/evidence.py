@@ -1,0 +1,89 @@
+"""What is known about two modalities, as coordinates that both share or as costs (METHOD §3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+Pair = tuple[str, str]
+N_CANONICAL = 20
+PAIR_WEIGHT = 20.0  # of a known pair, where cells with their anchors count 1
+FORBIDDEN = 10.0  # cost of two different labels, in units of the mean cost of everything else
+MAX_PROFILES = 300  # known pairs that serve as coordinates
+
+
+def pair_profiles(x: dict[str, np.ndarray], pairs: np.ndarray, *, random_state: int = 0) -> dict[str, np.ndarray]:
+    """Log distances (n × at most 300) of all cells to the paired cells (k × 2 row numbers), z-scored.
+
+    The logarithm resolves the neighbourhood of every pair; plain distances are ruled by the far cells.
+    """
+    if len(pairs) > MAX_PROFILES:
+        pairs = pairs[np.sort(np.random.default_rng(random_state).permutation(len(pairs))[:MAX_PROFILES])]
+    profiles = {}
+    for (m, cells), rows in zip(x.items(), pairs.T):
+        cells = cells.astype(np.float64)
+        nodes = cells[rows]
+        squared = (cells**2).sum(1)[:, None] + (nodes**2).sum(1) - 2 * cells @ nodes.T
+        distances = np.sqrt(np.maximum(squared, 0))
+        logs = np.log(distances + max(0.1 * float(np.median(distances)), 1e-12))
+        profiles[m] = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-9)
+    return profiles
+
+
+def memberships(x: np.ndarray, labels: np.ndarray, n_labels: int, *, k: int = 15) -> np.ndarray:
+    """Label shares (n × labels): a cell's own label, or those of its k nearest labelled cells where it has none (-1)."""
+    shares = np.zeros((len(x), n_labels))
+    known = labels >= 0
+    shares[known, labels[known]] = 1
+    if known.all() or not known.any():
+        return shares
+    search = NearestNeighbors(n_neighbors=min(k, int(known.sum()))).fit(x[known])
+    nearest = search.kneighbors(x[~known], return_distance=False)
+    shares[~known] = shares[known][nearest].mean(1)
+    return shares
+
+
+def label_cost(shares_a: np.ndarray, known_a: np.ndarray, shares_b: np.ndarray, known_b: np.ndarray) -> np.ndarray:
+    """Cost of matching rows of a with rows of b: 10 between different labels, 1 where either label is a guess."""
+    severity = np.where(known_a[:, None] & known_b, FORBIDDEN, 1.0)
+    return severity * (1 - shares_a @ shares_b.T)
+
+
+def share_ratios(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each label on the other side over its own share, both directions; next to 0 where it is missing."""
+    floor = 1e-9
+    return np.maximum(b, floor) / np.maximum(a, floor), np.maximum(a, floor) / np.maximum(b, floor)
+
+
+def canonical(
+    x: dict[str, np.ndarray], anchors: dict[Pair, np.ndarray], pairs: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Canonical variates (n × at most 20) of both modalities, from every cell and its anchor as a pair.
+
+    Known pairs count 20 fold. Variates are scaled by their canonical correlations.
+    """
+    first, second = x
+    a = np.vstack([x[first], anchors[second, first]]).astype(np.float64)
+    b = np.vstack([anchors[first, second], x[second]]).astype(np.float64)
+    weight = np.ones(len(a))
+    if pairs is not None:
+        a = np.vstack([a, x[first][pairs[:, 0]]])
+        b = np.vstack([b, x[second][pairs[:, 1]]])
+        weight = np.r_[weight, np.full(len(pairs), PAIR_WEIGHT)]
+    weight /= weight.sum()
+    mean_a, mean_b = weight @ a, weight @ b
+    a, b = a - mean_a, b - mean_b
+    white_a, white_b = _whitening(a, weight), _whitening(b, weight)
+    cross = (white_a.T @ a.T * weight) @ b @ white_b
+    left, strength, right = np.linalg.svd(cross, full_matrices=False)
+    left, right = (left * strength)[:, :N_CANONICAL], (right.T * strength)[:, :N_CANONICAL]
+    return {
+        first: (x[first] - mean_a) @ white_a @ left,
+        second: (x[second] - mean_b) @ white_b @ right,
+    }
+
+
+def _whitening(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Matrix (p × p) that whitens centred x under the weights, shrunk by 5 % of the mean variance."""
+    values, vectors = np.linalg.eigh((x.T * weight) @ x)
+    return vectors / np.sqrt(np.maximum(values, 0) + 0.05 * max(values.mean(), 1e-12))

@@ -1,0 +1,145 @@
+"""What breaks the symmetry of an alignment: links, pairs and labels as couplings and loadings (METHOD §3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _links
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan._domain import Domain
+    from scmmgan.model.aligner import Loadings
+    from scmmgan.model.coupling import Coupling
+
+logger = logging.getLogger("scmmgan")
+
+Pair = tuple[str, str]
+MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
+MIN_PROFILES = 20  # known pairs from which on they are coordinates of their own (benchmarks/accuracy.md)
+
+
+def tables(
+    mdata: MuData, names: list[str], links: str | pd.DataFrame | None, use_rep: Mapping[str, str | None]
+) -> dict[Pair, pd.DataFrame]:
+    """Link tables of all pairs of modalities that have links."""
+    found = {}
+    for source, target in combinations(names, 2):
+        if rep := use_rep[source] or use_rep[target]:
+            # a representation has no features that links could name
+            if links is not None and not (isinstance(links, str) and links == "auto"):
+                raise ValueError(
+                    f"`links` names features, but {source!r} or {target!r} is read from obsm {rep!r}, which has none. "
+                    "Give `links=None`, or leave `use_rep` out."
+                )
+            continue
+        table = _links.link_table(mdata, source, target, links)
+        if table is not None:
+            found[source, target] = table
+    return found
+
+
+def telling(
+    tables: Mapping[Pair, pd.DataFrame], domains: Mapping[str, Domain], *, explicit: bool
+) -> dict[Pair, pd.DataFrame]:
+    """The links whose features vary in both modalities; too few of them are an error where links were asked for."""
+    kept = {}
+    for pair, table in tables.items():
+        at = {m: domains[m].var_names.get_indexer(pd.Index(table[m])) for m in pair}
+        varies = np.logical_and.reduce([domains[m].varies(at[m]) for m in pair])
+        if not varies.all():
+            logger.warning("%d of %d links name a constant feature and are left out.", (~varies).sum(), len(varies))
+        if varies.sum() >= _links.MIN_LINKS:
+            kept[pair] = table[varies].reset_index(drop=True)
+        elif explicit:
+            raise ValueError(
+                f"Of {len(varies)} links between {pair[0]!r} and {pair[1]!r} {varies.sum()} have features that vary in "
+                f"both; at least {_links.MIN_LINKS} are needed. Check the `layer`, or use `links=None`."
+            )
+    return kept
+
+
+def couplings(
+    domains: list[Domain],
+    tables: Mapping[Pair, pd.DataFrame],
+    pairs: Mapping[Pair, np.ndarray],
+    labels: Mapping[str, np.ndarray] | None,
+    *,
+    shared: bool,
+    random_state: int,
+) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
+    """Couplings of all ordered pairs, and the linked features' loadings in model space."""
+    from scmmgan.model.coupling import GEOMETRY_LANDMARKS, LINKED_LANDMARKS, couple_geometry, couple_known
+
+    found: dict[Pair, Coupling] = {}
+    loadings: dict[Pair, Loadings] = {}
+    of = list(combinations(domains, 2))
+    known = {(a.name, b.name): _is_known(a.name, b.name, tables, pairs) for a, b in of}
+    # one set of landmarks per modality, whatever its pairs are coupled by
+    settings: dict[str, Any] = {
+        "n_landmarks": LINKED_LANDMARKS if all(known.values()) else GEOMETRY_LANDMARKS,
+        "random_state": random_state,
+    }
+    for a, b in of:
+        x = {d.name: d.x for d in (a, b)}
+        table = tables.get((a.name, b.name))
+        given: dict[str, Any] = {
+            "pairs": pairs.get((a.name, b.name)),
+            "labels": None if labels is None else {m: labels[m] for m in x},
+        }
+        if known[a.name, b.name]:
+            linked = None if table is None or len(table) < MIN_PRIOR else linked_values(a, b, table, shared=shared)
+            # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
+            found |= couple_known(x, linked, refine=not shared, **given, **settings)
+        else:
+            _warn_of_geometry(a.name, b.name, table, given)
+            found |= couple_geometry(x, **given, **settings)
+        if table is not None:
+            at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
+            sign, weight = table["sign"].to_numpy(), table["weight"].to_numpy()
+            earned = found[a.name, b.name].info.get("link_weight")
+            if earned is not None and not shared:
+                weight = weight * earned
+                logger.info("%d of %d links agree with the others.", (earned > 0.1).sum(), len(earned))
+            for s, t in ((a, b), (b, a)):
+                source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
+                loadings[s.name, t.name] = (source, target, sign, weight)
+    return found, loadings
+
+
+def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:
+    """Whether links or pairs are many enough to decide without the modalities' shapes."""
+    return len(tables.get((a, b), ())) >= MIN_PRIOR or len(pairs.get((a, b), ())) >= MIN_PROFILES
+
+
+def linked_values(a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool) -> dict[str, np.ndarray]:
+    """Smoothed, z-scored linked features (n × links) of both sides, with the table's signs and weights."""
+    at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
+    sign, root = table["sign"].to_numpy(), np.sqrt(table["weight"].to_numpy())
+    # of many thousand equal names those in the PCA are enough, and fit in memory
+    used = np.isin(at[a.name], a.transform.encoded) if shared else np.ones(len(table), dtype=bool)
+    linked = {d.name: d.zscored(at[d.name][used]) for d in (a, b)}
+    linked[a.name] *= (sign * root)[used].astype(np.float32)
+    linked[b.name] *= root[used].astype(np.float32)
+    return linked
+
+
+def _warn_of_geometry(a: str, b: str, table: pd.DataFrame | None, given: Mapping[str, Any]) -> None:
+    """Shapes decide: say so, and what else was used."""
+    helped = [f"{len(given['pairs'])} known pairs"] if given["pairs"] is not None else []
+    helped += ["labels"] if given["labels"] is not None else []
+    if helped:
+        logger.info("%r and %r are coupled by their shapes with the help of %s.", a, b, " and ".join(helped))
+        return
+    logger.warning(
+        "%s which populations of %r and %r correspond: the coupling comes from their shapes alone "
+        "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.",
+        "No links say" if table is None else f"{len(table)} links are too few to say", a, b,
+    )  # fmt: skip
