@@ -16,6 +16,7 @@ RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower on
 KEPT = 32  # plan entries kept per cell
 LINKED_LANDMARKS = 300
 GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
+DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is not worth its sharpness
 ROUNDS = 3  # of re-weighting links by their agreement
 
 Pair = tuple[str, str]
@@ -234,7 +235,7 @@ def couple_geometry(
         for m in x
     }
     first, second = x
-    cost, mass, matched = None, None, {m: np.ones(len(v)) for m, v in x.items()}
+    cost, mass, shares, matched = None, None, None, {m: np.ones(len(v)) for m, v in x.items()}
     if pairs is not None:
         profiles = evidence.pair_profiles(x, pairs)
         cost = _correlation_distance(*(landmarks[m].mean(profiles[m]) for m in x))
@@ -252,15 +253,36 @@ def couple_geometry(
     info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0])}
     if len(costs) > 1:
         info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
-    couplings = {}
+    on_cells = {}
     for source, target, t in ((first, second, plans[0]), (second, first, plans[0].T)):
-        on_cells = _spread(x[source], landmarks[source]) @ (t / np.maximum(t.sum(1, keepdims=True), 1e-300))
-        on_cells *= (matched[source] / np.maximum(on_cells.sum(1), 1e-300))[:, None]
-        partners = _partners(pairs, first=source == first)
-        couplings[source, target] = _coupling(
-            on_cells, landmarks[target], x[target], info, partners, relaxed=labels is not None
+        plan = _spread(x[source], landmarks[source]) @ (t / np.maximum(t.sum(1, keepdims=True), 1e-300))
+        on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
+    if costs[0] > DISTORTED:
+        on_cells = _smoothed_out(x, on_cells, landmarks, shares)
+    return {
+        (a, b): _coupling(
+            plan, landmarks[b], x[b], info, _partners(pairs, first=a == first), relaxed=labels is not None
         )
-    return couplings
+        for (a, b), plan in on_cells.items()
+    }
+
+
+def _smoothed_out(
+    x: dict[str, np.ndarray], plans: dict[Pair, np.ndarray], landmarks: dict[str, Landmarks], labels: _Labels | None
+) -> dict[Pair, np.ndarray]:
+    """Plans from the distances to all landmarks and their images, and from the canonical space of cells and anchors."""
+    first, second = x
+    anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+    own = {m: landmarks[m].mean(x[m]) for m in x}
+    images = {(a, b): landmarks[a].mean(v) for (a, b), v in anchors.items()}
+    points = {
+        first: np.vstack([own[first], images[second, first]]),
+        second: np.vstack([images[first, second], own[second]]),
+    }
+    view = evidence.profiles(x, points)
+    plans = _plans([view], landmarks, labels)
+    anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+    return _plans([view, evidence.canonical(x, anchors)], landmarks, labels)
 
 
 def relaxed_sinkhorn(

@@ -13,21 +13,25 @@ MAX_PROFILES = 300  # known pairs that serve as coordinates
 
 
 def pair_profiles(x: dict[str, np.ndarray], pairs: np.ndarray, *, random_state: int = 0) -> dict[str, np.ndarray]:
-    """Log distances (n × at most 300) of all cells to the paired cells (k × 2 row numbers), z-scored.
-
-    The logarithm resolves the neighbourhood of every pair; plain distances are ruled by the far cells.
-    """
+    """Profiles (n × at most 300) over the paired cells (k × 2 row numbers)."""
     if len(pairs) > MAX_PROFILES:
         pairs = pairs[np.sort(np.random.default_rng(random_state).permutation(len(pairs))[:MAX_PROFILES])]
-    profiles = {}
-    for (m, cells), rows in zip(x.items(), pairs.T):
-        cells = cells.astype(np.float64)
-        nodes = cells[rows]
+    return profiles(x, {m: cells[rows] for (m, cells), rows in zip(x.items(), pairs.T)})
+
+
+def profiles(x: dict[str, np.ndarray], points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Log distances (n × k) of all cells to points (k × p) that correspond across modalities, z-scored.
+
+    The logarithm resolves the neighbourhood of every point; plain distances are ruled by the far cells.
+    """
+    found = {}
+    for m, cells in x.items():
+        cells, nodes = cells.astype(np.float64), points[m].astype(np.float64)
         squared = (cells**2).sum(1)[:, None] + (nodes**2).sum(1) - 2 * cells @ nodes.T
         distances = np.sqrt(np.maximum(squared, 0))
         logs = np.log(distances + max(0.1 * float(np.median(distances)), 1e-12))
-        profiles[m] = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-9)
-    return profiles
+        found[m] = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-9)
+    return found
 
 
 def memberships(x: np.ndarray, labels: np.ndarray, n_labels: int, *, k: int = 15) -> np.ndarray:
