@@ -97,16 +97,15 @@ class Aligner:
     ) -> None:
         """Set the linear skips, or the cells that the coupling's own map remembers."""
         for (a, b), generator in self.generators.items():
-            if isinstance(generator, BarycentricMap):
+            if shared and isinstance(generator, Generator):
+                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
+            elif coupled and isinstance(generator, Generator | BarycentricMap):
                 found = couplings[a, b]
+                generator.start_from(*(_float(v) for v in _ridge(x[a], found.anchors, found.weight)))
+            if isinstance(generator, BarycentricMap):
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
-            elif isinstance(generator, Generator) and shared:
-                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
-            elif isinstance(generator, Generator) and coupled:
-                start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
-                generator.start_from(*(_float(v) for v in start))
 
     def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
         """A history of one row for what was not trained: errors at the anchors and of the way there and back."""
@@ -156,15 +155,16 @@ class Aligner:
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
             if isinstance(generator, BarycentricMap):
-                generator.remember(**state)
+                # as many cells as there were
+                generator.remember(state["cells"], state["offsets"], state["share"])
             generator.load_state_dict(state)
             generator.eval()
         return aligner
 
 
 def _float(v: np.ndarray) -> torch.Tensor:
-    # a copy: torch warns of arrays that it could not write to
-    return torch.from_numpy(np.array(v, dtype=np.float32))
+    # a copy: torch warns of arrays that it could not write to; in rows, as the order of a product decides its last bit
+    return torch.from_numpy(np.array(v, dtype=np.float32, order="C"))
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
