@@ -97,15 +97,17 @@ class Aligner:
     ) -> None:
         """Set the linear skips, or the cells that the coupling's own map remembers."""
         for (a, b), generator in self.generators.items():
-            if shared and isinstance(generator, Generator):
-                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
-            elif coupled and isinstance(generator, Generator | BarycentricMap):
+            if isinstance(generator, BarycentricMap):
                 found = couplings[a, b]
                 generator.start_from(*(_float(v) for v in _ridge(x[a], found.anchors, found.weight)))
-            if isinstance(generator, BarycentricMap):
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
+            elif isinstance(generator, Generator) and shared:
+                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
+            elif isinstance(generator, Generator) and coupled:
+                start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
+                generator.start_from(*(_float(v) for v in start))
 
     def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
         """A history of one row for what was not trained: errors at the anchors and of the way there and back."""
