@@ -261,6 +261,89 @@ def test_global_state_is_untouched(small: md.MuData):
     assert torch.is_grad_enabled()
 
 
+# --- methods -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"])
+def test_methods_end_to_end(small: md.MuData, tmp_path: Path, method: str):
+    """Written, read again, and ready to translate other cells."""
+    align(small, method=method, batch_size=32)
+    small.write(tmp_path / "a.h5mu")
+    again = md.read(tmp_path / "a.h5mu")
+    assert again.uns["scmmgan"]["params"]["method"] == method
+    found, stored = smm.get.model(small), smm.get.model(again)
+    for source, target in (("rna", "protein"), ("protein", "rna")):
+        other = own_space(small, source) * 1.1
+        np.testing.assert_array_equal(stored.translate(other, source, target), found.translate(other, source, target))
+        alone = np.concatenate([stored.translate(row[None], source, target) for row in other[:20]])
+        np.testing.assert_allclose(alone, stored.translate(other, source, target)[:20], atol=1e-5)
+        assert np.isfinite(smm.get.mapped(again, source, target).X).all()
+    assert len(smm.get.history(again)) == 1
+    smm.pl.history(again, show=False)
+
+
+def test_default_method_is_scmmgan_with_heat(small: md.MuData):
+    align(small)
+    align(small, method="scmmgan", geometry="heat", lr=1e-3, batch_size=256, weights={"cycle": 1}, key_added="same")
+    np.testing.assert_array_equal(small["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_same"])
+    params = small.uns["scmmgan"]["params"]
+    assert (params["geometry"], params["lr"], params["batch_size"]) == ("heat", 1e-3, 256)
+
+
+def test_what_is_not_given_is_the_methods_own(small: md.MuData):
+    for method, expected in (("scmmgan-paper", ("eigvec", 1e-4, 10.0)), ("cyclegan", ("None", 1e-3, 0.0))):
+        align(small, method=method, key_added=method)
+        params = small.uns[method]["params"]
+        assert (str(params["geometry"]), params["lr"], params["weights"]["links"]) == expected
+    align(small, method="scmmgan-paper", lr=1e-3, geometry=None, weights={"links": 3}, key_added="changed")
+    params = small.uns["changed"]["params"]
+    assert (str(params["geometry"]), params["lr"]) == ("None", 1e-3)
+    assert (params["weights"]["links"], params["weights"]["cycle"]) == (3, 1)
+    assert "geometry" not in small.uns["changed"]["history"]
+    assert "geometry" in small.uns["scmmgan-paper"]["history"]
+
+
+def test_default_steps(small: md.MuData, monkeypatch: pytest.MonkeyPatch):
+    from scmmgan.model import methods
+
+    seen = []
+    original = methods.Recipe
+
+    def spy(max_steps: int, *args: Any) -> Any:
+        seen.append(max_steps)
+        return original(2, *args)
+
+    monkeypatch.setattr(methods, "Recipe", spy)
+    for method in ("scmmgan", "scmmgan-paper", "cyclegan"):
+        align(small, method=method, max_steps=None)
+    align(small, max_steps=7)
+    assert seen == [1_000, 20_000, 1_000, 7]
+
+
+def test_coupling_alone_and_cyclegan():
+    """The coupling finds the cells without any training; the CycleGAN does not know where to go."""
+    mdata = smm.datasets.toy(n_cells=200)
+    align(mdata, method="coupling", key_added="coupling")
+    align(mdata, method="cyclegan", max_steps=60, key_added="cyclegan")
+    assert foscttm(mdata, key="coupling") < 0.06
+    assert foscttm(mdata, key="cyclegan") > 0.2
+
+
+@pytest.mark.parametrize("geometry", ["subspace", "eigvec", None])
+def test_geometries(geometry: str | None):
+    mdata = smm.datasets.toy(n_cells=150)
+    align(mdata, geometry=geometry, max_steps=60)
+    assert foscttm(mdata) < 0.08
+    assert ("geometry" in mdata.uns["scmmgan"]["history"]) == (geometry is not None)
+
+
+def test_round_trips_as_measured_cells(small: md.MuData):
+    align(small)
+    align(small, cycle_as_real=True, key_added="real")
+    assert small.uns["real"]["params"]["cycle_as_real"]
+    assert not np.array_equal(small["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_real"])
+
+
 # --- inputs are read-only ----------------------------------------------------------------------------------------
 
 
@@ -634,6 +717,22 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
     "n_pcs type": (nothing, (), {"n_pcs": {"rna": 2.5}}, TypeError, "`n_pcs` must be a whole number, got 2.5"),
     "smooth": (nothing, (), {"smooth": -1}, ValueError, "`smooth` must be at least 0"),
     "max_steps": (nothing, (), {"max_steps": 0}, ValueError, "`max_steps` must be at least 1"),
+    "method": (
+        nothing,
+        (),
+        {"method": "gan"},
+        ValueError,
+        r"`method` must be one of \['scmmgan', 'coupling'.*got 'gan'",
+    ),
+    "method type": (nothing, (), {"method": None}, ValueError, "`method` must be one of"),
+    "geometry": (
+        nothing,
+        (),
+        {"geometry": "hot"},
+        ValueError,
+        r"`geometry` must be one of \['heat', 'subspace'.*'hot'",
+    ),
+    "cycle_as_real": (nothing, (), {"cycle_as_real": 1}, TypeError, "`cycle_as_real` must be True or False, got 1"),
     "max_steps type": (nothing, (), {"max_steps": 1e3}, TypeError, "`max_steps` must be a whole number"),
     "batch_size": (nothing, (), {"batch_size": 31}, ValueError, "`batch_size` must be at least 32, got 31"),
     "lr": (nothing, (), {"lr": 0}, ValueError, "`lr` must be a finite number above 0, got 0"),

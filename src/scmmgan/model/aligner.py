@@ -99,6 +99,7 @@ class Aligner:
         for (a, b), generator in self.generators.items():
             if isinstance(generator, BarycentricMap):
                 found = couplings[a, b]
+                generator.start_from(*(_float(v) for v in _ridge(x[a], found.anchors, found.weight)))
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
@@ -156,15 +157,16 @@ class Aligner:
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
             if isinstance(generator, BarycentricMap):
-                generator.remember(**state)
+                # as many cells as there were
+                generator.remember(state["cells"], state["offsets"], state["share"])
             generator.load_state_dict(state)
             generator.eval()
         return aligner
 
 
 def _float(v: np.ndarray) -> torch.Tensor:
-    # a copy: torch warns of arrays that it could not write to
-    return torch.from_numpy(np.array(v, dtype=np.float32))
+    # a copy: torch warns of arrays that it could not write to; in rows, as the order of a product decides its last bit
+    return torch.from_numpy(np.array(v, dtype=np.float32, order="C"))
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -157,37 +157,47 @@ class PaperDiscriminator(nn.Module):
 
 
 class BarycentricMap(nn.Module):
-    """The coupling as a map: remembered cells go to their anchors, others between those of their 15 nearest.
+    """The coupling as a map: a linear map, and how far off it is at the 15 nearest of the cells that are remembered.
 
-    Weights of the neighbours (modified Shepard): (1 / d - 1 / d_16)², continuous and infinite at a remembered cell.
+    Weights of the neighbours (modified Shepard): (1 / d - 1 / d_16)², continuous, and infinite at a remembered cell,
+    which therefore goes to its anchor.
     """
 
     cells: Tensor
-    anchors: Tensor
+    offsets: Tensor
     share: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
+        self.start_from(torch.zeros(n_out, n_in), torch.zeros(n_out))
         self.remember(torch.zeros(1, n_in), torch.zeros(1, n_out), torch.ones(1))
+
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the linear part: `weight` (n_out × n_in), `bias` (n_out,)."""
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
 
     def remember(self, cells: Tensor, anchors: Tensor, share: Tensor) -> None:
         """Set the cells (n × n_in), their anchors (n × n_out) and how much each is to be trusted (n,)."""
-        for name, value in (("cells", cells), ("anchors", anchors), ("share", share)):
-            self.register_buffer(name, value)
+        self.register_buffer("cells", cells)
+        self.register_buffer("offsets", anchors - F.linear(cells, self.weight, self.bias))
+        self.register_buffer("share", share)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map cells (B × n_in) to the target's model space (B × n_out)."""
         # distances to ten thousand cells: a thousand rows at a time
-        return torch.cat([self._between(part) for part in x.split(1_000)])
+        return torch.cat([F.linear(part, self.weight, self.bias) + self._offset(part) for part in x.split(1_000)])
 
-    def _between(self, x: Tensor) -> Tensor:
+    def _offset(self, x: Tensor) -> Tensor:
         k = min(NEIGHBORS, len(self.cells) - 1)
         nearest = torch.cdist(x, self.cells).topk(k + 1, largest=False).indices
         # of the differences: what cdist finds in a batch is off by the rounding of squares
         distance = ((x[:, None] - self.cells[nearest]) ** 2).sum(2).sqrt().clamp(min=1e-6)
         farthest = distance.max(1, keepdim=True).values
         weight = (1 / distance - 1 / farthest) ** 2 * self.share[nearest] + 1e-20
-        return ((weight / weight.sum(1, keepdim=True))[:, :, None] * self.anchors[nearest]).sum(1)
+        return ((weight / weight.sum(1, keepdim=True))[:, :, None] * self.offsets[nearest]).sum(1)
 
 
 GENERATORS: dict[str, type[nn.Module]] = {"default": Generator, "paper": PaperGenerator, "coupling": BarycentricMap}
