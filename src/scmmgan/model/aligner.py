@@ -70,7 +70,7 @@ class Aligner:
         aligner._start(x, couplings, shared=shared, coupled=coupled, random_state=random_state)
         if networks not in DISCRIMINATORS:
             return aligner, aligner._errors(x, couplings)
-        problem = _problem(x, couplings, loadings, weights, coupled, random_state, device)
+        problem = replace(_problem(x, couplings, loadings, weights, coupled, random_state, device), shared=shared)
         for net in (*aligner.generators.values(), *discriminators.values()):
             net.to(device)
         history = training.fit(

@@ -46,6 +46,11 @@ def anchor_loss(mapped: Tensor, anchors: Tensor, weight: Tensor) -> Tensor:
     return (weight * error).sum() / weight.sum().clamp(min=1e-9)
 
 
+def identity_loss(x: Tensor, mapped: Tensor) -> Tensor:
+    """Mean squared error between cells and their images in a shared space, over cells and dimensions."""
+    return F.mse_loss(mapped, x)
+
+
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation of matching columns over the rows of a batch."""
     a, b = a - a.mean(0), b - b.mean(0)

@@ -34,7 +34,7 @@ METHODS = {
     "coupling": Method(settings={"networks": "coupling"}),
     "scmmgan-paper": Method(
         # METHOD §5; geometry as in the published code
-        weights={"adversarial": 1.0, "cycle": 1.0, "anchors": 10.0, "links": 10.0, "geometry": 1.0},
+        weights={"adversarial": 1.0, "cycle": 1.0, "anchors": 10.0, "links": 10.0, "geometry": 1.0, "identity": 0.0},
         max_steps=20_000,
         lr=1e-4,
         geometry="eigvec",
@@ -42,7 +42,9 @@ METHODS = {
         plain=True,
         settings={"networks": "paper", "coupled": False},
     ),
-    "cyclegan": Method(weights={**WEIGHTS, "anchors": 0.0, "links": 0.0}, geometry=None, settings={"coupled": False}),
+    "cyclegan": Method(
+        weights={**WEIGHTS, "anchors": 0.0, "links": 0.0, "identity": 0.0}, geometry=None, settings={"coupled": False}
+    ),
 }
 
 

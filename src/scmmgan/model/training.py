@@ -20,7 +20,10 @@ from scmmgan.model.networks import BatchNorm, frozen_statistics
 logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
-WEIGHTS = {"adversarial": 1.0, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.5}  # METHOD §5
+WEIGHTS = {
+    **{"adversarial": 1.0, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.1},  # METHOD §5; geometry: benchmarks/accuracy.md
+    "identity": 10.0,  # only in a shared space (benchmarks/accuracy.md)
+}
 OTHERS = ("pairs", "discriminator", "discriminator gradient", "gradient")
 EVERY = 4  # steps between evaluations of the two costly terms, which then count fourfold
 PENALTY = 0.1 / 2  # γ / 2 of the gradient penalty
@@ -52,6 +55,7 @@ class Problem:
     rows: dict[str, Tensor]  # row numbers to train on
     held_out: dict[str, Tensor]  # row numbers to check on
     weights: dict[str, float]
+    shared: bool = False  # all modalities in one space, where a cell's image is near the cell
 
     def anchored(self, source: str, target: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Anchors and their weights for some cells of the source."""
@@ -258,6 +262,8 @@ def _mapper_terms(
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
             parts["links"].append(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
+        if weights["identity"] and problem.shared:
+            parts["identity"].append(losses.identity_loss(x[source], y))
         if weights["geometry"] and geometry:
             # looked up by name, as all terms are
             parts["geometry"].append(getattr(losses, f"{geometry}_loss")(x[source], y))
@@ -281,7 +287,7 @@ def _record(history: dict[str, list[float]], step: int, window: list[dict[str, f
 def _held_out_score(
     generators: dict[Pair, nn.Module], parameters: list[Tensor], average: list[Tensor], problem: Problem
 ) -> float:
-    """Label-free: cycle, anchor and link errors, where trained on, of held-out cells under the averaged weights."""
+    """Label-free: cycle, anchor, identity and link errors, where trained on, of held-out cells; averaged weights."""
     current = [p.detach().clone() for p in parameters]
     _load(parameters, average)
     for net in generators.values():
@@ -294,6 +300,8 @@ def _held_out_score(
             score += float(losses.cycle_loss(x[source], generators[target, source](y)))
         if weights["anchors"] and (source, target) in problem.anchors:
             score += float(losses.anchor_loss(y, *problem.anchored(source, target, problem.held_out[source])))
+        if weights["identity"] and problem.shared:
+            score += float(losses.identity_loss(x[source], y))
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
             score += float(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))

@@ -17,6 +17,7 @@ from scmmgan.model.diffusion import smoothing_operator
 
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
 BLOCK = 256  # columns that are dense at one time
+RIDGE = 1.0  # of the mean variance: minor components of a mapped cell tell little of features outside the PCA
 MAX_SCALE = 5.0  # a feature that hardly varies in one batch is not blown up beyond
 
 
@@ -289,7 +290,7 @@ def _decoder(
     rest = np.setdiff1d(np.arange(len(mean)), encoded)
     if len(rest):
         gram = x.T @ x
-        penalty = 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        penalty = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
         # Zᵀx without Z: x is centred up to rounding, so the mean drops out
         cross = smoothed.tdot(x - x.mean(0))[rest] / sd[rest, None]
         decoder[:, rest] = np.linalg.solve(gram + penalty, cross.T)
