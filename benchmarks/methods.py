@@ -58,14 +58,18 @@ def watch(name: str, seed: int, every: int, write: Any) -> None:
             for net in generators.values():
                 net.train()
             training._load(parameters, current)
-            write({"step": looks[0] * training.CHECK, "seconds": time.perf_counter() - start, "held_out": score}
-                  | simple_scores(joint, at, types))
+            write(
+                {"step": looks[0] * training.CHECK, "seconds": time.perf_counter() - start, "held_out": score}
+                | simple_scores(joint, at, types)
+            )
         return score
 
     training._held_out_score = scored
 
 
-def simple_scores(joint: dict[str, np.ndarray], at: dict[str, np.ndarray], types: dict[str, np.ndarray]) -> dict[str, float]:
+def simple_scores(
+    joint: dict[str, np.ndarray], at: dict[str, np.ndarray], types: dict[str, np.ndarray]
+) -> dict[str, float]:
     a, b = joint
     z = {m: joint[m][at[m]] for m in at}
     half = np.random.default_rng(0).random(len(z[a])) < 0.5
@@ -99,7 +103,9 @@ def main() -> None:
 
             def write(row: dict[str, Any], name: str = name, seed: int = seed) -> None:
                 with args.out.open("a") as file:
-                    file.write(json.dumps({"data": name, "seed": seed, **options, "step": None, **row}, default=float) + "\n")
+                    file.write(
+                        json.dumps({"data": name, "seed": seed, **options, "step": None, **row}, default=float) + "\n"
+                    )
 
             held_out = training._held_out_score
             if args.every:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from scmmgan import _domain, _known, _slots
 from scmmgan._keys import Keys
-from scmmgan.tl import _prior
+from scmmgan.tl import _prior, _quality, _verdict
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -136,8 +136,12 @@ def align(
         The coupling that the training started from.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
         Share of the cell's mass that found no partner in b, 0 to 1; not where shapes alone made the coupling.
+    `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
+        Couplings made without a fifth of the evidence, or rivals of nearly the same cost, send the cell elsewhere in b.
     `mdata.uns[key_added]` : dict
-        `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history` and `model`.
+        `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history`, `model` and
+        `diagnosis`: what supports each pair of modalities, in words and numbers (:func:`scmmgan.tl.diagnose`, which see).
+        Its verdict is logged, as a warning where nothing supports the alignment.
 
     Raises
     ------
@@ -167,6 +171,7 @@ def align(
     _slots.check_free(mdata, names, read, keys)
     tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
     known = _known.read_pairs(mdata, names, pairs)
+    label_names = _known.label_names(mdata, names, per_modality["labels"])
     codes = _known.read_labels(mdata, names, per_modality.pop("labels"))
     if copy and mdata.isbacked:
         raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
@@ -185,6 +190,9 @@ def align(
         tables, {d.name: d for d in domains}, explicit=not (isinstance(links, str) and links == "auto")
     )
     couplings, loadings = _prior.couplings(domains, tables, known, codes, shared=shared, random_state=random_state)
+    records, ambiguous = _verdict.diagnose_couplings(
+        domains, couplings, tables, known, codes, label_names, shared=shared, random_state=random_state
+    )
 
     from scmmgan.model import methods
 
@@ -198,8 +206,12 @@ def align(
         progress_bar=progress_bar,
         **{name: arguments[name] for name in chosen},
     )
+    records = _verdict.judge_all(records, _quality.quality(aligner, domains, couplings, random_state=random_state))
     params = _params(arguments | {"modalities": names}, couplings, shared, time.perf_counter() - start)
-    _slots.write(mdata, domains, aligner, couplings, history=history, params=params, features=written, keys=keys)
+    _slots.write(
+        mdata, domains, aligner, couplings, history=history, params=params, features=written,
+        diagnosis=records, ambiguous=ambiguous, keys=keys,
+    )  # fmt: skip
     return mdata if copy else None
 
 
