@@ -5,6 +5,7 @@ Everything here works on at most 100 landmarks a side, so that hundreds of coupl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,7 @@ def coarsen(landmarks: Landmarks, *, n: int = N_COARSE, random_state: int = 0) -
 
 
 def coarse_plan(
-    couplings: dict[Pair, Coupling], pair: Pair, sides: dict[str, tuple[Landmarks, np.ndarray]]
+    couplings: Mapping[Pair, Coupling], pair: Pair, sides: Mapping[str, tuple[Landmarks, np.ndarray]]
 ) -> np.ndarray:
     """The couplings of both directions as one plan (m × m') between coarse landmarks."""
     a, b = pair
@@ -374,3 +375,12 @@ def swap_gaps(held: HeldOut, p: np.ndarray, population: np.ndarray, *, way: int)
     gap = gain.sum(2) / np.maximum(np.abs(gain).sum(2), 1e-12)
     np.fill_diagonal(gap, 1.0)
     return gap
+
+
+def overlap(x: np.ndarray, y: np.ndarray) -> float:
+    """Share of a cell's 20 nearest neighbours in x that are among those in y."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(20, len(x) // 4)
+    near = [NearestNeighbors(n_neighbors=k).fit(v).kneighbors(return_distance=False) for v in (x, y)]
+    return float(np.mean([len(np.intersect1d(i, j)) for i, j in zip(*near)]) / k)

@@ -85,7 +85,7 @@ def diagnosis(
     figure, axes = make_axes(ax, 4, shape=(2, 2), size=(WIDTH, height + 40 * MM))
     _evidence(axes[0], record)
     _rivals(axes[1], record)
-    _swaps(axes[2], table, geometry=record["kind"] == "geometry")
+    _swaps(axes[2], table, float(record["swap_limit"]), geometry=record["kind"] == "geometry")
     _shares(axes[3], table)
     for panel in axes:
         panel.tick_params(labelsize=SMALL)
@@ -145,7 +145,9 @@ def _rivals(ax: Axes, record: Mapping[str, Any]) -> None:
     name = _name(record)
     if record["kind"] == "geometry" and len(gaps):
         ax.bar(np.arange(len(gaps)) + 2, 100 * gaps, color=OKABE_ITO[0], width=0.6)
-        ax.axhline(5, color="0.3", linestyle="--", linewidth=0.8, label="counted as a rival below")
+        ax.axhline(
+            100 * record["swap_limit"], color="0.3", linestyle="--", linewidth=0.8, label="counted as a rival below"
+        )
         ax.set_xticks(np.arange(len(gaps)) + 2)
         ax.set_xlabel("competing coupling, best = 1", fontsize=TEXT)
         ax.set_ylabel("cost above the best, %", fontsize=TEXT)
@@ -166,9 +168,8 @@ def _rows(ax: Axes, table: pd.DataFrame, *, named: bool) -> None:
     ax.set_ylim(len(table) - 0.4, -0.6)
 
 
-def _swaps(ax: Axes, table: pd.DataFrame, *, geometry: bool) -> None:
+def _swaps(ax: Axes, table: pd.DataFrame, limit: float, *, geometry: bool) -> None:
     """Swap gap of every population and the name of what it could be swapped with, where that is likely."""
-    limit = 0.05 if geometry else 1 / 3
     none = (table["swap"] == "").to_numpy()
     gap = np.where(none, np.nan, table["gap"].to_numpy(dtype=float))
     close = gap < limit

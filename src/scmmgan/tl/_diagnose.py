@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from inspect import signature
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from scmmgan import _domain, _known, _slots
+from scmmgan import _domain, _slots
 from scmmgan._keys import Keys
-from scmmgan.tl import _prior, _quality, _verdict
+from scmmgan.tl import _problem, _quality, _verdict
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan._domain import Domain
     from scmmgan.model.aligner import Aligner, Loadings
     from scmmgan.model.coupling import Coupling
 
@@ -108,13 +106,10 @@ def diagnose(
     seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts)
     problem = _read(mdata, params, keys)
     couplings, loadings = problem.couple(seed)
-    records, ambiguous = _verdict.diagnose_couplings(
-        problem.domains, couplings, problem.tables, problem.pairs, problem.labels, problem.label_names,
-        shared=problem.shared, random_state=seed,
-    )  # fmt: skip
+    records, ambiguous = problem.diagnose(couplings, seed)
     from scmmgan import get
 
-    more = _quality.quality(get.model(mdata, key=key), problem.domains, couplings, random_state=seed)
+    more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=seed)
     if full:
         settings = _settings(params) | {"shared": problem.shared, "max_steps": steps, "progress_bar": progress_bar}
         found = _retrain(problem, couplings, loadings, settings, n_restarts, seed)
@@ -125,29 +120,10 @@ def diagnose(
 # --- what was aligned, read again --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What `tl.align` made its couplings from."""
-
-    domains: list[Domain]
-    shared: bool
-    tables: Mapping[Pair, pd.DataFrame]
-    pairs: Mapping[Pair, np.ndarray]
-    labels: Mapping[str, np.ndarray] | None
-    label_names: Sequence[str]
-
-    def couple(self, random_state: int) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
-        """Couplings and loadings, as `tl.align` made them for its own seed."""
-        labels = None if self.labels is None else dict(self.labels)
-        return _prior.couplings(
-            self.domains, self.tables, self.pairs, labels, shared=self.shared, random_state=random_state
-        )
-
-
-def _read(mdata: MuData, params: Mapping[str, Any], keys: Keys) -> Problem:
+def _read(mdata: MuData, params: Mapping[str, Any], keys: Keys) -> _problem.Problem:
     """The modalities, links, pairs and labels by the stored arguments."""
     names = [str(m) for m in params["modalities"]]
-    _slots.check_aligned(mdata, names, keys)
+    widths = _slots.check_aligned(mdata, names, keys)["widths"]
     per = {
         argument: _domain.per_modality(_value(params[argument]), names, argument)
         for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
@@ -155,19 +131,12 @@ def _read(mdata: MuData, params: Mapping[str, Any], keys: Keys) -> Problem:
     per = {argument: {m: _value(v) for m, v in by.items()} for argument, by in per.items()}
     for argument in ("smooth", "n_pcs"):
         per[argument] = {m: None if v is None else int(v) for m, v in per[argument].items()}
-    links, labels = _value(params["links"]), per.pop("labels")
-    tables = _prior.tables(mdata, names, links, per["use_rep"])
-    batches = _known.read_batches(mdata, names, per.pop("batch"))
-    pairs = _known.read_pairs(mdata, names, _value(params["pairs"]))
-    seed = int(params["random_state"])
-    domains, shared = _domain.read_domains(mdata, names, links=tables, batches=batches, random_state=seed, **per)
-    before = [str(m) for m in _slots.config(mdata, keys)["modalities"]]
-    widths = _slots.config(mdata, keys)["widths"]
-    if changed := [d.name for d in domains if d.x.shape[1] != widths[d.name]]:
-        raise ValueError(f"{changed[0]!r} is no longer what was aligned as {keys.key!r} ({before}): align it again.")
-    tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=False)
-    codes = _known.read_labels(mdata, names, labels)
-    return Problem(domains, shared, tables, pairs, codes, _known.label_names(mdata, names, labels))
+    given: dict[str, Any] = {name: _value(params[name]) for name in ("links", "pairs")}
+    problem = _problem.read(mdata, names, per, random_state=int(params["random_state"]), **given)
+    before = {m: (widths[m], mdata[m].obsm[keys.embedding].shape[0]) for m in names}
+    if changed := [d.name for d in problem.domains if d.x.shape[::-1] != before[d.name]]:
+        raise ValueError(f"{changed[0]!r} is no longer what was aligned as {keys.key!r}: align it again.")
+    return problem
 
 
 def _value(stored: Any) -> Any:
@@ -190,7 +159,7 @@ def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _retrain(
-    problem: Problem,
+    problem: _problem.Problem,
     couplings: dict[Pair, Coupling],
     loadings: dict[Pair, Loadings],
     settings: dict[str, Any],
@@ -200,8 +169,7 @@ def _retrain(
     """Agreement of restarts with other seeds and couplings, and scores of a training on shuffled anchors."""
     from scmmgan.model import methods, restarts
 
-    x = {d.name: d.x for d in problem.domains}
-    names = [d.name for d in problem.domains]
+    x, names = problem.x, list(problem.x)
     rows = {m: np.sort(np.random.default_rng(seed).permutation(len(v))[:PROBED]) for m, v in x.items()}
     images: dict[Pair, list[np.ndarray]] = {pair: [] for pair in combinations(names, 2)}
     short: dict[Pair, dict[str, float]] = {}
@@ -210,13 +178,13 @@ def _retrain(
         used, loads = (couplings, loadings) if i == 0 else _another(problem, couplings, loadings, i, seed)
         aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **settings | {"random_state": seed + i})
         if i == 0:
-            short = _quality.quality(aligner, problem.domains, couplings, random_state=seed)
+            short = _quality.score_map(aligner, problem.domains, couplings, random_state=seed)
         for pair, found in images.items():
             found.append(_images(aligner, x, rows, pair))
     logger.info("Training on shuffled anchors.")
     null = {pair: _shuffled(c, seed) for pair, c in couplings.items()}
     aligner, _ = methods.fit(x=x, couplings=null, loadings={}, **settings | {"random_state": seed})
-    shuffled = _quality.quality(aligner, problem.domains, null, random_state=seed)
+    shuffled = _quality.score_map(aligner, problem.domains, null, random_state=seed)
     records: dict[Pair, dict[str, Any]] = {}
     for pair, found in images.items():
         agreement = restarts.agreement(found)
@@ -233,15 +201,14 @@ def _retrain(
 
 
 def _another(
-    problem: Problem, couplings: dict[Pair, Coupling], loadings: dict[Pair, Loadings], i: int, seed: int
+    problem: _problem.Problem, couplings: dict[Pair, Coupling], loadings: dict[Pair, Loadings], i: int, seed: int
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Rival couplings where shapes decided, for the i-th restart; else couplings on other landmarks."""
     from scmmgan.model import restarts
 
     if not any(len(c.rivals) for c in couplings.values()):
         return problem.couple(seed + i)
-    x = {d.name: d.x for d in problem.domains}
-    found = dict(couplings)
+    x, found = problem.x, dict(couplings)
     for (a, b), c in couplings.items():
         # restarts take turns between the best and its rivals
         if len(c.rivals) and (turn := i % (1 + len(c.rivals))):

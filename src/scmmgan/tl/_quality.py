@@ -19,7 +19,7 @@ Pair = tuple[str, str]
 MIN_HELD_OUT = 50  # fewer cells score too coarsely
 
 
-def quality(
+def score_map(
     aligner: Aligner, domains: Sequence[Domain], couplings: Mapping[Pair, Coupling], *, random_state: int
 ) -> dict[Pair, dict[str, float]]:
     """Scores of the trained map on cells that training held out, mean of both directions.
@@ -42,7 +42,7 @@ def quality(
             scores.append(
                 {
                     "quality_cycle": float(((back - cells) ** 2).sum() / ((cells - cells.mean(0)) ** 2).sum()),
-                    "quality_overlap": _overlap(cells, mapped),
+                    "quality_overlap": diagnosis.overlap(cells, mapped),
                     "quality_auc": float(metrics.two_sample_auc(mapped, other)),
                     "quality_follows": float(diagnosis.nearer(other, mapped, anchors).mean()),
                 }
@@ -56,12 +56,3 @@ def held_out_rows(sizes: Mapping[str, int], random_state: int) -> dict[str, np.n
     rng = np.random.default_rng(random_state)
     drawn = {m: np.sort(rng.permutation(n)[: min(500, -(-n // 10))]) for m, n in sizes.items()}
     return {m: rows if len(rows) >= MIN_HELD_OUT else np.arange(sizes[m]) for m, rows in drawn.items()}
-
-
-def _overlap(x: np.ndarray, y: np.ndarray) -> float:
-    """Share of a cell's 20 nearest neighbours in x that are among those in y."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(20, len(x) // 4)
-    near = [NearestNeighbors(n_neighbors=k).fit(v).kneighbors(return_distance=False) for v in (x, y)]
-    return float(np.mean([len(np.intersect1d(i, j)) for i, j in zip(*near)]) / k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Given:
     labels: dict[str, np.ndarray] | None
     label_names: Sequence[str]
     landmarks: dict[str, Landmarks]
-    mean: dict[str, np.ndarray] = field(default_factory=dict)
+    mean: dict[str, np.ndarray]
 
     @property
     def names(self) -> Pair:
@@ -70,35 +70,56 @@ def diagnose_couplings(
     random_state: int,
 ) -> tuple[dict[Pair, dict[str, Any]], dict[Pair, np.ndarray]]:
     """Records of all unordered pairs of modalities, and the ambiguous cells (n,) of all ordered ones."""
+    from threadpoolctl import threadpool_limits
+
+    records: dict[Pair, dict[str, Any]] = {}
+    ambiguous: dict[Pair, np.ndarray] = {}
+    # many small products, and the order in which threads add up decides the last bit
+    with threadpool_limits(1):
+        for a, b in combinations(domains, 2):
+            given: dict[str, Any] = {
+                "table": tables.get((a.name, b.name)), "pairs": pairs.get((a.name, b.name)), "labels": labels,
+                "label_names": label_names, "shared": shared, "random_state": random_state,
+            }  # fmt: skip
+            records[a.name, b.name], flags = _diagnose(a, b, couplings, **given)
+            ambiguous |= flags
+    return records, ambiguous
+
+
+def _diagnose(
+    a: Domain,
+    b: Domain,
+    couplings: Mapping[Pair, Coupling],
+    *,
+    table: pd.DataFrame | None,
+    pairs: np.ndarray | None,
+    labels: Mapping[str, np.ndarray] | None,
+    label_names: Sequence[str],
+    shared: bool,
+    random_state: int,
+) -> tuple[dict[str, Any], dict[Pair, np.ndarray]]:
+    """Record of two modalities, and the ambiguous cells of both."""
     from scmmgan.model import diagnosis
 
-    records, ambiguous = {}, {}
-    for a, b in combinations(domains, 2):
-        pair = (a.name, b.name)
-        sides = {
-            s: diagnosis.coarsen(couplings[t, s].landmarks, random_state=random_state) for s, t in (pair, pair[::-1])
-        }
-        table, linked = tables.get(pair), {}
-        if table is not None:
-            rows = np.random.default_rng(random_state).permutation(len(table))[: diagnosis.MAX_LINKS]
-            table = table.iloc[np.sort(rows)].reset_index(drop=True)
-            linked = _prior.linked_values(a, b, table, shared=False)
-        landmarks = {m: s[0] for m, s in sides.items()}
-        given = Given(
-            a, b, table, linked, pairs.get(pair), None if labels is None else {m: labels[m] for m in pair},
-            label_names, landmarks, {m: landmarks[m].mean(v) for m, v in linked.items()},
-        )  # fmt: skip
-        plan = diagnosis.coarse_plan(dict(couplings), pair, sides)
-        record, held, rivals = _evidence(given, couplings[pair], plan, sides, shared, random_state)
-        table_of, flags = _populations(given, couplings, plan, held, rivals, record)
-        record["populations"] = table_of
-        for s, t in (pair, pair[::-1]):
-            ambiguous[s, t] = flags[s]
-            record[f"ambiguous_{s}"] = float(flags[s].mean())
-            if couplings[s, t].relaxed:
-                record[f"unmatched_{s}"] = float(1 - couplings[s, t].weight.mean())
-        records[pair] = record
-    return records, ambiguous
+    pair = (a.name, b.name)
+    sides = {s: diagnosis.coarsen(couplings[t, s].landmarks, random_state=random_state) for s, t in (pair, pair[::-1])}
+    linked = {}
+    if table is not None:
+        rows = np.random.default_rng(random_state).permutation(len(table))[: diagnosis.MAX_LINKS]
+        table = table.iloc[np.sort(rows)].reset_index(drop=True)
+        linked = _prior.linked_values(a, b, table, shared=False)
+    landmarks = {m: s[0] for m, s in sides.items()}
+    mean = {m: landmarks[m].mean(v) for m, v in linked.items()}
+    own = None if labels is None else {m: labels[m] for m in pair}
+    given = Given(a, b, table, linked, pairs, own, label_names, landmarks, mean)
+    plan = diagnosis.coarse_plan(couplings, pair, sides)
+    record, held, rivals = _evidence(given, couplings[pair], plan, sides, shared, random_state)
+    record["populations"], flags = _populations(given, couplings, plan, held, rivals, record)
+    for s, t in (pair, pair[::-1]):
+        record[f"ambiguous_{s}"] = float(flags[s].mean())
+        if couplings[s, t].relaxed:
+            record[f"unmatched_{s}"] = float(1 - couplings[s, t].weight.mean())
+    return record, {(a.name, b.name): flags[a.name], (b.name, a.name): flags[b.name]}
 
 
 def _evidence(
@@ -114,7 +135,7 @@ def _evidence(
 
     (a, b), kind = given.names, str(coupling.info["kind"])
     p, q = given.landmarks[a].mass, given.landmarks[b].mass
-    record: dict[str, Any] = {"kind": kind}
+    record: dict[str, Any] = {"kind": kind, "swap_limit": CLOSE if kind == "geometry" else SWAPPABLE}
     held, by_links = None, given.table is not None and kind == "links"
     if given.table is not None:
         u, v = given.mean[a], given.mean[b]
@@ -315,8 +336,9 @@ def _supports(name: str, record: Mapping[str, Any]) -> bool:
 def _swappable(record: Mapping[str, Any]) -> list[Pair]:
     """Names of populations that could be swapped, the least certain first."""
     table = record["populations"]
-    limit = CLOSE if record["kind"] == "geometry" else SWAPPABLE
-    found = table[(table["swap"] != "") & (table["gap"] < limit)].sort_values(["gap", "share"], ascending=[True, False])
+    found = table[(table["swap"] != "") & (table["gap"] < record["swap_limit"])].sort_values(
+        ["gap", "share"], ascending=[True, False]
+    )
     names = "partner" if record["kind"] == "geometry" else "population"
     seen: dict[frozenset[str], Pair] = {}
     for first, second in zip(found[names], found["swap"]):
