@@ -181,9 +181,9 @@ def _swaps(ax: Axes, table: pd.DataFrame, limit: float, *, geometry: bool) -> No
         "swap gap: relative cost" if geometry else "swap gap: held-out evidence against a swap", fontsize=TEXT
     )
     for i in np.flatnonzero(close).tolist():
-        ax.text(
-            max(gap[i], 0) + 0.01 * np.ptp(ax.get_xlim()), i, f"↔ {table['swap'][i]}", va="center", fontsize=SMALL - 1
-        )
+        at = max(gap[i], 0) + 0.01 * np.ptp(ax.get_xlim())
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
+        ax.text(at, i, f"↔ {table['swap'][i]}", va="center", fontsize=SMALL - 1, bbox=paper)
     if none.all():
         ax.text(0.5, 0.5, "no rival answer", ha="center", va="center", fontsize=TEXT, transform=ax.transAxes)
 

@@ -356,10 +356,12 @@ def _reasons(record: Mapping[str, Any], *, follows: bool, against: bool) -> list
         text.append(f"{record['restart_share']:.0%} of {len(record['restart_modes'])} restarts give the same map.")
     if "links_mean" in record:
         null = record["links_null"]
+        weak = record["links_p"] <= ALPHA and not _supports("links", record)
         text.append(
             f"{len(record['links'])} held-out links correlate {record['links_mean']:.2f} on average with their partners "
             f"carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes {MIN_CORRELATION:.2f} "
             f"and more than every shuffled table)."
+            + (" That is more than chance, and no more than other tissues share." if weak else "")
         )
     if "pairs_mean" in record:
         text.append(
