@@ -55,7 +55,7 @@ def test_every_slot(small_aligned: md.MuData):
         np.testing.assert_allclose(np.asarray(plan.sum(1)).ravel(), 1, atol=1e-5)
         assert np.diff(sp.csr_matrix(plan).indptr).max() <= 32
     record = small_aligned.uns["scmmgan"]
-    assert set(record) == {"params", "features", "landmarks", "history", "model"}
+    assert set(record) == {"params", "features", "landmarks", "history", "diagnosis", "model"}
     for name in ("rna", "protein"):
         assert record["features"][name].tolist() == small_aligned[name].var_names.tolist()
         other = "protein" if name == "rna" else "rna"

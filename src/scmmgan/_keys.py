@@ -13,7 +13,7 @@ class Keys:
 
     @property
     def uns(self) -> str:
-        """`mdata.uns`: params, features, landmarks, history, model."""
+        """`mdata.uns`: params, features, landmarks, history, diagnosis, model."""
         return self.key
 
     @property
@@ -32,3 +32,7 @@ class Keys:
     def unmatched(self, target: str | None = None) -> str:
         """`mdata[source].obs`: share of a cell without a partner; `target` named where there are several."""
         return f"{self.key}_unmatched" + (f"_{target}" if target else "")
+
+    def ambiguous(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: whether rival couplings send the cell elsewhere; `target` named where there are several."""
+        return f"{self.key}_ambiguous" + (f"_{target}" if target else "")

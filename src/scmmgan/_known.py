@@ -116,6 +116,12 @@ def read_labels(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | 
     return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}
 
 
+def label_names(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]) -> list[str]:
+    """The vocabulary that the codes of `read_labels` count through; empty without labels."""
+    values = _columns(mdata, names, labels, "labels")
+    return [] if values is None else sorted(set.union(*(set(v.dropna()) for v in values.values())))
+
+
 def read_batches(mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]) -> dict[str, np.ndarray | None]:
     """Batch codes (n,) per modality; None where a modality has one batch. Every batch has at least 32 cells."""
     from scmmgan._domain import MIN_CELLS

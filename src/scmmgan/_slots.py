@@ -56,7 +56,7 @@ def _names(names: Sequence[str], name: str, keys: Keys) -> set[str]:
     return {
         keys.embedding,
         *(f(b) for b in others for f in (keys.mapped, keys.plan)),
-        *(keys.unmatched(b) for b in several),
+        *(f(b) for b in several for f in (keys.unmatched, keys.ambiguous)),
     }
 
 
@@ -100,6 +100,8 @@ def write(
     history: Mapping[str, Sequence[float]],
     params: dict[str, Any],
     features: Mapping[str, np.ndarray],
+    diagnosis: Mapping[tuple[str, str], Mapping[str, Any]],
+    ambiguous: Mapping[tuple[str, str], np.ndarray],
     keys: Keys,
 ) -> None:
     """Compute every slot of DESIGN §3, then write all of them."""
@@ -112,9 +114,10 @@ def write(
                 continue
             coupling = couplings[a.name, b.name]
             slots[a.name].append(("obsm", keys.plan(b.name), coupling.plan))
+            several = b.name if len(domains) > 2 else None
             if coupling.relaxed:
-                several = b.name if len(domains) > 2 else None
                 slots[a.name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
+            slots[a.name].append(("obs", keys.ambiguous(several), ambiguous[a.name, b.name]))
             if len(features[b.name]):
                 mapped = b.transform.inverse(aligner.translate(a.x, a.name, b.name), features[b.name])
                 whole = np.array_equal(features[b.name], np.arange(len(b.var_names)))
@@ -131,6 +134,7 @@ def write(
             if domain.name == b
         },
         "history": {name: np.asarray(values) for name, values in history.items()},
+        "diagnosis": _nested(diagnosis),
         "model": {
             "config": json.dumps({**json.loads(config), "var_names": {d.name: d.var_names.tolist() for d in domains}}),
             "weights": weights,
@@ -143,6 +147,36 @@ def write(
             getattr(mdata[name], container_name)[slot] = value
     mdata.uns[keys.uns] = record
     _write_joint(mdata, domains, embeddings, keys)
+
+
+def _nested(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Records of pairs of modalities as dicts of dicts: keys are str."""
+    return {a: {t: dict(r) for (s, t), r in records.items() if s == a} for a, _ in records}
+
+
+def write_diagnosis(
+    mdata: MuData,
+    records: Mapping[tuple[str, str], Mapping[str, Any]],
+    ambiguous: Mapping[tuple[str, str], np.ndarray],
+    keys: Keys,
+) -> None:
+    """Replace the diagnosis of an alignment that is there."""
+    several = len({a for a, _ in ambiguous}) > 2
+    for (a, b), flags in ambiguous.items():
+        mdata[a].obs[keys.ambiguous(b if several else None)] = flags
+    mdata.uns[keys.uns] = {**record(mdata, keys), "diagnosis": _nested(records)}
+
+
+def diagnosis(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
+    """The record of two modalities, in whichever order they were aligned."""
+    check_aligned(mdata, (source, target), keys)
+    found = record(mdata, keys).get("diagnosis", {})
+    for a, b in ((source, target), (target, source)):
+        if b in found.get(a, {}):
+            return dict(found[a][b])
+    raise KeyError(
+        f"No diagnosis of {source!r} and {target!r} in `mdata.uns[{keys.uns!r}]`. Run `scmmgan.tl.diagnose(mdata)`."
+    )
 
 
 def _clear(mdata: MuData, keys: Keys) -> None:

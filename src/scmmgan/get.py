@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["embedding", "history", "mapped", "model"]
+__all__ = ["diagnosis", "embedding", "history", "mapped", "model"]
 
 
 def mapped(
@@ -129,6 +129,41 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     )
     x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
     return AnnData(x, obs=obs, var=var)
+
+
+def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> dict[str, Any]:
+    """Verdict on the alignment of two modalities, and the numbers that it rests on.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    source
+        One of the two modalities.
+    target
+        The other; the order does not matter.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A dict, as :func:`scmmgan.tl.diagnose` describes it: `verdict`, `supported`, `statement`, the table `populations`, and
+    what was tested. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or diagnosis.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
+    'supported by links'
+    """
+    return _slots.diagnosis(mdata, source, target, Keys(key))
 
 
 def history(mdata: MuData, *, key: str = "scmmgan") -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ LINKED_LANDMARKS = 300
 GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
 DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is not worth its sharpness
 ROUNDS = 3  # of re-weighting links by their agreement
+N_RIVALS = 5  # next best couplings that are kept
 
 Pair = tuple[str, str]
 
@@ -53,6 +54,7 @@ class Coupling:
     weight: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))  # empty: all 1
     known: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))  # empty: none
     relaxed: bool = False  # whether cells may stay unmatched
+    rivals: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))  # other minima, between landmarks
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -253,18 +255,21 @@ def couple_geometry(
     info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0])}
     if len(costs) > 1:
         info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
+        info["gaps"] = (costs[1 : 1 + N_RIVALS] - costs[0]) / max(costs[0], 1e-12)
+    rivals = np.array(plans[1 : 1 + N_RIVALS]).reshape(-1, *plans[0].shape)
     on_cells = {}
     for source, target, t in ((first, second, plans[0]), (second, first, plans[0].T)):
         plan = _spread(x[source], landmarks[source]) @ (t / np.maximum(t.sum(1, keepdims=True), 1e-300))
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
     if costs[0] > DISTORTED:
         on_cells = _smoothed_out(x, on_cells, landmarks, shares)
-    return {
-        (a, b): _coupling(
-            plan, landmarks[b], x[b], info, _partners(pairs, first=a == first), relaxed=labels is not None
-        )
-        for (a, b), plan in on_cells.items()
-    }
+    couplings = {}
+    for (source, target), plan in on_cells.items():
+        partners = _partners(pairs, first=source == first)
+        found = _coupling(plan, landmarks[target], x[target], info, partners, relaxed=labels is not None)
+        others = rivals if source == first else rivals.transpose(0, 2, 1)
+        couplings[source, target] = replace(found, rivals=others)
+    return couplings
 
 
 def _smoothed_out(

@@ -1,7 +1,8 @@
-"""Tools: alignment of modalities."""
+"""Tools: alignment of modalities, and its diagnosis."""
 
 from __future__ import annotations
 
 from ._align import align
+from ._diagnose import diagnose
 
-__all__ = ["align"]
+__all__ = ["align", "diagnose"]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _domain, _known, _slots
+from scmmgan import _domain, _slots
 from scmmgan._keys import Keys
-from scmmgan.tl import _prior
+from scmmgan.tl import _problem, _quality, _verdict
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -137,8 +137,12 @@ def align(
         The coupling that the training started from.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
         Share of the cell's mass that found no partner in b, 0 to 1; not where shapes alone made the coupling.
+    `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
+        Couplings made without a fifth of the evidence, or rivals of nearly the same cost, send the cell elsewhere in b.
     `mdata.uns[key_added]` : dict
-        `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history` and `model`.
+        `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history`, `model` and
+        `diagnosis`: what supports each pair of modalities, in words and numbers (:func:`scmmgan.tl.diagnose`, which see).
+        Its verdict is logged, as a warning where nothing supports the alignment.
 
     Raises
     ------
@@ -166,42 +170,37 @@ def align(
     keys = Keys(key_added)
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
-    tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
-    known = _known.read_pairs(mdata, names, pairs)
-    codes = _known.read_labels(mdata, names, per_modality.pop("labels"))
-    if copy and mdata.isbacked:
-        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
-    if copy:
-        mdata = mdata.copy()
-    elif mdata.is_view or any(mdata[name].is_view for name in names):
-        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
-    wanted, columns = per_modality.pop("features"), per_modality.pop("batch")
+    _check_writable(mdata, names, copy=copy)
     random_state = arguments["random_state"]
-    batches = _known.read_batches(mdata, names, columns)
-    domains, shared = _domain.read_domains(
-        mdata, names, links=tables, batches=batches, random_state=random_state, **per_modality
-    )
-    written = _slots.written_features(domains, wanted)
-    tables = _prior.telling(
-        tables, {d.name: d for d in domains}, explicit=not (isinstance(links, str) and links == "auto")
-    )
-    couplings, loadings = _prior.couplings(domains, tables, known, codes, shared=shared, random_state=random_state)
+    problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
+    domains = problem.domains
+    written = _slots.written_features(domains, per_modality["features"])
+    couplings, loadings = problem.couple(random_state)
+    records, ambiguous = problem.diagnose(couplings, random_state)
 
     from scmmgan.model import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
+    settings = {name: arguments[name] for name in chosen}
     aligner, history = methods.fit(
-        method,
-        {d.name: d.x for d in domains},
-        couplings,
-        loadings,
-        shared=shared,
-        progress_bar=progress_bar,
-        **{name: arguments[name] for name in chosen},
+        method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
     )
-    params = _params(arguments | {"modalities": names}, couplings, shared, time.perf_counter() - start)
-    _slots.write(mdata, domains, aligner, couplings, history=history, params=params, features=written, keys=keys)
+    records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
+    mdata = mdata.copy() if copy else mdata
+    params = _params(arguments | {"modalities": names}, couplings, problem.shared, time.perf_counter() - start)
+    _slots.write(
+        mdata, domains, aligner, couplings, history=history, params=params, features=written,
+        diagnosis=records, ambiguous=ambiguous, keys=keys,
+    )  # fmt: skip
     return mdata if copy else None
+
+
+def _check_writable(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
+    """ValueError where results could not be written, before anything is computed."""
+    if copy and mdata.isbacked:
+        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
+    if not copy and (mdata.is_view or any(mdata[name].is_view for name in names)):
+        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:

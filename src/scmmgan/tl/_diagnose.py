@@ -1,0 +1,232 @@
+"""Whether an alignment is identifiable, and what says so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scmmgan import _domain, _slots
+from scmmgan._keys import Keys
+from scmmgan.tl import _problem, _quality, _verdict
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan.model.aligner import Aligner, Loadings
+    from scmmgan.model.coupling import Coupling
+
+logger = logging.getLogger("scmmgan")
+
+Pair = tuple[str, str]
+PROBED = 1_000  # cells whose images are compared between restarts
+
+
+def diagnose(
+    mdata: MuData,
+    *,
+    key: str = "scmmgan",
+    full: bool = False,
+    n_restarts: int = 4,
+    max_steps: int = 300,
+    random_state: int | None = None,
+    progress_bar: bool = True,
+) -> None:
+    """Judge an alignment without labels: what supports it, what could be swapped, and do restarts agree.
+
+    `tl.align` runs the cheap form by itself. Support is evidence that the coupling did not use, better than with any of
+    99 shuffled tables (p ≤ .01) and large: links that were held out in five folds correlate at least 1/3 with their
+    partners carried over; or at most 30 % of all cells are nearer than the partner of a known pair that was held out
+    (chance: 50 %). Ten or more pairs that fail outweigh links that agree. Labels alone count when cells keep them among
+    their neighbours and the labels' distances agree on both sides (p ≤ .01 over renamings); inside a label they say
+    nothing. Shapes alone are never support: a mirror image may cost less than the truth. "Supported" means the
+    populations are the right way round; it does not say that every cell or gene is right. Another donor's cells of the
+    same types are supported, cells of other types or tissues are not (`benchmarks/diagnosis.md`).
+
+    Parameters
+    ----------
+    mdata
+        Aligned data; what was read for the alignment must still be there.
+    key
+        `key_added` of the alignment.
+    full
+        Also train again: `n_restarts` times with other seeds and couplings, and once with anchors shuffled over the cells.
+    n_restarts
+        Trainings that are compared, at least 4 (default 4).
+    max_steps
+        Steps of each of them (default 300; not more than the alignment had).
+    random_state
+        Seed; default: that of the alignment.
+    progress_bar
+        Show the progress of the trainings.
+
+    Returns
+    -------
+    `None`. Sets, for all modalities a and b aligned:
+
+    `mdata[a].obs[f"{key}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
+        Rival couplings send the cell elsewhere in b.
+    `mdata.uns[key]["diagnosis"][a][b]` : dict, see :func:`scmmgan.get.diagnosis`
+        `verdict` ("supported by links", "supported by pairs", "supported by labels", "ambiguous: populations A and B could
+        be swapped", "not identifiable"), `supported`, `statement` (the verdict with its numbers); where tested:
+        `links` (table with the correlation of each), `pairs` (share of cells nearer, each), `links_mean`, `links_p`,
+        `links_null` and the same for pairs, `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
+        the one it could best be `swap`ped with, `gap`, shares ambiguous and unmatched); `gaps` (relative costs of rival
+        couplings by shape); `ambiguous_{a}`, `unmatched_{a}`; `quality_cycle`, `quality_overlap`, `quality_auc`,
+        `quality_follows` on held-out cells. With `full`: `restart_modes` (mode of each restart), `restart_share` (of the
+        largest one; modes are never averaged), `restart_agreement` (restarts × restarts, 1: the same map, 0: unrelated),
+        and `null_cycle`, `null_overlap`, `null_auc` beside `short_cycle`, `short_overlap`, `short_auc`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, or a layer or column that it read is gone.
+    ValueError
+        If the cells are not those that were aligned, or `n_restarts` is below 4.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.diagnose(mdata)
+    >>> smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
+    'supported by links'
+    """
+    keys = Keys(key)
+    params = _slots.record(mdata, keys)["params"]
+    n_restarts = _domain.whole_number(n_restarts, "n_restarts", low=4)
+    steps = min(_domain.whole_number(max_steps, "max_steps", low=1), int(params["max_steps"]))
+    seed = int(params["random_state"]) if random_state is None else random_state
+    seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts)
+    problem = _read(mdata, params, keys)
+    couplings, loadings = problem.couple(seed)
+    records, ambiguous = problem.diagnose(couplings, seed)
+    from scmmgan import get
+
+    more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=seed)
+    if full:
+        settings = _settings(params) | {"shared": problem.shared, "max_steps": steps, "progress_bar": progress_bar}
+        found = _retrain(problem, couplings, loadings, settings, n_restarts, seed)
+        more = {pair: {**more[pair], **found[pair]} for pair in more}
+    _slots.write_diagnosis(mdata, _verdict.judge_all(records, more), ambiguous, keys)
+
+
+# --- what was aligned, read again --------------------------------------------------------------------------------
+
+
+def _read(mdata: MuData, params: Mapping[str, Any], keys: Keys) -> _problem.Problem:
+    """The modalities, links, pairs and labels by the stored arguments."""
+    names = [str(m) for m in params["modalities"]]
+    widths = _slots.check_aligned(mdata, names, keys)["widths"]
+    per = {
+        argument: _domain.per_modality(_value(params[argument]), names, argument)
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
+    }
+    per = {argument: {m: _value(v) for m, v in by.items()} for argument, by in per.items()}
+    for argument in ("smooth", "n_pcs"):
+        per[argument] = {m: None if v is None else int(v) for m, v in per[argument].items()}
+    given: dict[str, Any] = {name: _value(params[name]) for name in ("links", "pairs")}
+    problem = _problem.read(mdata, names, per, random_state=int(params["random_state"]), **given)
+    before = {m: (widths[m], mdata[m].obsm[keys.embedding].shape[0]) for m in names}
+    if changed := [d.name for d in problem.domains if d.x.shape[::-1] != before[d.name]]:
+        raise ValueError(f"{changed[0]!r} is no longer what was aligned as {keys.key!r}: align it again.")
+    return problem
+
+
+def _value(stored: Any) -> Any:
+    """An argument as it was before it was made storable."""
+    if isinstance(stored, np.generic):
+        return stored.item()
+    return None if isinstance(stored, str) and stored == "None" else stored
+
+
+def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What `methods.fit` takes of the arguments of `tl.align`."""
+    from scmmgan.model import methods
+
+    found = {name: _value(params[name]) for name in signature(methods.fit).parameters if name in params}
+    weights = {str(name): float(weight) for name, weight in params["weights"].items()}
+    return {**found, "weights": weights, "device": "cpu"}
+
+
+# --- trained again -----------------------------------------------------------------------------------------------
+
+
+def _retrain(
+    problem: _problem.Problem,
+    couplings: dict[Pair, Coupling],
+    loadings: dict[Pair, Loadings],
+    settings: dict[str, Any],
+    n_restarts: int,
+    seed: int,
+) -> dict[Pair, dict[str, Any]]:
+    """Agreement of restarts with other seeds and couplings, and scores of a training on shuffled anchors."""
+    from scmmgan.model import methods, restarts
+
+    x, names = problem.x, list(problem.x)
+    rows = {m: np.sort(np.random.default_rng(seed).permutation(len(v))[:PROBED]) for m, v in x.items()}
+    images: dict[Pair, list[np.ndarray]] = {pair: [] for pair in combinations(names, 2)}
+    short: dict[Pair, dict[str, float]] = {}
+    for i in range(n_restarts):
+        logger.info("Restart %d of %d.", i + 1, n_restarts)
+        used, loads = (couplings, loadings) if i == 0 else _another(problem, couplings, loadings, i, seed)
+        aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **settings | {"random_state": seed + i})
+        if i == 0:
+            short = _quality.score_map(aligner, problem.domains, couplings, random_state=seed)
+        for pair, found in images.items():
+            found.append(_images(aligner, x, rows, pair))
+    logger.info("Training on shuffled anchors.")
+    null = {pair: _shuffled(c, seed) for pair, c in couplings.items()}
+    aligner, _ = methods.fit(x=x, couplings=null, loadings={}, **settings | {"random_state": seed})
+    shuffled = _quality.score_map(aligner, problem.domains, null, random_state=seed)
+    records: dict[Pair, dict[str, Any]] = {}
+    for pair, found in images.items():
+        agreement = restarts.agreement(found)
+        modes = restarts.modes(agreement)
+        records[pair] = {
+            "restart_agreement": agreement,
+            "restart_modes": modes,
+            "restart_share": float(np.bincount(modes).max() / len(modes)),
+        }
+        for name in ("cycle", "overlap", "auc"):
+            records[pair][f"short_{name}"] = short[pair][f"quality_{name}"]
+            records[pair][f"null_{name}"] = shuffled[pair][f"quality_{name}"]
+    return records
+
+
+def _another(
+    problem: _problem.Problem, couplings: dict[Pair, Coupling], loadings: dict[Pair, Loadings], i: int, seed: int
+) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
+    """Rival couplings where shapes decided, for the i-th restart; else couplings on other landmarks."""
+    from scmmgan.model import restarts
+
+    if not any(len(c.rivals) for c in couplings.values()):
+        return problem.couple(seed + i)
+    x, found = problem.x, dict(couplings)
+    for (a, b), c in couplings.items():
+        # restarts take turns between the best and its rivals
+        if len(c.rivals) and (turn := i % (1 + len(c.rivals))):
+            found[a, b] = restarts.follow(c, c.rivals[turn - 1], couplings[b, a].landmarks, x[b])
+    return found, loadings
+
+
+def _images(aligner: Aligner, x: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
+    """Mapped cells of both directions as one vector, every target in units of its sd."""
+    parts = []
+    for s, t in (pair, pair[::-1]):
+        mapped = aligner.translate(x[s][rows[s]], s, t)
+        parts.append((mapped - mapped.mean(0)).ravel() / x[t].std())
+    return np.concatenate(parts)
+
+
+def _shuffled(coupling: Coupling, seed: int) -> Coupling:
+    """Every cell with the anchor of another one."""
+    order = np.random.default_rng(seed).permutation(len(coupling.anchors))
+    changed = {name: getattr(coupling, name)[order] for name in ("plan", "anchors", "weight", "known")}
+    return replace(coupling, **changed)

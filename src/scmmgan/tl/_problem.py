@@ -1,0 +1,78 @@
+"""What an alignment starts from: the modalities and all that is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _domain, _known
+from scmmgan.tl import _prior, _verdict
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan._domain import Domain
+    from scmmgan.model.aligner import Loadings
+    from scmmgan.model.coupling import Coupling
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Modalities in model space, link tables, row numbers of known pairs, label codes and their vocabulary."""
+
+    domains: list[Domain]
+    shared: bool
+    tables: Mapping[Pair, pd.DataFrame]
+    pairs: Mapping[Pair, np.ndarray]
+    labels: Mapping[str, np.ndarray] | None
+    label_names: Sequence[str]
+
+    @property
+    def x(self) -> dict[str, np.ndarray]:
+        """Model-space cells of every modality."""
+        return {d.name: d.x for d in self.domains}
+
+    def couple(self, random_state: int) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
+        """Couplings of all ordered pairs, and the linked features' loadings."""
+        return _prior.couplings(
+            self.domains, self.tables, self.pairs, self.labels, shared=self.shared, random_state=random_state
+        )
+
+    def diagnose(
+        self, couplings: Mapping[Pair, Coupling], random_state: int
+    ) -> tuple[dict[Pair, dict[str, Any]], dict[Pair, np.ndarray]]:
+        """Records of what supports the couplings, and ambiguous cells."""
+        return _verdict.diagnose_couplings(
+            self.domains, couplings, self.tables, self.pairs, self.labels, self.label_names,
+            shared=self.shared, random_state=random_state,
+        )  # fmt: skip
+
+
+def read(
+    mdata: MuData,
+    names: list[str],
+    per_modality: Mapping[str, dict[str, Any]],
+    *,
+    links: str | pd.DataFrame | None,
+    pairs: str | pd.DataFrame | None,
+    random_state: int,
+) -> Problem:
+    """Check and read what `per_modality` (arguments of `tl.align` by modality) and the other arguments name."""
+    tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
+    known = _known.read_pairs(mdata, names, pairs)
+    codes = _known.read_labels(mdata, names, per_modality["labels"])
+    label_names = _known.label_names(mdata, names, per_modality["labels"])
+    batches = _known.read_batches(mdata, names, per_modality["batch"])
+    how = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
+    domains, shared = _domain.read_domains(
+        mdata, names, links=tables, batches=batches, random_state=random_state, **how
+    )
+    explicit = not (isinstance(links, str) and links == "auto")
+    tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)
+    return Problem(domains, shared, tables, known, codes, label_names)

@@ -1,0 +1,311 @@
+"""`tl.diagnose` and what `tl.align` does of it: verdicts on known truth and controls, slots, what must still be there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scmmgan as smm
+from scmmgan.model import aligner
+from scmmgan.tl import _quality, _verdict
+
+COUPLED = {"method": "coupling", "progress_bar": False}
+
+
+def align(mdata: md.MuData, **arguments: Any) -> dict[str, Any]:
+    """Record of an alignment whose map is the coupling itself."""
+    smm.tl.align(mdata, **{**COUPLED, **arguments})
+    return smm.get.diagnosis(mdata, "rna", "protein")
+
+
+def true_pairs(mdata: md.MuData, n: int, *, shuffle: bool = False) -> pd.DataFrame:
+    cells = {m: np.argsort(mdata.uns["truth"][m]["cell"]) for m in ("rna", "protein")}
+    chosen = np.random.default_rng(0).permutation(len(cells["rna"]))[:n]
+    partner = np.random.default_rng(1).permutation(chosen) if shuffle else chosen
+    rows = {"rna": cells["rna"][chosen], "protein": cells["protein"][partner]}
+    return pd.DataFrame({m: mdata[m].obs_names[i] for m, i in rows.items()})
+
+
+def shuffled_links(mdata: md.MuData, seed: int = 0) -> pd.DataFrame:
+    table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
+    table["protein"] = np.random.default_rng(seed).permutation(table["protein"].to_numpy())
+    return table
+
+
+# --- verdicts ----------------------------------------------------------------------------------------------------
+
+
+def test_links_that_hold(caplog: pytest.LogCaptureFixture):
+    mdata = smm.datasets.toy()
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        record = align(mdata, links="gene")
+    assert record["verdict"] == "supported by links"
+    assert record["supported"]
+    assert record["links_mean"] > 0.8
+    assert record["links_p"] == 0.01
+    assert list(record["links"].columns) == ["rna", "protein", "correlation"]
+    said = [r for r in caplog.records if "held-out links" in r.message]
+    assert [r.levelno for r in said] == [logging.INFO]
+    assert said[0].message == record["statement"]
+    assert f"{record['links_mean']:.2f}" in record["statement"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_links_are_not_supported(seed: int, caplog: pytest.LogCaptureFixture):
+    mdata = smm.datasets.toy(n_cells=200)
+    record = align(mdata, links=shuffled_links(mdata, seed))
+    assert record["verdict"] == "not identifiable"
+    assert not record["supported"]
+    assert [r.levelno for r in caplog.records if r.message == record["statement"]] == [logging.WARNING]
+
+
+def test_one_modality_without_structure():
+    mdata = smm.datasets.toy(n_cells=200)
+    mdata["protein"].X = np.random.default_rng(0).permuted(mdata["protein"].X, axis=0)
+    assert not align(mdata, links="gene")["supported"]
+
+
+def test_pairs():
+    mdata = smm.datasets.toy(n_cells=200)
+    record = align(mdata, links=None, pairs=true_pairs(mdata, 30))
+    assert record["verdict"] == "supported by pairs"
+    assert record["pairs_mean"] < 0.2
+    assert len(record["pairs"]) == 30
+    wrong = align(mdata, links=None, pairs=true_pairs(mdata, 30, shuffle=True))
+    assert not wrong["supported"]
+    assert wrong["pairs_mean"] > 0.3
+
+
+def test_links_and_pairs():
+    mdata = smm.datasets.toy(n_cells=200)
+    assert align(mdata, links="gene", pairs=true_pairs(mdata, 30))["verdict"] == "supported by links and pairs"
+    contradicted = align(mdata, links="gene", pairs=true_pairs(mdata, 30, shuffle=True))
+    assert contradicted["links_p"] == 0.01
+    assert not contradicted["supported"]
+    assert "contradict" in contradicted["statement"]
+    # three pairs prove nothing, and outweigh nothing
+    assert align(mdata, links="gene", pairs=true_pairs(mdata, 3))["verdict"] == "supported by links"
+
+
+def test_few_links_judge_what_the_shapes_chose():
+    mdata = smm.datasets.toy(n_linked=6)
+    record = align(mdata, links="gene")
+    assert record["kind"] == "geometry"
+    assert len(record["links"]) == 6
+    assert record["supported"] == (record["links_p"] <= 0.01 and record["links_mean"] >= 1 / 3)
+
+
+def test_nothing_known_is_never_support():
+    for seed in range(2):
+        record = align(smm.datasets.toy(n_cells=120, random_state=seed), links=None)
+        assert record["kind"] == "geometry"
+        assert not record["supported"]
+        assert "Shapes alone" in record["statement"]
+        assert "links_mean" not in record
+
+
+def test_labels_alone():
+    mdata = smm.datasets.toy(n_cells=200)
+    record = align(mdata, links=None, labels="cell_type")
+    assert set(record["populations"]["population"]) == {f"type_{c}" for c in "ABCDE"}
+    assert record["labels_separated"] > 0.8
+    assert record["supported"] == (record["labels_p"] <= 0.01)
+    assert "inside a label they say nothing" in record["statement"]
+    mdata["protein"].obs["cell_type"] = np.random.default_rng(0).permutation(mdata["protein"].obs["cell_type"])
+    assert not align(mdata, links=None, labels="cell_type")["supported"]
+
+
+def test_a_map_that_does_not_follow_its_coupling():
+    mdata = smm.datasets.toy(n_cells=200)
+    smm.tl.align(mdata, links="gene", method="cyclegan", max_steps=5, progress_bar=False)
+    record = smm.get.diagnosis(mdata, "rna", "protein")
+    assert record["links_p"] == 0.01
+    assert record["quality_follows"] > 0.3
+    assert record["verdict"] == "not identifiable"
+    assert "does not follow" in record["statement"]
+
+
+def test_three_modalities_and_a_representation():
+    mdata = smm.datasets.toy(n_cells=100, n_modalities=3)
+    smm.tl.align(mdata, links="gene", **COUPLED)
+    for a, b in (("rna", "protein"), ("rna", "atac"), ("atac", "protein")):
+        assert smm.get.diagnosis(mdata, a, b)["verdict"] == "supported by links"
+        assert mdata[a].obs[f"scmmgan_ambiguous_{b}"].dtype == bool
+    mdata["protein"].obsm["X_own"] = np.asarray(mdata["protein"].X)[:, :7]
+    smm.tl.align(mdata, "rna", "protein", use_rep={"protein": "X_own"}, key_added="rep", **COUPLED)
+    record = smm.get.diagnosis(mdata, "rna", "protein", key="rep")
+    assert any("X_own_" in name for name in record["populations"]["population"])
+
+
+def test_shared_space():
+    mdata = smm.datasets.toy(n_cells=150, shared_genes=True)
+    assert align(mdata)["verdict"] == "supported by links"
+
+
+def test_fewest_cells():
+    rng = np.random.default_rng(0)
+    parts = {
+        m: ad.AnnData(
+            rng.normal(size=(32, 12)).astype(np.float32),
+            obs=pd.DataFrame(index=[f"{m}{i}" for i in range(32)]),
+            var=pd.DataFrame({"gene": [f"g{i}" for i in range(12)]}, index=[f"{m}_f{i}" for i in range(12)]),
+        )
+        for m in ("rna", "protein")
+    }
+    assert not align(md.MuData(parts), links="gene")["supported"]
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def record_of(**changes: Any) -> dict[str, Any]:
+    table = pd.DataFrame(
+        {"population": ["A", "B"], "partner": ["X", "Y"], "swap": ["", ""], "gap": [1.0, 1.0], "share": [0.5, 0.5]}
+    )
+    links = {"links_mean": 0.5, "links_p": 0.01, "links_null": np.zeros(9), "links": pd.DataFrame(index=range(12))}
+    return {"kind": "links", "swap_limit": 1 / 3, "populations": table, **links, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "supported by links"),
+        ({"links_mean": 0.3}, "not identifiable"),
+        ({"links_p": 0.02}, "not identifiable"),
+        ({"restart_share": 0.5, "restart_modes": np.array([0, 0, 1, 1])}, "not identifiable"),
+        ({"restart_share": 0.75, "restart_modes": np.array([0, 0, 0, 1])}, "supported by links"),
+        ({"quality_follows": 0.4}, "not identifiable"),
+    ],
+)
+def test_what_support_takes(changes: dict[str, Any], verdict: str):
+    assert _verdict.judge(record_of(**changes), ("a", "b"))["verdict"] == verdict
+
+
+def test_populations_that_could_be_swapped_are_named():
+    swap = pd.DataFrame(
+        {"population": ["A", "B", "C"], "partner": ["X", "Y", "Z"], "swap": ["B", "A", ""], "gap": [0.1, 0.1, 1.0]}
+    ).assign(share=1 / 3)
+    record = _verdict.judge(record_of(populations=swap), ("a", "b"))
+    assert record["verdict"] == "supported by links"
+    assert record["statement"].endswith("could be swapped: A with B.")
+    swap["swap"], swap["gap"] = ["Y", "X", ""], [0.02, 0.03, 1.0]
+    shapes = {
+        k: v for k, v in record_of(kind="geometry", swap_limit=0.05, populations=swap).items() if "links" not in k
+    }
+    found = _verdict.judge({**shapes, "gaps": np.array([0.02])}, ("a", "b"))
+    assert found["verdict"] == "ambiguous: populations X and Y could be swapped"
+    assert not found["supported"]
+
+
+# --- slots -------------------------------------------------------------------------------------------------------
+
+
+def test_again_gives_what_align_gave(small_aligned: md.MuData, fingerprint: Callable):
+    before = fingerprint(small_aligned)
+    smm.tl.diagnose(small_aligned)
+    assert fingerprint(small_aligned) == before
+
+
+@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+def test_from_a_file(fmt: str, tmp_path: Path):
+    """Everything that the diagnosis needs travels: tables, pairs, labels with gaps, dicts of arguments."""
+    mdata = smm.datasets.toy(n_cells=120)
+    mdata["rna"].obs["label"] = mdata["rna"].obs["cell_type"].astype(object).where(np.arange(120) % 3 > 0)
+    mdata["protein"].obs["label"] = mdata["protein"].obs["cell_type"].astype(object)
+    links = smm.pp.link_features(mdata, "rna", "protein", on="gene").iloc[:12]
+    record = align(mdata, links=links, pairs=true_pairs(mdata, 20), labels="label", n_pcs={"rna": 8})
+    path = tmp_path / f"mdata.{fmt}"
+    mdata.write(path) if fmt == "h5mu" else mdata.write_zarr(path)
+    read = md.read_h5mu(path) if fmt == "h5mu" else md.read_zarr(path)
+    assert smm.get.diagnosis(read, "rna", "protein")["statement"] == record["statement"]
+    del read.uns["scmmgan"]["diagnosis"]
+    smm.tl.diagnose(read)
+    again = smm.get.diagnosis(read, "protein", "rna")
+    assert again["statement"] == record["statement"]
+    pd.testing.assert_frame_equal(again["populations"], record["populations"], check_dtype=False)
+
+
+def test_ambiguous_cells_and_second_alignment(small_aligned: md.MuData):
+    column = small_aligned["rna"].obs["scmmgan_ambiguous"]
+    record = smm.get.diagnosis(small_aligned, "rna", "protein")
+    assert column.dtype == bool
+    assert column.mean() == record["ambiguous_rna"]
+    populations = record["populations"]
+    of_rna = populations[populations["modality"] == "rna"]
+    np.testing.assert_allclose((of_rna["ambiguous"] * of_rna["share"]).sum(), column.mean())
+    np.testing.assert_allclose(of_rna["share"].sum(), 1)
+
+
+def test_full():
+    mdata = smm.datasets.toy(n_cells=120)
+    smm.tl.align(mdata, links="gene", max_steps=60, progress_bar=False)
+    smm.tl.diagnose(mdata, full=True, max_steps=40, progress_bar=False)
+    record = smm.get.diagnosis(mdata, "rna", "protein")
+    assert record["restart_agreement"].shape == (4, 4)
+    assert record["restart_share"] == 1
+    assert record["restart_agreement"].min() > 0.9
+    # shuffled anchors are learnt worse
+    assert record["short_overlap"] > record["null_overlap"]
+    assert record["short_cycle"] < 0.5 * record["null_cycle"]
+    assert "restarts give the same map" in record["statement"]
+
+
+def test_full_without_links_tries_the_rivals():
+    mdata = smm.datasets.toy(n_cells=100)
+    smm.tl.align(mdata, links=None, max_steps=20, progress_bar=False)
+    smm.tl.diagnose(mdata, full=True, max_steps=20, progress_bar=False)
+    record = smm.get.diagnosis(mdata, "rna", "protein")
+    assert len(record["gaps"]) >= 1
+    assert (np.diff(record["gaps"]) >= 0).all()
+    # the second restart follows the first rival, which is another coupling
+    assert record["restart_agreement"][0, 1] < 0.9
+
+
+def test_held_out_rows_are_those_of_the_training(small: md.MuData):
+    smm.tl.align(small, links="gene", max_steps=1, random_state=3, progress_bar=False)
+    x = {m: np.zeros((n, 2), np.float32) for m, n in (("rna", 700), ("protein", 510))}
+    weights = {"adversarial": 1.0}
+    problem = aligner._problem(x, {}, {}, weights, True, 3, "cpu")
+    rows = _quality.held_out_rows({m: len(v) for m, v in x.items()}, 3)
+    for m in x:
+        np.testing.assert_array_equal(rows[m], problem.held_out[m].numpy())
+    assert len(_quality.held_out_rows({"rna": 120}, 0)["rna"]) == 120
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def test_refused_with_reasons_and_nothing_written(small_aligned: md.MuData, small: md.MuData, fingerprint: Callable):
+    with pytest.raises(KeyError, match=r"scmmgan\.tl\.align"):
+        smm.tl.diagnose(small)
+    before = fingerprint(small_aligned)
+    with pytest.raises(ValueError, match="n_restarts"):
+        smm.tl.diagnose(small_aligned, full=True, n_restarts=2)
+    with pytest.raises(KeyError, match="other"):
+        smm.tl.diagnose(small_aligned, key="other")
+    assert fingerprint(small_aligned) == before
+    gene = small_aligned["protein"].var.pop("gene")
+    del small_aligned["rna"].var["gene"]
+    with pytest.raises(KeyError, match="gene"):
+        smm.tl.diagnose(small_aligned)
+    small_aligned["rna"].var["gene"] = small_aligned["rna"].var_names
+    small_aligned["protein"].var["gene"] = gene
+    del small_aligned.uns["scmmgan"]["diagnosis"]
+    with pytest.raises(KeyError, match=r"scmmgan\.tl\.diagnose"):
+        smm.get.diagnosis(small_aligned, "rna", "protein")
+
+
+def test_other_data_than_was_aligned():
+    mdata = smm.datasets.toy(n_cells=60)
+    smm.tl.align(mdata, links="gene", n_pcs=9, **COUPLED)
+    mdata.uns["scmmgan"]["params"]["n_pcs"] = 5
+    with pytest.raises(ValueError, match="no longer what was aligned"):
+        smm.tl.diagnose(mdata)
