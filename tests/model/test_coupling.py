@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmmgan.model import coupling
-from scmmgan.model.coupling import Coupling, couple_geometry, couple_links, find_landmarks, sinkhorn
+from scmmgan.model.coupling import Coupling, couple_geometry, couple_known, find_landmarks, relaxed_sinkhorn
 
 
 def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, dict]:
@@ -75,32 +75,62 @@ def test_landmarks_of_many_copies():
 # --- optimal transport -------------------------------------------------------------------------------------------
 
 
-def test_sinkhorn_has_the_marginals():
+def transport_problem(n: int = 20, m: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A cost whose least entry is 0, and masses of both sides."""
     rng = np.random.default_rng(0)
-    cost, p, q = rng.random((40, 30)), rng.dirichlet(np.full(40, 5)), rng.dirichlet(np.full(30, 5))
-    plan = sinkhorn(cost, p, q)
-    np.testing.assert_allclose(plan.sum(1), p, atol=1e-5)
-    np.testing.assert_allclose(plan.sum(0), q, atol=1e-5)
+    cost = rng.random((n, m))
+    return cost - cost.min(), rng.dirichlet(np.full(n, 5)), rng.dirichlet(np.full(m, 5))
+
+
+@pytest.mark.parametrize("relaxed", [0.1, 1.0, 10.0])
+def test_relaxed_plan_is_the_optimum(relaxed: float):
+    """Where the gradient of ⟨M, T⟩ + ε Σ T (log T − 1) + λ KL(T1 | p) + λ KL(Tᵀ1 | q) vanishes; the problem is convex."""
+    cost, p, q = transport_problem()
+    plan = relaxed_sinkhorn(cost, p, q, epsilon=0.05, relaxed=relaxed)
+    rows, columns = np.log(plan.sum(1) / p), np.log(plan.sum(0) / q)
+    gradient = cost + 0.05 * np.log(plan) + relaxed * (rows[:, None] + columns)
+    # the iterations stop where log u moves by less than 1e-4
+    np.testing.assert_allclose(gradient, 0, atol=1e-3 * max(1, relaxed))
+    # the marginals do leave p and q, and the plan is no outer product
+    assert np.abs(rows).max() > 0.05 / relaxed
+    assert plan.std() > 0.5 * plan.mean()
+
+
+def test_relaxed_plan_against_another_solver():
+    import ot
+
+    cost, p, q = transport_problem()
+    expected = ot.unbalanced.sinkhorn_unbalanced(
+        p, q, cost, 0.05, 0.5, reg_type="kl", c=np.ones(cost.shape), stopThr=1e-12, numItermax=20_000
+    )
+    np.testing.assert_allclose(relaxed_sinkhorn(cost, p, q, epsilon=0.05, relaxed=0.5), expected, rtol=1e-3)
+    assert abs(expected.sum() - 1) > 0.01
+
+
+def test_hardly_relaxed_plan_has_the_marginals():
+    cost, p, q = transport_problem(40, 30)
+    plan = relaxed_sinkhorn(cost, p, q, relaxed=1e4)
+    np.testing.assert_allclose(plan.sum(1), p, atol=1e-4)
+    np.testing.assert_allclose(plan.sum(0), q, atol=1e-4)
     # close to the optimum without entropy
     import ot
 
     assert (plan * cost).sum() < (ot.emd(p, q, cost) * cost).sum() + 0.03
+    # the less the marginals weigh, the farther the plan is from them
+    away = [np.abs(relaxed_sinkhorn(cost, p, q, relaxed=r).sum(1) - p).sum() for r in (0.1, 1, 10, 1e4)]
+    assert (np.diff(away) < 0).all()
+    assert away[0] > 0.1
 
 
-def test_sinkhorn_is_the_entropic_optimum():
-    """T = u exp(-M / ε) v with the right marginals is the only such plan."""
-    rng = np.random.default_rng(0)
-    cost, p, q = rng.random((8, 6)), np.full(8, 1 / 8), np.full(6, 1 / 6)
-    log = np.log(sinkhorn(cost, p, q, epsilon=0.1)) + cost / 0.1
-    # log u + log v: no interaction is left
-    interaction = log - log.mean(0) - log.mean(1, keepdims=True) + log.mean()
-    np.testing.assert_allclose(interaction, 0, atol=1e-8)
-
-
-def test_sinkhorn_of_large_costs():
-    cost = np.array([[0.0, 50.0], [60.0, 0.0]])
-    plan = sinkhorn(cost + np.array([[1e3], [0]]), np.array([0.5, 0.5]), np.array([0.5, 0.5]))
-    np.testing.assert_allclose(plan, np.eye(2) / 2, atol=1e-6)
+def test_relaxed_plan_leaves_far_cells_out():
+    """Two rows with partners, one without: only the third stays behind, and nothing overflows."""
+    cost = np.array([[0.0, 5.0], [5.0, 0.0], [12.0, 12.0]])
+    plan = relaxed_sinkhorn(cost, np.full(3, 1 / 3), np.full(2, 1 / 2))
+    assert np.isfinite(plan).all()
+    matched = 3 * plan.sum(1)
+    assert matched[:2].min() > 0.9
+    assert matched[2] < 0.01
+    np.testing.assert_allclose(plan[:2] / plan[:2].sum(1, keepdims=True), np.eye(2), atol=1e-6)
 
 
 def test_correlation_distance():
@@ -119,7 +149,7 @@ def test_correlation_distance():
 
 def test_links_give_plans_and_anchors_in_target_space():
     x, linked, _ = linked_pair()
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     assert set(found) == {("a", "b"), ("b", "a")}
     check_plan(found["a", "b"], 300, 200)
     check_plan(found["b", "a"], 200, 300)
@@ -134,7 +164,7 @@ def test_links_give_plans_and_anchors_in_target_space():
 
 def test_links_join_the_right_cells():
     x, linked, latent = linked_pair()
-    for (source, target), c in couple_links(x, linked).items():
+    for (source, target), c in couple_known(x, linked).items():
         # both spaces are linear in the latent one: the anchor of a cell against where its own latent profile maps
         to_target = np.linalg.lstsq(latent[target], x[target], rcond=None)[0]
         expected = latent[source] @ to_target
@@ -147,7 +177,7 @@ def test_links_do_not_care_about_the_order_of_cells():
     order = np.random.default_rng(1).permutation(300)
     for refine in (False, True):
         first, second = (
-            couple_links({"a": x["a"][at], "b": x["b"]}, {"a": linked["a"][at], "b": linked["b"]}, refine=refine)
+            couple_known({"a": x["a"][at], "b": x["b"]}, {"a": linked["a"][at], "b": linked["b"]}, refine=refine)
             for at in (np.arange(300), order)
         )
         moved = second["a", "b"].anchors - first["a", "b"].anchors[order]
@@ -161,19 +191,19 @@ def test_links_do_not_care_about_the_order_of_cells():
 def test_links_with_a_constant_cell():
     x, linked, _ = linked_pair()
     linked["a"][5] = 0
-    check_plan(couple_links(x, linked)["a", "b"], 300, 200)
+    check_plan(couple_known(x, linked)["a", "b"], 300, 200)
 
 
 def test_links_are_repeatable():
     x, linked, _ = linked_pair()
-    first, second = (couple_links(x, linked, random_state=3)["a", "b"] for _ in range(2))
+    first, second = (couple_known(x, linked, random_state=3)["a", "b"] for _ in range(2))
     np.testing.assert_array_equal(first.anchors, second.anchors)
     np.testing.assert_array_equal(first.plan.toarray(), second.plan.toarray())
 
 
 def test_few_cells():
     x, linked, _ = linked_pair(32, 33)
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     check_plan(found["a", "b"], 32, 33)
     check_plan(found["b", "a"], 33, 32)
 
@@ -184,14 +214,14 @@ def test_links_that_disagree_with_all_others_fade_out():
     for i in (3, 7):  # the partner is another feature
         linked["b"][:, i] = rng.permutation(linked["b"][:, i])
     linked["b"][:, 9] *= -1  # the partner is right, its sign is not
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     weight = found["a", "b"].info["link_weight"]
     assert weight.shape == (12,)
     assert ((weight >= 0) & (weight <= 1)).all()
     wrong = np.isin(np.arange(12), [3, 7, 9])
     assert weight[wrong].max() < 0.15
     assert np.median(weight[~wrong]) > 0.4
-    plain = couple_links(x, linked, refine=False)
+    plain = couple_known(x, linked, refine=False)
     np.testing.assert_array_equal(plain["a", "b"].info["link_weight"], 1)
 
     def error(c: Coupling) -> float:
@@ -205,7 +235,7 @@ def test_links_that_say_nothing():
     """Features that are constant on one side carry nothing over."""
     x, linked, _ = linked_pair()
     linked["b"][:] = 0
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     check_plan(found["a", "b"], 300, 200)
     np.testing.assert_array_equal(found["a", "b"].info["link_weight"], 0)
 
@@ -215,7 +245,7 @@ def test_largest_entries_are_kept():
     x = rng.normal(size=(200, 3))
     landmarks = find_landmarks(x)
     plan = rng.random((7, 100)) ** 4
-    got = coupling._coupling(plan, landmarks, x, {}).plan.toarray()
+    got = coupling._coupling(plan, landmarks, x, {}, None).plan.toarray()
     for row, kept in zip(plan, got):
         top = np.sort(np.argsort(-row, kind="stable")[:32])
         np.testing.assert_array_equal(np.flatnonzero(kept), top)
