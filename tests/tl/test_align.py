@@ -279,7 +279,7 @@ def test_inputs_are_left_alone(small: md.MuData, fingerprint: Callable, fmt: Cal
     after = fingerprint(small)
     assert {name: after[name] for name in before} == before
     new = {name.split("[")[0] for name in set(after) - set(before)}
-    assert new == {".uns", ".obsm", "rna.obsm", "protein.obsm"}
+    assert new == {".uns", ".obsm", *(f"{name}.{slot}" for name in ("rna", "protein") for slot in ("obs", "obsm"))}
 
 
 def test_copy(small: md.MuData, fingerprint: Callable):

@@ -256,7 +256,9 @@ def couple_geometry(
         info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
     on_cells = {}
     for source, target, t in ((first, second, plans[0]), (second, first, plans[0].T)):
-        plan = _spread(x[source], landmarks[source], (labels or {}).get(source)) @ (t / np.maximum(t.sum(1, keepdims=True), 1e-300))
+        plan = _spread(x[source], landmarks[source], (labels or {}).get(source)) @ (
+            t / np.maximum(t.sum(1, keepdims=True), 1e-300)
+        )
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
     if costs[0] > DISTORTED:
         on_cells = _smoothed_out(x, on_cells, landmarks, shares)

@@ -270,13 +270,15 @@ def _params(
     """Arguments as used, what the coupling came from, versions and time, in types that every format stores."""
     from importlib.metadata import version
 
-    if isinstance(links := arguments["links"], pd.DataFrame):
-        # other columns of the user's table may be of types that no format stores
-        arguments = arguments | {
-            "links": links[[c for c in (*arguments["modalities"], "weight", "sign") if c in links]]
-        }
+    for name in ("links", "pairs"):
+        if isinstance(table := arguments[name], pd.DataFrame):
+            # other columns of the user's table may be of types that no format stores
+            used = [c for c in (*arguments["modalities"], "weight", "sign") if c in table]
+            arguments = arguments | {name: table[used]}
     params = {name: _plain(value) for name, value in arguments.items()}
-    params["coupling"] = {a: {t: dict(c.info) for (s, t), c in couplings.items() if s == a} for a, _ in couplings}
+    params["coupling"] = {
+        a: {t: {**c.info, "relaxed": c.relaxed} for (s, t), c in couplings.items() if s == a} for a, _ in couplings
+    }
     params["shared_space"] = shared
     params["versions"] = {name: version(name) for name in ("scmmgan", "torch", "numpy", "anndata", "mudata")}
     params["seconds"] = seconds
@@ -288,10 +290,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, pd.DataFrame):
-        numeric = pd.api.types.is_numeric_dtype
-        # object, so that neither categories nor string arrays are left
+        # object, so that neither categories nor string arrays are left; nullable numbers would be objects, too
         return pd.DataFrame(
-            {str(c): v.to_numpy() if numeric(v) else v.astype(str).to_numpy(dtype=object) for c, v in value.items()}
+            {
+                str(c): v.to_numpy()
+                if isinstance(v.dtype, np.dtype) and v.dtype.kind in "biuf"
+                else v.astype(str).to_numpy(dtype=object)
+                for c, v in value.items()
+            }
         )
     if isinstance(value, np.generic):
         return value.item()
