@@ -290,12 +290,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, pd.DataFrame):
-        # object, so that neither categories nor string arrays are left; nullable numbers would be objects, too
+        # one by one: neither categories nor string arrays nor nullable numbers may be left
         return pd.DataFrame(
             {
                 str(c): v.to_numpy()
                 if isinstance(v.dtype, np.dtype) and v.dtype.kind in "biuf"
-                else v.astype(str).to_numpy(dtype=object)
+                else np.array([str(entry) for entry in v], dtype=object)
                 for c, v in value.items()
             }
         )
