@@ -43,7 +43,10 @@ def read(mdata: md.MuData, names: list[str] | None = None, **arguments: Any) -> 
     names = names or list(mdata.mod)
     defaults = {"layer": None, "use_rep": None, "mask_var": None, "smooth": None, "n_pcs": None}
     per = {k: _domain.per_modality(arguments.pop(k, v), names, k) for k, v in defaults.items()}
-    domains, shared = _domain.read_domains(mdata, names, links=arguments.pop("links", {}), random_state=0, **per)
+    batches = {**dict.fromkeys(names), **arguments.pop("batches", {})}
+    domains, shared = _domain.read_domains(
+        mdata, names, links=arguments.pop("links", {}), batches=batches, random_state=0, **per
+    )
     return {d.name: d for d in domains}, shared
 
 

@@ -287,6 +287,99 @@ def test_what_is_read_is_not_replaced():
     assert "again_protein" in mdata["rna"].layers
 
 
+# --- unmatched cells ---------------------------------------------------------------------------------------------
+
+
+def unmatched_of(mdata: md.MuData) -> dict[str, list[str]]:
+    return {name: [c for c in adata.obs if "unmatched" in c] for name, adata in mdata.mod.items()}
+
+
+def test_unmatched_cells_are_written(small_aligned: md.MuData):
+    assert Keys("k").unmatched() == "k_unmatched"
+    assert Keys("k").unmatched("b") == "k_unmatched_b"
+    for adata in small_aligned.mod.values():
+        values = adata.obs["scmmgan_unmatched"]
+        assert values.dtype == np.float32
+        assert values.between(0, 1).all()
+        assert 0 < values.mean() < 0.5
+
+
+def test_unmatched_cells_name_the_target_where_there_are_several():
+    mdata = three()
+    align(mdata, method="coupling")
+    for name, columns in unmatched_of(mdata).items():
+        assert columns == [f"scmmgan_unmatched_{b}" for b in mdata.mod if b != name]
+    # other names again for two of them; what the third has is deleted
+    align(mdata, "atac", "rna", method="coupling")
+    assert unmatched_of(mdata) == {"rna": ["scmmgan_unmatched"], "protein": [], "atac": ["scmmgan_unmatched"]}
+
+
+def test_unmatched_cells_go_with_the_alignment_that_flagged_them(small: md.MuData):
+    """Shapes alone flag nothing; the copies that MuData keeps of the columns go, too."""
+    align(small, method="coupling")
+    align(small, method="coupling", key_added="other")
+    small.update()
+    assert {"rna:scmmgan_unmatched", "protein:other_unmatched"} <= set(small.obs)
+    align(small, method="coupling", links=None)
+    assert unmatched_of(small) == {"rna": ["other_unmatched"], "protein": ["other_unmatched"]}
+    assert sorted(c for c in small.obs if "unmatched" in c) == ["protein:other_unmatched", "rna:other_unmatched"]
+    align(small, method="coupling", labels="cell_type", links=None)
+    assert unmatched_of(small)["rna"] == ["other_unmatched", "scmmgan_unmatched"]
+
+
+def test_copies_of_columns_where_features_are_shared():
+    mdata = md.MuData({m: adata.copy() for m, adata in shared().mod.items()}, axis=1)
+    align(mdata, links="auto", method="coupling")
+    mdata.update()
+    assert "scmmgan_unmatched" in mdata.obs
+    align(mdata, links=None, method="coupling")
+    mdata.update()
+    assert [c for c in mdata.obs if "unmatched" in c] == []
+
+
+def test_a_column_of_the_user_is_not_replaced(small: md.MuData, fingerprint: Callable):
+    small["protein"].obs["scmmgan_unmatched"] = "mine"
+    before = fingerprint(small)
+    for links in ("gene", None):
+        with pytest.raises(ValueError, match=r"'protein' has 'scmmgan_unmatched' already.*another `key_added`"):
+            align(small, links=links)
+        assert fingerprint(small) == before
+    align(small, key_added="other")
+    assert (small["protein"].obs["scmmgan_unmatched"] == "mine").all()
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_a_column_beside_an_alignment_that_flagged_nothing(small: md.MuData, reload: bool, tmp_path: Path):
+    """The alignment is there, but the column is not its own."""
+    align(small, method="coupling", links=None)
+    small["rna"].obs["scmmgan_unmatched"] = "mine"
+    if reload:
+        small = reread(small, tmp_path, "h5mu")
+    with pytest.raises(ValueError, match="'rna' has 'scmmgan_unmatched' already"):
+        align(small)
+    assert (small["rna"].obs["scmmgan_unmatched"] == "mine").all()
+    # its own is replaced, from a file as well
+    del small["rna"].obs["scmmgan_unmatched"]
+    align(small, method="coupling")
+    (tmp_path / "again").mkdir()
+    small = reread(small, tmp_path / "again", "h5mu") if reload else small
+    align(small, method="coupling", random_state=1)
+    assert small["rna"].obs["scmmgan_unmatched"].dtype == np.float32
+
+
+def test_columns_of_modalities_that_join_later():
+    mdata = three()
+    align(mdata, "rna", "protein", method="coupling")
+    mdata["atac"].obsm["scmmgan_rna"] = np.ones((120, 2))
+    with pytest.raises(ValueError, match="'atac' has 'scmmgan_rna' already"):
+        align(mdata)
+    del mdata["atac"].obsm["scmmgan_rna"]
+    mdata["rna"].obs["scmmgan_unmatched_atac"] = "mine"
+    with pytest.raises(ValueError, match="'rna' has 'scmmgan_unmatched_atac' already"):
+        align(mdata)
+    assert (mdata["rna"].obs["scmmgan_unmatched_atac"] == "mine").all()
+
+
 # --- files -------------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +518,47 @@ def test_round_trip_of_every_argument(small: md.MuData, fmt: str, tmp_path: Path
     assert (params["max_steps"], params["random_state"]) == (4, 3)
     assert list(params["links"].columns) == ["protein", "rna", "weight", "sign"]
     assert params["links"]["rna"].tolist() == table["rna"].tolist()
+
+
+@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+def test_round_trip_of_knowledge(small: md.MuData, fmt: str, tmp_path: Path):
+    """Pairs with gaps, labels and batches by modality; the arguments stored serve again."""
+    truth = small.uns["truth"]
+    cells = {m: small[m].obs_names[np.argsort(truth[m]["cell"])][:27].to_list() for m in small.mod}
+    pairs = pd.DataFrame({**cells, "a/b": [{"x"}] * 27, 3: pd.Timestamp("2020-01-01")})
+    pairs.loc[25, "rna"] = None
+    pairs.loc[26, "protein"] = np.nan
+    small["rna"].obs["type"] = small["rna"].obs["cell_type"].astype(object).where(np.arange(120) % 3 > 0)
+    small["rna"].obs["donor"] = np.repeat([1, 2], 60)
+    arguments = {"labels": {"rna": "type", "protein": "cell_type"}, "batch": {"rna": "donor"}, "method": "coupling"}
+    align(small, pairs=pairs, **arguments)
+    again = reread(small, tmp_path, fmt)
+    check_equal(small, again)
+    check_usable(again, ["rna", "protein"])
+    params = again.uns["scmmgan"]["params"]
+    assert list(params["pairs"].columns) == ["rna", "protein"]
+    assert params["pairs"]["rna"].tolist()[:25] == cells["rna"][:25]
+    assert params["labels"] == arguments["labels"]
+    assert params["batch"] == arguments["batch"]
+    assert again["rna"].obs["scmmgan_unmatched"].dtype == np.float32
+    known = again["rna"].obs_names.isin(cells["rna"][:25])
+    assert again["rna"].obs["scmmgan_unmatched"][known].max() == 0
+    align(again, pairs=params["pairs"], labels=dict(params["labels"]), batch=dict(params["batch"]), method="coupling")
+    np.testing.assert_array_equal(again["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_scmmgan"])
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "float64", "category"])
+def test_round_trip_of_pairs_by_number(small: md.MuData, dtype: str, tmp_path: Path):
+    for m in small.mod:
+        small.mod[m].obs_names = [str(i) for i in range(120)]
+    small = md.MuData(dict(small.mod))
+    pairs = pd.DataFrame({"rna": range(30), "protein": range(30, 60)}).astype("Int64")
+    pairs.loc[4, "rna"] = pd.NA
+    align(small, pairs=pairs.astype(dtype), method="coupling")
+    again = reread(small, tmp_path, "h5mu")
+    check_equal(small, again)
+    align(again, pairs=again.uns["scmmgan"]["params"]["pairs"], method="coupling")
+    np.testing.assert_array_equal(again["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_scmmgan"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 MIN_PAIRS = 3
+GAPS = ("", "nan", "None", "<NA>")  # what str() makes of a gap
 
 
 def read_pairs(
@@ -28,14 +29,12 @@ def read_pairs(
         return {}
     if not isinstance(pairs, str | pd.DataFrame):
         raise TypeError(f"`pairs` must be a str, a DataFrame or None, got {type(pairs).__name__}.")
+    _check_names(mdata, names, pairs)
     found = {}
     for a, b in combinations(names, 2):
-        cells = (
-            _named(mdata, a, b, pairs)
-            if isinstance(pairs, str)
-            else _tabled(mdata, a, b, pairs, several=len(names) > 2)
-        )
-        if cells is None:
+        cells = _named(mdata, a, b, pairs) if isinstance(pairs, str) else _tabled(mdata, a, b, pairs)
+        if len(names) > 2 and not len(cells):
+            # of several modalities some may have no cell in common
             continue
         if len(cells) < MIN_PAIRS:
             raise ValueError(
@@ -45,44 +44,59 @@ def read_pairs(
         logger.info("%d known pairs of %r and %r.", len(cells), a, b)
         found[a, b] = cells
     if not found:
-        raise ValueError(f"`pairs` has columns {list(pairs)}, none for two of the modalities {list(names)}.")
+        raise ValueError(f"`pairs` gives no pair of any two of the modalities {list(names)}. Check the names of cells.")
     return found
 
 
+def _check_names(mdata: MuData, names: Sequence[str], pairs: str | pd.DataFrame) -> None:
+    """Cells have unique names, and two modalities a column of pairs, or one of them for a boolean one."""
+    for m in names:
+        if not (cells := modality(mdata, m).obs_names).is_unique:
+            twice = cells[cells.duplicated()][0]
+            raise ValueError(
+                f"obs_names of {m!r} are not unique, e.g. {twice!r}: `pairs` names cells. "
+                "Run `obs_names_make_unique()` on it."
+            )
+    if isinstance(pairs, str):
+        if pairs != "obs_names" and not any(pairs in mdata[m].obs for m in names):
+            columns = [c for m in names for c in mdata[m].obs]
+            what = f"obs column in {' or '.join(map(repr, names))}"
+            raise missing_key(what, pairs, columns, "`pairs` also takes 'obs_names' or a table.")
+        return
+    if not pairs.columns.is_unique:
+        raise ValueError(f"The table `pairs` has columns of one name: {list(pairs)}. Drop or rename them.")
+    there = [m for m in names if m in pairs]
+    if len(there) < 2:
+        missing = next(m for m in names if m not in there)
+        raise missing_key("column in the table `pairs`", missing, [str(c) for c in pairs], "One per modality.")
+
+
 def _named(mdata: MuData, a: str, b: str, pairs: str) -> np.ndarray:
-    """Cells of equal names, all or those that a boolean column marks."""
-    marked = {}
-    for m in (a, b):
-        obs = modality(mdata, m).obs
-        if pairs == "obs_names":
-            marked[m] = obs.index
-        elif pairs in obs:
-            values = obs[pairs]
-            if not pd.api.types.is_bool_dtype(values):
-                raise ValueError(
-                    f"obs column {pairs!r} of {m!r} must be boolean (is this cell's partner known?), got {values.dtype}."
-                )
-            marked[m] = obs.index[values.fillna(False).to_numpy(dtype=bool)]
-    if not marked:
-        columns = [c for m in (a, b) for c in mdata[m].obs]
-        raise missing_key(f"obs column in {a!r} or {b!r}", pairs, columns, "`pairs` also takes 'obs_names' or a table.")
-    # a column on one side marks for both
-    both = next(iter(marked.values()))
-    for other in (marked.get(m, mdata[m].obs_names) for m in (a, b)):
-        both = both[both.isin(other)]
+    """Cells of equal names, all or those that a boolean column marks; a column on one side marks for both."""
+    both = mdata[a].obs_names[mdata[a].obs_names.isin(mdata[b].obs_names)]
+    having = [m for m in (a, b) if pairs != "obs_names" and pairs in mdata[m].obs]
+    for m in having:
+        values = mdata[m].obs[pairs]
+        if not pd.api.types.is_bool_dtype(values):
+            raise ValueError(
+                f"obs column {pairs!r} of {m!r} must be boolean (is this cell's partner known?), got {values.dtype}."
+            )
+        # a categorical column may have no False to fill gaps with
+        marked = values.astype("boolean").fillna(False).to_numpy(dtype=bool)
+        both = both[both.isin(values.index[marked])]
+    if pairs != "obs_names" and not having:
+        both = both[:0]
     return np.stack([mdata[m].obs_names.get_indexer(both) for m in (a, b)], axis=1)
 
 
-def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame, *, several: bool) -> np.ndarray | None:
+def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
     """Cells of a table with one column of names per modality; rows with a gap are no pair of the two."""
-    if missing := [m for m in (a, b) if m not in pairs]:
-        if several:
-            return None
-        raise missing_key("column in the table `pairs`", missing[0], [str(c) for c in pairs], "One per modality.")
-    table = pairs[[a, b]].dropna()
+    if a not in pairs or b not in pairs:
+        return np.empty((0, 2), dtype=int)
+    table = pd.DataFrame({m: _as_text(pairs[m]) for m in (a, b)}).dropna()
     rows = {}
     for m in (a, b):
-        cells = table[m].astype(str)
+        cells = table[m]
         rows[m] = mdata[m].obs_names.get_indexer(pd.Index(cells.to_numpy(dtype=object)))
         if (unknown := rows[m] < 0).any():
             first = cells.to_numpy()[unknown][0]
@@ -151,8 +165,18 @@ def _columns(
     values = {}
     for m in names:
         obs, column = modality(mdata, m).obs, columns[m]
-        if column is None or column not in obs:
+        if column is None:
+            raise KeyError(f"`{argument}` names no obs column of {m!r}. Name one for every modality, or none at all.")
+        if not isinstance(column, str):
+            raise TypeError(f"`{argument}` must name an obs column, or be a dict of such names, got {column!r}.")
+        if column not in obs:
             raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns))
-        series = obs[column].astype(object)
-        values[m] = series.where(series.isna(), series.astype(str))
+        values[m] = _as_text(obs[column])
     return values
+
+
+def _as_text(series: pd.Series) -> pd.Series:
+    """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
+    values = series.astype(object).convert_dtypes().astype(object)
+    text = values.astype(str)
+    return text.where(~(values.isna() | text.isin(GAPS)), None).astype(object)

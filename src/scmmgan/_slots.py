@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,22 +42,35 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
         slots = _names(names, name, keys)
         if taken := sorted(slots.intersection(read[name])):
             raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
-        if not earlier and (taken := sorted(slots & {*mdata[name].obsm, *mdata[name].layers, *mdata[name].obs})):
+        there = {*mdata[name].obsm, *mdata[name].layers, *mdata[name].obs} - _earlier(mdata, name, keys)
+        if taken := sorted(slots & there):
             raise ValueError(
                 f"{name!r} has {taken[0]!r} already, and `mdata.uns` no alignment {keys.key!r} that wrote it. "
                 "Name another `key_added`, or delete it."
             )
 
 
-def _names(names: Sequence[str], name: str, keys: Keys) -> set[str]:
-    """All slots of one modality that an alignment of `names` may write."""
+def _names(names: Sequence[str], name: str, keys: Keys, relaxed: Collection[str] | None = None) -> set[str]:
+    """All slots of one modality that an alignment of `names` may write; unmatched cells of the `relaxed` ones only."""
     others = [b for b in names if b != name]
-    several = others if len(others) > 1 else [None]
     return {
         keys.embedding,
         *(f(b) for b in others for f in (keys.mapped, keys.plan)),
-        *(f(b) for b in several for f in (keys.unmatched, keys.ambiguous)),
+        *(keys.unmatched(b if len(others) > 1 else None) for b in others if relaxed is None or b in relaxed),
+        *(keys.ambiguous(b if len(others) > 1 else None) for b in others),
     }
+
+
+def _earlier(mdata: MuData, name: str, keys: Keys) -> set[str]:
+    """Slots of one modality that belong to the recorded alignment, if there is one: a user's own do not."""
+    found = mdata.uns.get(keys.uns)
+    if not isinstance(found, Mapping) or "model" not in found:
+        return set()
+    before = config(mdata, keys)["modalities"]
+    if name not in before:
+        return set()
+    relaxed = [b for b, info in found["params"]["coupling"][name].items() if info.get("relaxed")]
+    return _names(before, name, keys, relaxed)
 
 
 def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -186,11 +199,14 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     before = config(mdata, keys)["modalities"]
     if keys.embedding in mdata.obsm:
         del mdata.obsm[keys.embedding]
-    for name in [m for m in before if m in mdata.mod]:
+    earlier = {m: _earlier(mdata, m, keys) for m in before if m in mdata.mod}
+    for name, slots in earlier.items():
         for container in (mdata[name].layers, mdata[name].obsm, mdata[name].obs):
-            for slot in _names(before, name, keys):
-                if slot in container:
-                    del container[slot]
+            for slot in slots.intersection(container):
+                del container[slot]
+        # MuData keeps copies of its modalities' columns, joined ones where the cells are no axis of their own
+        copies = [slot if mdata.axis == 1 else f"{name}:{slot}" for slot in slots]
+        mdata.obs.drop(columns=copies, errors="ignore", inplace=True)
     del mdata.uns[keys.uns]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from scmmgan.model import aligner as module
 from scmmgan.model.aligner import Aligner
-from scmmgan.model.coupling import couple_links
+from scmmgan.model.coupling import couple_known
 from scmmgan.model.training import WEIGHTS, Recipe
 
 
@@ -27,7 +27,7 @@ def data(names: tuple[str, ...] = ("a", "b"), n: int = 120, seed: int = 0) -> tu
     couplings: dict = {}
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            couplings |= couple_links({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
+            couplings |= couple_known({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
     return x, couplings
 
 
@@ -159,7 +159,7 @@ def test_start_when_no_cell_is_matched():
 def test_start_in_a_shared_space_is_the_identity():
     x, couplings = data()
     x["b"] = x["b"][:, :4]
-    couplings = couple_links(x, x)
+    couplings = couple_known(x, x)
     aligner = fit(x, couplings, max_steps=1, lr=1e-12, shared=True)
     np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5)
     np.testing.assert_allclose(aligner.translate(x["b"], "b", "a"), x["b"], atol=1e-5)

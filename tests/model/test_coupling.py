@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmmgan.model import coupling
-from scmmgan.model.coupling import Coupling, couple_geometry, couple_links, find_landmarks, sinkhorn
+from scmmgan.model.coupling import Coupling, couple_geometry, couple_known, find_landmarks, relaxed_sinkhorn
 
 
 def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, dict]:
@@ -21,11 +21,11 @@ def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, 
     return x, linked, latent
 
 
-def check_plan(c: Coupling, n: int, n_target: int) -> None:
+def check_plan(c: Coupling, n: int, n_target: int, n_labels: int = 0) -> None:
     m = len(c.landmarks.mass)
     assert sp.isspmatrix_csr(c.plan)
     assert c.plan.shape == (n, m)
-    assert m <= n_target // 2
+    assert m <= n_target // 2 + n_labels  # every label has a share of its own, rounded
     np.testing.assert_allclose(np.asarray(c.plan.sum(1)).ravel(), 1, atol=1e-5)
     assert np.diff(c.plan.indptr).max() <= 32
     assert c.plan.data.min() > 0
@@ -75,32 +75,62 @@ def test_landmarks_of_many_copies():
 # --- optimal transport -------------------------------------------------------------------------------------------
 
 
-def test_sinkhorn_has_the_marginals():
+def transport_problem(n: int = 20, m: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A cost whose least entry is 0, and masses of both sides."""
     rng = np.random.default_rng(0)
-    cost, p, q = rng.random((40, 30)), rng.dirichlet(np.full(40, 5)), rng.dirichlet(np.full(30, 5))
-    plan = sinkhorn(cost, p, q)
-    np.testing.assert_allclose(plan.sum(1), p, atol=1e-5)
-    np.testing.assert_allclose(plan.sum(0), q, atol=1e-5)
+    cost = rng.random((n, m))
+    return cost - cost.min(), rng.dirichlet(np.full(n, 5)), rng.dirichlet(np.full(m, 5))
+
+
+@pytest.mark.parametrize("relaxed", [0.1, 1.0, 10.0])
+def test_relaxed_plan_is_the_optimum(relaxed: float):
+    """Where the gradient of ⟨M, T⟩ + ε Σ T (log T − 1) + λ KL(T1 | p) + λ KL(Tᵀ1 | q) vanishes; the problem is convex."""
+    cost, p, q = transport_problem()
+    plan = relaxed_sinkhorn(cost, p, q, epsilon=0.05, relaxed=relaxed)
+    rows, columns = np.log(plan.sum(1) / p), np.log(plan.sum(0) / q)
+    gradient = cost + 0.05 * np.log(plan) + relaxed * (rows[:, None] + columns)
+    # the iterations stop where log u moves by less than 1e-4
+    np.testing.assert_allclose(gradient, 0, atol=1e-3 * max(1, relaxed))
+    # the marginals do leave p and q, and the plan is no outer product
+    assert np.abs(rows).max() > 0.05 / relaxed
+    assert plan.std() > 0.5 * plan.mean()
+
+
+def test_relaxed_plan_against_another_solver():
+    import ot
+
+    cost, p, q = transport_problem()
+    expected = ot.unbalanced.sinkhorn_unbalanced(
+        p, q, cost, 0.05, 0.5, reg_type="kl", c=np.ones(cost.shape), stopThr=1e-12, numItermax=20_000
+    )
+    np.testing.assert_allclose(relaxed_sinkhorn(cost, p, q, epsilon=0.05, relaxed=0.5), expected, rtol=1e-3)
+    assert abs(expected.sum() - 1) > 0.01
+
+
+def test_hardly_relaxed_plan_has_the_marginals():
+    cost, p, q = transport_problem(40, 30)
+    plan = relaxed_sinkhorn(cost, p, q, relaxed=1e4)
+    np.testing.assert_allclose(plan.sum(1), p, atol=1e-4)
+    np.testing.assert_allclose(plan.sum(0), q, atol=1e-4)
     # close to the optimum without entropy
     import ot
 
     assert (plan * cost).sum() < (ot.emd(p, q, cost) * cost).sum() + 0.03
+    # the less the marginals weigh, the farther the plan is from them
+    away = [np.abs(relaxed_sinkhorn(cost, p, q, relaxed=r).sum(1) - p).sum() for r in (0.1, 1, 10, 1e4)]
+    assert (np.diff(away) < 0).all()
+    assert away[0] > 0.1
 
 
-def test_sinkhorn_is_the_entropic_optimum():
-    """T = u exp(-M / ε) v with the right marginals is the only such plan."""
-    rng = np.random.default_rng(0)
-    cost, p, q = rng.random((8, 6)), np.full(8, 1 / 8), np.full(6, 1 / 6)
-    log = np.log(sinkhorn(cost, p, q, epsilon=0.1)) + cost / 0.1
-    # log u + log v: no interaction is left
-    interaction = log - log.mean(0) - log.mean(1, keepdims=True) + log.mean()
-    np.testing.assert_allclose(interaction, 0, atol=1e-8)
-
-
-def test_sinkhorn_of_large_costs():
-    cost = np.array([[0.0, 50.0], [60.0, 0.0]])
-    plan = sinkhorn(cost + np.array([[1e3], [0]]), np.array([0.5, 0.5]), np.array([0.5, 0.5]))
-    np.testing.assert_allclose(plan, np.eye(2) / 2, atol=1e-6)
+def test_relaxed_plan_leaves_far_cells_out():
+    """Two rows with partners, one without: only the third stays behind, and nothing overflows."""
+    cost = np.array([[0.0, 5.0], [5.0, 0.0], [12.0, 12.0]])
+    plan = relaxed_sinkhorn(cost, np.full(3, 1 / 3), np.full(2, 1 / 2))
+    assert np.isfinite(plan).all()
+    matched = 3 * plan.sum(1)
+    assert matched[:2].min() > 0.9
+    assert matched[2] < 0.01
+    np.testing.assert_allclose(plan[:2] / plan[:2].sum(1, keepdims=True), np.eye(2), atol=1e-6)
 
 
 def test_correlation_distance():
@@ -119,7 +149,7 @@ def test_correlation_distance():
 
 def test_links_give_plans_and_anchors_in_target_space():
     x, linked, _ = linked_pair()
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     assert set(found) == {("a", "b"), ("b", "a")}
     check_plan(found["a", "b"], 300, 200)
     check_plan(found["b", "a"], 200, 300)
@@ -134,7 +164,7 @@ def test_links_give_plans_and_anchors_in_target_space():
 
 def test_links_join_the_right_cells():
     x, linked, latent = linked_pair()
-    for (source, target), c in couple_links(x, linked).items():
+    for (source, target), c in couple_known(x, linked).items():
         # both spaces are linear in the latent one: the anchor of a cell against where its own latent profile maps
         to_target = np.linalg.lstsq(latent[target], x[target], rcond=None)[0]
         expected = latent[source] @ to_target
@@ -147,7 +177,7 @@ def test_links_do_not_care_about_the_order_of_cells():
     order = np.random.default_rng(1).permutation(300)
     for refine in (False, True):
         first, second = (
-            couple_links({"a": x["a"][at], "b": x["b"]}, {"a": linked["a"][at], "b": linked["b"]}, refine=refine)
+            couple_known({"a": x["a"][at], "b": x["b"]}, {"a": linked["a"][at], "b": linked["b"]}, refine=refine)
             for at in (np.arange(300), order)
         )
         moved = second["a", "b"].anchors - first["a", "b"].anchors[order]
@@ -161,19 +191,19 @@ def test_links_do_not_care_about_the_order_of_cells():
 def test_links_with_a_constant_cell():
     x, linked, _ = linked_pair()
     linked["a"][5] = 0
-    check_plan(couple_links(x, linked)["a", "b"], 300, 200)
+    check_plan(couple_known(x, linked)["a", "b"], 300, 200)
 
 
 def test_links_are_repeatable():
     x, linked, _ = linked_pair()
-    first, second = (couple_links(x, linked, random_state=3)["a", "b"] for _ in range(2))
+    first, second = (couple_known(x, linked, random_state=3)["a", "b"] for _ in range(2))
     np.testing.assert_array_equal(first.anchors, second.anchors)
     np.testing.assert_array_equal(first.plan.toarray(), second.plan.toarray())
 
 
 def test_few_cells():
     x, linked, _ = linked_pair(32, 33)
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     check_plan(found["a", "b"], 32, 33)
     check_plan(found["b", "a"], 33, 32)
 
@@ -184,14 +214,14 @@ def test_links_that_disagree_with_all_others_fade_out():
     for i in (3, 7):  # the partner is another feature
         linked["b"][:, i] = rng.permutation(linked["b"][:, i])
     linked["b"][:, 9] *= -1  # the partner is right, its sign is not
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     weight = found["a", "b"].info["link_weight"]
     assert weight.shape == (12,)
     assert ((weight >= 0) & (weight <= 1)).all()
     wrong = np.isin(np.arange(12), [3, 7, 9])
     assert weight[wrong].max() < 0.15
     assert np.median(weight[~wrong]) > 0.4
-    plain = couple_links(x, linked, refine=False)
+    plain = couple_known(x, linked, refine=False)
     np.testing.assert_array_equal(plain["a", "b"].info["link_weight"], 1)
 
     def error(c: Coupling) -> float:
@@ -205,7 +235,7 @@ def test_links_that_say_nothing():
     """Features that are constant on one side carry nothing over."""
     x, linked, _ = linked_pair()
     linked["b"][:] = 0
-    found = couple_links(x, linked)
+    found = couple_known(x, linked)
     check_plan(found["a", "b"], 300, 200)
     np.testing.assert_array_equal(found["a", "b"].info["link_weight"], 0)
 
@@ -215,11 +245,245 @@ def test_largest_entries_are_kept():
     x = rng.normal(size=(200, 3))
     landmarks = find_landmarks(x)
     plan = rng.random((7, 100)) ** 4
-    got = coupling._coupling(plan, landmarks, x, {}).plan.toarray()
+    got = coupling._coupling(plan, landmarks, x, {}, None).plan.toarray()
     for row, kept in zip(plan, got):
         top = np.sort(np.argsort(-row, kind="stable")[:32])
         np.testing.assert_array_equal(np.flatnonzero(kept), top)
         np.testing.assert_allclose(kept[top], row[top] / row[top].sum(), rtol=1e-5)
+
+
+# --- known pairs -------------------------------------------------------------------------------------------------
+
+
+def same_cells(n: int = 300, m: int = 240, seed: int = 0, noise: float = 0.2) -> tuple[dict, np.ndarray]:
+    """Two spaces of one population, the second with some of the cells, shuffled; which cell of `a` each row of `b` is."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n, 4)) * [1.5, 1, 1, 0.7]
+    order = rng.permutation(n)[:m]
+    a = latent @ rng.normal(size=(4, 8)) + noise * rng.normal(size=(n, 8))
+    b = np.tanh(latent[order] @ rng.normal(size=(4, 6)) / 2) + noise / 4 * rng.normal(size=(m, 6))
+    return {k: ((v - v.mean(0)) / v.std()).astype(np.float32) for k, v in (("a", a), ("b", b))}, order
+
+
+def closer(found: dict, x: dict, order: np.ndarray, without: np.ndarray | None = None) -> float:
+    """Share of cells of b that are closer to the anchor of a cell of a than its partner is: FOSCTTM of the coupling."""
+    rows = np.arange(len(order)) if without is None else np.setdiff1d(np.arange(len(order)), without)
+    d = ((found["a", "b"].anchors[order[rows]][:, None] - x["b"][None]) ** 2).sum(2)
+    return float((d < d[np.arange(len(rows)), rows][:, None]).mean())
+
+
+def some_pairs(order: np.ndarray, k: int, seed: int = 1) -> np.ndarray:
+    rows = np.random.default_rng(seed).permutation(len(order))[:k]
+    return np.stack([order[rows], rows], axis=1)
+
+
+def check_known(found: dict, x: dict, pairs: np.ndarray) -> None:
+    """Anchors of known cells are their partners themselves, in both directions, and count in full."""
+    for (source, target), c in found.items():
+        own, other = pairs.T if source == "a" else pairs.T[::-1]
+        np.testing.assert_array_equal(c.anchors[own], x[target][other])
+        np.testing.assert_array_equal(np.flatnonzero(c.known), np.sort(own))
+        np.testing.assert_array_equal(c.weight[own], 1)
+        assert c.weight.dtype == np.float32
+        assert c.weight.min() >= 0
+        assert c.weight.max() <= 1
+        check_plan(c, len(x[source]), len(x[target]))
+
+
+def test_pairs_place_all_other_cells():
+    x, order = same_cells()
+    errors = []
+    for k in (30, 120):
+        pairs = some_pairs(order, k)
+        found = couple_known(x, pairs=pairs)
+        check_known(found, x, pairs)
+        assert found["a", "b"].info == {"kind": "pairs"}
+        assert found["a", "b"].relaxed
+        errors.append(closer(found, x, order, without=pairs[:, 1]))
+    assert max(errors) < 0.03
+    # the shapes alone do not know
+    assert closer(couple_geometry(x, n_landmarks=40), x, order) > 0.15
+    # neither do pairs that are none
+    wrong = some_pairs(order, 30)
+    wrong[:, 0] = np.random.default_rng(2).permutation(wrong[:, 0])
+    assert closer(couple_known(x, pairs=wrong), x, order, without=wrong[:, 1]) > 0.25
+
+
+def test_pairs_help_links():
+    x, order = same_cells()
+    rng = np.random.default_rng(0)
+    # two of the four directions are linked
+    linked = {m: v[:, :2] @ rng.normal(size=(2, 12)) for m, v in (("a", x["a"]), ("b", x["a"][order]))}
+    linked = {m: v + 1.0 * rng.normal(size=v.shape) for m, v in linked.items()}
+    linked = {m: (v - v.mean(0)) / v.std(0) for m, v in linked.items()}
+    pairs = some_pairs(order, 40)
+    without, both = couple_known(x, linked), couple_known(x, linked, pairs=pairs)
+    check_known(both, x, pairs)
+    assert both["a", "b"].info["kind"] == "links"
+    assert both["a", "b"].info["link_weight"].shape == (12,)
+    assert not without["a", "b"].known.any()
+    assert closer(both, x, order, without=pairs[:, 1]) < closer(without, x, order, without=pairs[:, 1]) - 0.02
+
+
+def test_few_pairs_help_the_shapes():
+    x, order = same_cells()
+    pairs = some_pairs(order, 6)
+    found = couple_geometry(x, pairs=pairs, n_landmarks=40)
+    check_known(found, x, pairs)
+    assert found["a", "b"].info["kind"] == "geometry"
+    # nothing says that anything is missing on a side
+    assert not found["a", "b"].relaxed
+    assert closer(found, x, order, without=pairs[:, 1]) < closer(couple_geometry(x, n_landmarks=40), x, order) - 0.05
+
+
+def test_without_pairs_nothing_is_known():
+    plain = Coupling(sp.csr_matrix((3, 2)), np.zeros((3, 4), np.float32), find_landmarks(np.eye(4)))
+    np.testing.assert_array_equal(plain.weight, np.ones(3))
+    np.testing.assert_array_equal(plain.known, np.zeros(3, bool))
+    assert not plain.relaxed
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+def label_of_landmarks(c: Coupling, labels: np.ndarray) -> np.ndarray:
+    """The one label of all cells of each landmark."""
+    found = [np.unique(labels[c.landmarks.label == i]) for i in range(len(c.landmarks.mass))]
+    assert {len(v) for v in found} == {1}
+    return np.concatenate(found)
+
+
+def forbidden_mass(c: Coupling, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Share of each cell's plan on landmarks of another label, where both are known."""
+    of = label_of_landmarks(c, other)
+    different = (own[:, None] >= 0) & (of >= 0) & (own[:, None] != of)
+    return (c.plan.toarray() * different).sum(1)
+
+
+def with_gaps(labels: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    return np.where(np.random.default_rng(seed).random(len(labels)) < share, -1, labels)
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.5])
+def test_landmarks_stay_inside_labels(gaps: float):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))  # one cloud: nothing but the labels keeps them apart
+    labels = with_gaps(rng.choice(4, 300, p=[0.6, 0.3, 0.09, 0.01]), gaps)
+    found = find_landmarks(x, n_landmarks=60, labels=labels)
+    for i in range(len(found.mass)):
+        assert len(np.unique(labels[found.label == i])) == 1
+        assert found.label[found.nodes[i]] == i
+        np.testing.assert_allclose(found.centroids[i], x[found.label == i].mean(0), atol=0.2)
+    assert found.mass.sum() == pytest.approx(1)
+    # places go by shares, one at least
+    of = labels[found.nodes]
+    for label in np.unique(labels):
+        assert (of == label).sum() == pytest.approx(60 * (labels == label).mean(), abs=1)
+        assert (of == label).any()
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.5])
+def test_different_labels_are_not_coupled(gaps: float):
+    """Links say that label 0 is label 1; the labels know better."""
+    rng = np.random.default_rng(0)
+    true = {"a": rng.integers(0, 2, 240), "b": rng.integers(0, 2, 200)}
+    centre = {"a": true["a"], "b": 1 - true["b"]}
+    x = {m: np.c_[4 * v, np.zeros(len(v))] + rng.normal(size=(len(v), 2)) for m, v in true.items()}
+    x = {m: v.astype(np.float32) for m, v in x.items()}
+    linked = {m: rng.normal(size=(len(v), 6)) + 2 * np.outer(v, [1, -1, 1, -1, 1, -1]) for m, v in centre.items()}
+    labels = {m: with_gaps(v, gaps) for m, v in true.items()}
+    misled, found = couple_known(x, linked), couple_known(x, linked, labels=labels)
+    for source, target in found:
+        c = found[source, target]
+        check_plan(c, len(x[source]), len(x[target]), 3)
+        assert forbidden_mass(c, labels[source], labels[target]).max() < 1e-6
+        known = labels[source] >= 0
+        right = np.isclose(c.anchors[:, 0], 4 * true[source], atol=2)
+        assert right[known].mean() > 0.95
+        # what has no label follows its neighbours that have
+        assert right.mean() > 0.9
+        assert np.isclose(misled[source, target].anchors[:, 0], 4 * true[source], atol=2).mean() < 0.1
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.5])
+def test_labels_help_the_shapes(gaps: float):
+    """Two mirrored halves: shapes cannot tell them apart, labels can."""
+    shares = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        true = {m: np.repeat([0, 1], n) for m, n in (("a", 80), ("b", 70))}
+        x = {m: (rng.normal(size=(len(v), 2)) * [1, 0.5] + np.c_[6 * v, np.zeros(len(v))]) for m, v in true.items()}
+        x = {m: v.astype(np.float32) for m, v in x.items()}
+        labels = {m: with_gaps(v, gaps) for m, v in true.items()}
+        found = couple_geometry(x, labels=labels, random_state=seed)
+        shares.append(agreement(found, x, true))
+        for source, target in found:
+            c = found[source, target]
+            check_plan(c, len(x[source]), len(x[target]), 3)
+            assert forbidden_mass(c, labels[source], labels[target]).max() < 1e-6
+            assert c.relaxed
+            assert c.info["kind"] == "geometry"
+    assert min(shares) > 0.97
+
+
+def labelled_clusters(missing: int) -> tuple[dict, dict, dict]:
+    """`clusters` on both sides with linked features; side b lacks a population."""
+    (a, label_a), (b, label_b) = clusters(260, 0), clusters(260, 1)
+    b, label_b = b[label_b != missing], label_b[label_b != missing]
+    rng = np.random.default_rng(5)
+    loadings = rng.normal(size=(3, 12))
+    linked = {m: v @ loadings + 0.3 * rng.normal(size=(len(v), 12)) for m, v in (("a", a), ("b", b))}
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    return {"a": a.astype(np.float32), "b": (b @ turn).astype(np.float32)}, linked, {"a": label_a, "b": label_b}
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+@pytest.mark.parametrize("how", ["links", "shapes"])
+def test_a_label_that_one_side_lacks_is_unmatched(missing: int, how: str):
+    x, linked, labels = labelled_clusters(missing)
+    found = couple_known(x, linked, labels=labels) if how == "links" else couple_geometry(x, labels=labels)
+    weight, orphan = found["a", "b"].weight, labels["a"] == missing
+    assert weight[orphan].max() < 0.05
+    assert weight[~orphan].min() > 0.6
+    assert weight[~orphan].mean() > 0.9
+    # the other side has partners for all of its cells
+    assert found["b", "a"].weight.mean() > (0.7 if how == "links" else 0.9)
+    assert found["b", "a"].weight.min() > 0.4
+    for c, own, other in ((found["a", "b"], "a", "b"), (found["b", "a"], "b", "a")):
+        check_plan(c, len(x[own]), len(x[other]), 4)
+        matched = np.isin(labels[own], labels[other])
+        # orphaned landmarks draw a little from everywhere
+        assert forbidden_mass(c, labels[own], labels[other])[matched].max() < 0.01
+
+
+@pytest.mark.parametrize("missing", [1, 3])
+def test_an_orphaned_population_is_unmatched(missing: int):
+    """Links alone, no labels: cells whose like is missing stay behind, the others do not."""
+    from sklearn.metrics import roc_auc_score
+
+    x, linked, labels = labelled_clusters(missing)
+    found = couple_known(x, {m: (v - v.mean(0)) / v.std(0) for m, v in linked.items()})
+    unmatched = 1 - found["a", "b"].weight
+    assert roc_auc_score(labels["a"] == missing, unmatched) > 0.9
+    assert np.median(unmatched[labels["a"] != missing]) < 0.05
+
+
+# --- distorted plans ---------------------------------------------------------------------------------------------
+
+
+def test_distorted_plans_are_smoothed_out(monkeypatch: pytest.MonkeyPatch):
+    """Above the threshold plans come from distances to all landmarks: right still, and spread over more of them."""
+    x, label = rotated_pair(0)
+    monkeypatch.setattr(coupling, "DISTORTED", np.inf)
+    sharp = couple_geometry(x)
+    monkeypatch.setattr(coupling, "DISTORTED", -1)
+    smooth = couple_geometry(x)
+    for pair in sharp:
+        check_plan(smooth[pair], len(x[pair[0]]), len(x[pair[1]]))
+        assert smooth[pair].plan.nnz > 1.5 * sharp[pair].plan.nnz
+        assert smooth[pair].info == sharp[pair].info
+    assert agreement(sharp, x, label) > 0.95
+    assert agreement(smooth, x, label) > 0.95
 
 
 # --- geometry alone ----------------------------------------------------------------------------------------------

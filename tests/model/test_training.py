@@ -16,7 +16,7 @@ import torch
 
 from scmmgan.model import losses, training
 from scmmgan.model.aligner import Aligner
-from scmmgan.model.coupling import couple_links
+from scmmgan.model.coupling import couple_known
 
 TERMS = ("adversarial", "cycle", "anchors", "links", "geometry")
 # the loss function of each term
@@ -43,7 +43,7 @@ def data(n: int = 130, modalities: str = "ab", seed: int = 0) -> tuple[dict, dic
     couplings: dict = {}
     for i, a in enumerate(modalities):
         for b in modalities[i + 1 :]:
-            couplings |= couple_links({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
+            couplings |= couple_known({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
             sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in (a, b)}
             for s, t in ((a, b), (b, a)):
                 loadings[s, t] = (sides[s], sides[t], np.ones(3), np.ones(3))

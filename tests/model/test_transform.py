@@ -10,7 +10,14 @@ import scipy.sparse as sp
 
 from scmmgan.model import transform as tf
 from scmmgan.model.diffusion import smoothing_operator
-from scmmgan.model.transform import SmoothedMatrix, fit_operator, fit_shared, fit_transform, identity_transform
+from scmmgan.model.transform import (
+    BatchedMatrix,
+    SmoothedMatrix,
+    fit_operator,
+    fit_shared,
+    fit_transform,
+    identity_transform,
+)
 
 FORMATS = {"dense": np.asarray, "sparse": sp.csr_matrix}
 
@@ -404,3 +411,116 @@ def test_identity_transform_centres_and_scales_only():
     y = transform.transform(smoothed)
     np.testing.assert_allclose(y, (x - x.mean(0)) / np.sqrt(x.var(0).mean()), atol=1e-5)
     np.testing.assert_allclose(transform.inverse(y), x, atol=1e-5)
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def batched(kind: str = "dense", t: int = 3) -> tuple[BatchedMatrix, np.ndarray]:
+    """Three batches of unequal size with shifts and scales of their own, and the same in dense float64."""
+    x = expression(150, 40)
+    rng = np.random.default_rng(1)
+    batch = rng.permutation(np.repeat([0, 1, 2], [70, 45, 35]))
+    x = (x * rng.uniform(0.5, 2, (3, 40))[batch] + rng.uniform(0, 3, (3, 40))[batch]).astype(np.float32)
+    x[:, 5] = 2.5  # constant
+    x[batch == 1, 6] = 1.5  # constant in one batch
+    x[:, 7] = np.array([1, 4, 2], np.float32)[batch]  # constant in each
+    x[batch == 2, 8] = x[batch == 2, 8].mean() + 0.01 * (x[batch == 2, 8] - x[batch == 2, 8].mean())  # hardly varies
+    rows = [np.flatnonzero(batch == i) for i in range(3)]
+    operators = [fit_operator(x[r]) if t else None for r in rows]
+    parts = [SmoothedMatrix(FORMATS[kind](x[r]), op, t) for r, op in zip(rows, operators)]
+    smoothed = np.empty((150, 40))
+    for r, op in zip(rows, operators):
+        smoothed[r] = dense_smooth(x[r], op, t)
+    # every feature to the pooled mean and the pooled within-batch sd, at most fivefold
+    pooled_mean, pooled_sd = smoothed.mean(0), np.sqrt(sum(len(r) * smoothed[r].var(0) for r in rows) / 150)
+    expected = np.empty((150, 40))
+    for r in rows:
+        mean, sd = smoothed[r].mean(0), smoothed[r].std(0)
+        sd[sd < 1e-5] = 0
+        ratio = np.divide(pooled_sd, sd, out=np.ones(40), where=(sd > 0) & (pooled_sd > 1e-5))
+        expected[r] = (smoothed[r] - mean) * np.clip(ratio, 1 / 5, 5) + pooled_mean
+    return BatchedMatrix(parts, rows), expected
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("t", [0, 3])
+def test_batched_products(kind: str, t: int):
+    matrix, expected = batched(kind, t)
+    assert matrix.shape == (150, 40)
+    rng = np.random.default_rng(0)
+    v, u = rng.normal(size=(40, 6)), rng.normal(size=(150, 4))
+    np.testing.assert_allclose(matrix.dot(v), expected @ v, atol=1e-3)
+    np.testing.assert_allclose(matrix.tdot(u), expected.T @ u, atol=1e-3)
+    at = np.array([30, 5, 6, 7, 8, 5])
+    got = matrix.columns(at)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected[:, at], atol=1e-4)
+    mean, sd = matrix.moments()
+    np.testing.assert_allclose(mean, expected.mean(0), atol=1e-4)
+    np.testing.assert_allclose(sd, expected.std(0), atol=1e-4)
+
+
+def test_batches_have_equal_moments():
+    matrix, _ = batched()
+    columns = matrix.columns(np.arange(40))
+    usual = np.flatnonzero((matrix.scale > 0.21).all(0) & (matrix.scale < 4.9).all(0))
+    usual = np.setdiff1d(usual, [5, 6, 7, 8])
+    assert len(usual) > 30
+    first = columns[matrix.rows[0]]
+    for rows in matrix.rows[1:]:
+        np.testing.assert_allclose(columns[rows].mean(0), first.mean(0), atol=1e-3)
+        np.testing.assert_allclose(columns[rows][:, usual].std(0), first[:, usual].std(0), rtol=1e-3)
+    # constant features: constant still, and what was constant in each batch differs no more
+    assert np.ptp(columns[:, [5, 7]], axis=0).max() < 1e-4
+    assert np.ptp(columns[matrix.rows[1]][:, 6]) < 1e-4
+    assert matrix.moments()[1][[5, 7]].max() < 1e-6
+    # a feature that hardly varies in one batch is blown up fivefold and no more
+    ratio = columns[matrix.rows[2]][:, 8].std() / matrix.parts[2].columns(np.array([8])).std()
+    assert ratio == pytest.approx(5, rel=1e-3)
+    # cells keep their places inside their batch
+    for rows, part in zip(matrix.rows, matrix.parts):
+        for j in (0, 20):
+            assert np.corrcoef(columns[rows, j], part.columns(np.array([j]))[:, 0])[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_batched_transform_is_that_of_the_corrected_matrix(kind: str):
+    matrix, expected = batched(kind)
+    found = fit_transform(matrix, n_pcs=10)
+    y = found.transform(matrix)
+    assert y.shape == (150, 10)
+    moving = np.setdiff1d(np.arange(40), [5, 7])
+    np.testing.assert_allclose(found.inverse(y)[:, moving], low_rank(expected[:, moving], 10), atol=1e-3)
+    np.testing.assert_allclose(found.inverse(y)[:, [5, 7]], np.tile(expected[0, [5, 7]], (150, 1)), atol=1e-4)
+
+
+def test_one_batch_is_the_matrix_itself():
+    x = expression(60, 20)
+    single = BatchedMatrix([SmoothedMatrix(x)], [np.arange(60)])
+    np.testing.assert_allclose(single.columns(np.arange(20)), x, atol=1e-5)
+    np.testing.assert_allclose(single.moments()[1], x.std(0), atol=1e-5)
+
+
+def test_sparse_batches_stay_sparse():
+    n, g = 600, 3_000
+    rng = np.random.default_rng(0)
+    x = sp.random(n, g, 0.02, format="csr", dtype=np.float32, random_state=0)
+    rows = np.array_split(rng.permutation(n), 2)
+    parts = [SmoothedMatrix(x[r]) for r in rows]
+    tracemalloc.start()
+    matrix = BatchedMatrix(parts, rows)
+    matrix.dot(rng.normal(size=(g, 5)))
+    matrix.tdot(rng.normal(size=(n, 5)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * g * 4 * 0.6
+
+
+def test_cells_that_are_alike_in_all_allowed_features():
+    """As in one batch of several: the others are decoded as their means."""
+    x = expression(60, 20)
+    x[:, :8] = 2
+    found = fit_transform(SmoothedMatrix(x), allowed=np.arange(8))
+    y = found.transform(SmoothedMatrix(x))
+    np.testing.assert_allclose(found.inverse(y), np.tile(x.mean(0), (60, 1)), atol=1e-4)

@@ -362,7 +362,7 @@ def test_inputs_are_left_alone(small: md.MuData, fingerprint: Callable, fmt: Cal
     after = fingerprint(small)
     assert {name: after[name] for name in before} == before
     new = {name.split("[")[0] for name in set(after) - set(before)}
-    assert new == {".uns", ".obsm", "rna.obsm", "protein.obsm"}
+    assert new == {".uns", ".obsm", *(f"{name}.{slot}" for name in ("rna", "protein") for slot in ("obs", "obsm"))}
 
 
 def test_copy(small: md.MuData, fingerprint: Callable):
@@ -913,3 +913,267 @@ def test_only_whole_devices(small: md.MuData):
     for device in ("cpu:abc", "cuda:1", "tpu"):
         with pytest.raises(ValueError, match=f"Device '{device}' is not available"):
             align(small, device=device)
+
+
+# --- known pairs, labels, batches --------------------------------------------------------------------------------
+
+# the coupling itself as the map: nothing is trained, a fraction of a second
+COUPLING = {"links": None, "method": "coupling"}
+
+
+def true_pairs(mdata: md.MuData, k: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Names of k cells (default all) in every modality."""
+    cells = np.random.default_rng(seed).permutation(mdata["rna"].n_obs)[:k]
+    names = {m: in_true_order(mdata, m, adata.obs_names.to_numpy(dtype=object)) for m, adata in mdata.mod.items()}
+    return pd.DataFrame({m: v[cells] for m, v in names.items()})
+
+
+def foscttm_without(mdata: md.MuData, pairs: pd.DataFrame, a: str = "rna", b: str = "protein") -> float:
+    """Scored on the cells whose partners were not given."""
+    given = np.isin(in_true_order(mdata, a, mdata[a].obs_names.to_numpy(dtype=object)), pairs[a])
+    first, second = (in_true_order(mdata, m, mdata[m].obsm["X_scmmgan"])[~given] for m in (a, b))
+    return metrics.foscttm(first, second)
+
+
+def misleading() -> md.MuData:
+    """A toy whose shapes alone lead astray: FOSCTTM .17 without any knowledge."""
+    return smm.datasets.toy(n_cells=120, n_features=[30, 20], random_state=2)
+
+
+def test_thirty_pairs_place_the_others():
+    mdata = misleading()
+    pairs = true_pairs(mdata, 30)
+    align(mdata, **COUPLING)
+    without = foscttm_without(mdata, pairs)
+    align(mdata, **COUPLING, pairs=pairs)
+    found = foscttm_without(mdata, pairs)
+    assert found < 0.08
+    assert found < without - 0.05
+    # training keeps to them
+    align(mdata, links=None, pairs=pairs, max_steps=60)
+    assert foscttm_without(mdata, pairs) < found + 0.03
+    assert "pairs" in mdata.uns["scmmgan"]["history"]
+    # pairs that are none are believed, too
+    wrong = pairs.assign(protein=np.random.default_rng(1).permutation(pairs["protein"]))
+    align(mdata, **COUPLING, pairs=wrong)
+    assert foscttm_without(mdata, wrong) > 0.25
+
+
+def test_pairs_in_any_form_are_the_same(small: md.MuData):
+    """A table, or equal names that a column marks; the order of rows and other columns do not matter."""
+    pairs, parts = true_pairs(small, 25), {m: adata.copy() for m, adata in small.mod.items()}
+    align(small, **COUPLING, pairs=pairs)
+    expected = small["rna"].obsm["X_scmmgan"]
+    shuffled = pairs.sample(frac=1, random_state=1)[["protein", "rna"]].assign(note=pd.Timestamp("2020-01-01"))
+    align(small, **COUPLING, pairs=shuffled, key_added="table")
+    np.testing.assert_allclose(small["rna"].obsm["X_table"], expected, atol=1e-3)
+    for m, adata in parts.items():
+        cell = small.uns["truth"][m]["cell"]
+        adata.obs["paired"] = np.isin(small[m].obs_names, pairs[m])
+        adata.obs_names = [f"cell{i}" for i in cell]
+    named = md.MuData(parts)
+    align(named, **COUPLING, pairs="paired")
+    np.testing.assert_allclose(named["rna"].obsm["X_scmmgan"], expected, atol=1e-3)
+    assert named.uns["scmmgan"]["params"]["pairs"] == "paired"
+
+
+def test_equal_names_are_no_pairs_unless_asked_for(small: md.MuData):
+    align(small)
+    parts = {m: adata.copy() for m, adata in small.mod.items()}
+    for m, adata in parts.items():
+        del adata.obsm, adata.obs["scmmgan_unmatched"]
+        adata.obs_names = [f"cell{i}" for i in small.uns["truth"][m]["cell"]]
+    named = md.MuData(parts)
+    align(named)
+    np.testing.assert_array_equal(named["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_scmmgan"])
+    align(named, pairs="obs_names", key_added="paired")
+    assert not np.array_equal(named["rna"].obsm["X_paired"], small["rna"].obsm["X_scmmgan"])
+
+
+def test_pairs_in_three_modalities():
+    """Protein is paired with both others; they are paired through it nowhere."""
+    mdata = smm.datasets.toy(n_cells=120, n_modalities=3, n_features=[40, 30, 35])
+    whole = true_pairs(mdata, 60)
+    pairs = pd.concat([whole[["rna", "protein"]][:40], whole[["protein", "atac"]][20:]])
+    align(mdata, **COUPLING, pairs=pairs)
+    for a, b in (("rna", "protein"), ("protein", "atac")):
+        assert foscttm_without(mdata, whole, a, b) < 0.12
+    kinds = {a: {b: c["kind"] for b, c in of.items()} for a, of in mdata.uns["scmmgan"]["params"]["coupling"].items()}
+    assert kinds["rna"] == {"protein": "pairs", "atac": "geometry"}
+    assert {"scmmgan_unmatched_rna", "scmmgan_unmatched_atac"} <= set(mdata["protein"].obs)
+    assert [c for c in mdata["rna"].obs if "unmatched" in c] == ["scmmgan_unmatched_protein"]
+    # known cells have partners
+    known = mdata["rna"].obs_names.isin(pairs["rna"].dropna())
+    assert mdata["rna"].obs["scmmgan_unmatched_protein"][known].max() == 0
+
+
+def test_unmatched_cells_are_those_of_the_lacking_population():
+    from sklearn.metrics import roc_auc_score
+
+    mdata = smm.datasets.toy(n_cells=300)
+    scores = {}
+    for population in sorted(set(mdata["rna"].obs["cell_type"])):
+        keep = (mdata["protein"].obs["cell_type"] != population).to_numpy()
+        parts = md.MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][keep].copy()})
+        align(parts, method="coupling")
+        unmatched = parts["rna"].obs["scmmgan_unmatched"]
+        assert unmatched.dtype == np.float32
+        assert unmatched.between(0, 1).all()
+        scores[population] = roc_auc_score(parts["rna"].obs["cell_type"] == population, unmatched)
+    assert np.mean(list(scores.values())) > 0.9, scores
+    assert min(scores.values()) > 0.8, scores
+
+
+@pytest.mark.parametrize("links", ["gene", None])
+def test_labels_that_one_side_lacks(links: str | None, caplog: pytest.LogCaptureFixture):
+    mdata = smm.datasets.toy(n_cells=160, n_features=[30, 20])
+    keep = (mdata["protein"].obs["cell_type"] != "type_B").to_numpy()
+    mdata = md.MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][keep].copy()})
+    align(mdata, method="coupling", links=links, labels="cell_type")
+    assert "Labels ['type_B'] of 'rna' are missing in 'protein'" in caplog.text
+    unmatched, orphan = mdata["rna"].obs["scmmgan_unmatched"], mdata["rna"].obs["cell_type"] == "type_B"
+    assert unmatched[orphan].min() > 0.95
+    assert unmatched[~orphan].max() < 0.4
+    assert unmatched[~orphan].mean() < 0.1
+
+
+def label_agreement(mdata: md.MuData, truth: str) -> float:
+    """Share of cells whose nearest cell of the other modality is of their population, the worse direction."""
+    x, y = (mdata[m].obsm["X_scmmgan"] for m in ("rna", "protein"))
+    d = ((x[:, None] - y[None]) ** 2).sum(2)
+    labels = [mdata[m].obs[truth].to_numpy() for m in ("rna", "protein")]
+    return float(min((labels[1][d.argmin(1)] == labels[0]).mean(), (labels[0][d.argmin(0)] == labels[1]).mean()))
+
+
+def test_labels_with_gaps():
+    """Half of the labels, other columns in each modality, categorical or not."""
+    mdata = misleading()
+    rng = np.random.default_rng(0)
+    for m, column in (("rna", "mine"), ("protein", "yours")):
+        labels = mdata[m].obs["cell_type"].astype(object).where(rng.random(120) < 0.5)
+        mdata[m].obs[column] = labels if m == "rna" else labels.astype("category")
+    align(mdata, **COUPLING)
+    without = label_agreement(mdata, "cell_type")
+    align(mdata, **COUPLING, labels={"rna": "mine", "protein": "yours"})
+    assert label_agreement(mdata, "cell_type") > 0.9
+    assert label_agreement(mdata, "cell_type") > without + 0.1
+    assert foscttm(mdata) < 0.1
+    assert (mdata["rna"].obs["scmmgan_unmatched"] < 0.5).all()
+
+
+def test_labels_are_no_worse_than_links_alone():
+    mdata = smm.datasets.toy(n_cells=200)
+    align(mdata, method="coupling")
+    alone = foscttm(mdata)
+    align(mdata, method="coupling", labels="cell_type")
+    assert foscttm(mdata) < alone + 0.005
+
+
+def two_donors(n: int = 240) -> md.MuData:
+    """Half of the cells are of a donor whose rna is shifted and scaled, gene by gene."""
+    mdata = smm.datasets.toy(n_cells=n)
+    rng = np.random.default_rng(0)
+    donor = {m: mdata.uns["truth"][m]["cell"] % 2 for m in mdata.mod}
+    x = mdata["rna"].X
+    shift, scale = 1.5 * rng.normal(size=x.shape[1]), rng.uniform(0.6, 1.6, x.shape[1])
+    mdata["rna"].X = np.where(donor["rna"][:, None], x * scale + shift, x).astype(np.float32)
+    for m in mdata.mod:
+        mdata[m].obs["donor"] = pd.Categorical(np.array(["one", "two"])[donor[m]])
+    return mdata
+
+
+def foscttm_per_donor(mdata: md.MuData) -> list[float]:
+    both = [in_true_order(mdata, m, mdata[m].obsm["X_scmmgan"]) for m in ("rna", "protein")]
+    return [metrics.foscttm(*(v[donor::2] for v in both)) for donor in (0, 1)]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_batches_do_not_stand_between_cells(sparse: bool):
+    mdata = two_donors()
+    if sparse:
+        mdata["rna"].X = sp.csr_matrix(mdata["rna"].X)
+    align(mdata, method="coupling")
+    without, whole = foscttm_per_donor(mdata), foscttm(mdata)
+    for batch in ({"rna": "donor"}, "donor"):
+        align(mdata, method="coupling", batch=batch)
+        assert max(foscttm_per_donor(mdata)) < 0.06
+        assert max(foscttm_per_donor(mdata)) < min(without) - 0.02
+        assert foscttm(mdata) < whole / 2
+    # features have the same mean and sd in both donors, and so have model space and mapped values
+    donor = (mdata["rna"].obs["donor"] == "two").to_numpy()
+    x = own_space(mdata, "rna")
+    np.testing.assert_allclose(x[donor].mean(0), x[~donor].mean(0), atol=1e-3)
+    mapped = smm.get.mapped(mdata, "protein", "rna").X
+    at = (mdata["protein"].obs["donor"] == "two").to_numpy()
+    assert np.abs(mapped[at].mean(0) - mapped[~at].mean(0)).max() < 0.5
+
+
+def test_batches_of_a_representation_and_of_masked_features(small: md.MuData):
+    """In one batch all features that the mask chooses are constant."""
+    small["rna"].obs["donor"] = np.repeat(["one", "two"], 60)
+    small["rna"].var["hv"] = np.arange(30) < 10
+    small["rna"].X[:60, :10] = 1
+    align(small, batch={"rna": "donor"}, mask_var={"rna": "hv"})
+    assert np.isfinite(small["protein"].obsm["scmmgan_rna"]).all()
+    small["rna"].obsm["X_rep"] = small["rna"].X[:, 10:16].copy()
+    align(small, links=None, batch={"rna": "donor"}, use_rep={"rna": "X_rep"})
+    x = own_space(small, "rna")
+    np.testing.assert_allclose(x[:60].mean(0), x[60:].mean(0), atol=1e-4)
+
+
+def knowledge(mdata: md.MuData) -> None:
+    """Columns to go wrong with."""
+    mdata["rna"].obs["flag"], mdata["rna"].obs["n"] = True, 3
+    mdata["protein"].obs["other"] = "T"
+    for m in mdata.mod:
+        mdata[m].obs["donor"] = np.repeat(["one", "two"], [90, 30])
+        mdata[m].obs["gaps"] = pd.Series(["T", None] * 60, index=mdata[m].obs_names, dtype=object)
+
+
+CELLS = pd.DataFrame({"rna": ["rna_0", "rna_1"], "protein": ["protein_0", "protein_1"]})
+
+UNKNOWN: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "pairs type": ({"pairs": 3}, TypeError, "`pairs` must be a str, a DataFrame or None, got int"),
+    "pairs column": ({"pairs": "flags"}, KeyError, r"'flags'. Closest: \['flag'\].*also takes 'obs_names' or a table"),
+    "pairs of numbers": ({"pairs": "n"}, ValueError, "obs column 'n' of 'rna' must be boolean"),
+    "no equal names": ({"pairs": "obs_names"}, ValueError, "`pairs` gives 0 pairs of 'rna' and 'protein'"),
+    "no equal names marked": ({"pairs": "flag"}, ValueError, "`pairs` gives 0 pairs"),
+    "pairs table": ({"pairs": CELLS[["rna"]]}, KeyError, "column in the table `pairs` 'protein'"),
+    "pairs cells": ({"pairs": CELLS.assign(rna="x")}, KeyError, "names 2 cells that are not in 'rna', e.g. 'x'"),
+    "labels": ({"labels": "types"}, KeyError, "No obs column in 'rna' for `labels` 'types'"),
+    "labels of one": ({"labels": {"rna": "cell_type"}}, KeyError, "`labels` names no obs column of 'protein'"),
+    "labels of none": ({"labels": {"adt": "cell_type"}}, KeyError, r"`labels` names modalities \['adt'\]"),
+    "labels type": ({"labels": ["cell_type"]}, TypeError, r"`labels` must name an obs column.*got \['cell_type'\]"),
+    "vocabularies": (
+        {"labels": {"rna": "cell_type", "protein": "other"}},
+        ValueError,
+        r"share 0 names.*'rna' has \['type_A', 'type_B', .*'protein' has \['T'\]",
+    ),
+    "batch": ({"batch": "donors"}, KeyError, r"for `batch` 'donors'. Closest: \['donor'\]"),
+    "small batch": ({"batch": "donor"}, ValueError, "Batch 'two' of 'rna' has 30 cells; 32 are the minimum"),
+    "batch with gaps": ({"batch": {"protein": "gaps"}}, ValueError, "'gaps' of 'protein' has gaps: every cell needs"),
+    "batch of none": ({"batch": {"adt": "donor"}}, KeyError, r"`batch` names modalities \['adt'\]"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+@pytest.mark.parametrize("copy", [False, True])
+def test_unusable_knowledge_is_refused(small: md.MuData, fingerprint: Callable, case: str, copy: bool):
+    arguments, error, message = UNKNOWN[case]
+    knowledge(small)
+    before = fingerprint(small)
+    with pytest.raises(error, match=message) as raised:
+        align(small, **arguments, copy=copy)
+    assert raised.type is error
+    assert fingerprint(small) == before
+
+
+def test_knowledge_is_left_alone(small: md.MuData, fingerprint: Callable):
+    pairs, labels = true_pairs(small, 25), "cell_type"
+    table = pairs.copy()
+    small["rna"].obs["donor"] = np.repeat(["one", "two"], 60)
+    before = fingerprint(small)
+    align(small, pairs=pairs, labels=labels, batch={"rna": "donor"})
+    after = fingerprint(small)
+    assert {name: after[name] for name in before} == before
+    pd.testing.assert_frame_equal(pairs, table)

@@ -75,6 +75,7 @@ def find_landmarks(
     groups = np.zeros(len(x), dtype=int) if labels is None else np.unique(labels, return_inverse=True)[1]
     label, found = np.empty(len(x), dtype=int), 0
     centroids: list[np.ndarray] = []
+    nodes: list[np.ndarray] = []
     for group in range(groups.max() + 1):
         rows = np.flatnonzero(groups == group)
         share = max(1, round(m * len(rows) / len(x)))
@@ -82,9 +83,9 @@ def find_landmarks(
         label[rows] = inside + found
         found += len(centres)
         centroids.append(centres)
-    found_at = np.vstack(centroids)
-    nodes = NearestNeighbors(n_neighbors=1).fit(x).kneighbors(found_at, return_distance=False)[:, 0]
-    return Landmarks(label, np.bincount(label) / len(x), nodes, found_at)
+        nearest = NearestNeighbors(n_neighbors=1).fit(x[rows]).kneighbors(centres, return_distance=False)[:, 0]
+        nodes.append(rows[nearest])
+    return Landmarks(label, np.bincount(label) / len(x), np.concatenate(nodes), np.vstack(centroids))
 
 
 def _clusters(x: np.ndarray, m: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +260,9 @@ def couple_geometry(
     rivals = np.array(plans[1 : 1 + N_RIVALS]).reshape(-1, *plans[0].shape)
     on_cells = {}
     for source, target, t in ((first, second, plans[0]), (second, first, plans[0].T)):
-        plan = _spread(x[source], landmarks[source]) @ (t / np.maximum(t.sum(1, keepdims=True), 1e-300))
+        plan = _spread(x[source], landmarks[source], (labels or {}).get(source)) @ (
+            t / np.maximum(t.sum(1, keepdims=True), 1e-300)
+        )
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
     if costs[0] > DISTORTED:
         on_cells = _smoothed_out(x, on_cells, landmarks, shares)
@@ -344,13 +347,23 @@ def _coupling(
     return Coupling(sparse, anchors, landmarks, info, matched.astype(np.float32), known, relaxed)
 
 
-def _spread(x: np.ndarray, landmarks: Landmarks, k: int = 5) -> np.ndarray:
-    """Row-stochastic weights (n × m) of each cell on its k nearest landmarks, so that anchors do not jump."""
+def _spread(x: np.ndarray, landmarks: Landmarks, labels: np.ndarray | None = None, k: int = 5) -> np.ndarray:
+    """Row-stochastic weights (n × m) of each cell on its k nearest landmarks, so that anchors do not jump.
+
+    A cell with a label (n,), not -1, stays with the landmarks of that label.
+    """
     from sklearn.neighbors import NearestNeighbors
 
-    k = min(k, len(landmarks.mass))
-    distances, nearest = NearestNeighbors(n_neighbors=k).fit(landmarks.centroids).kneighbors(x)
-    weights = np.exp(-((distances / np.maximum(distances.mean(1, keepdims=True), 1e-12)) ** 2) * 2)
-    out = np.zeros((len(x), len(landmarks.mass)))
-    np.put_along_axis(out, nearest, weights / weights.sum(1, keepdims=True), axis=1)
+    m = len(landmarks.mass)
+    groups = np.full(len(x), -1) if labels is None else labels
+    # landmarks are found inside labels: any of its cells speaks for one
+    own = np.empty(m, dtype=int)
+    own[landmarks.label] = groups
+    out = np.zeros((len(x), m))
+    for group in np.unique(groups):
+        rows, near = np.flatnonzero(groups == group), np.flatnonzero((own == group) | (group < 0))
+        search = NearestNeighbors(n_neighbors=min(k, len(near))).fit(landmarks.centroids[near])
+        distances, nearest = search.kneighbors(x[rows])
+        weights = np.exp(-((distances / np.maximum(distances.mean(1, keepdims=True), 1e-12)) ** 2) * 2)
+        out[rows[:, None], near[nearest]] = weights / weights.sum(1, keepdims=True)
     return out

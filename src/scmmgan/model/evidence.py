@@ -54,8 +54,13 @@ def label_cost(shares_a: np.ndarray, known_a: np.ndarray, shares_b: np.ndarray, 
 
 
 def share_ratios(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each label on the other side over its own share, both directions; next to 0 where it is missing."""
-    floor = 1e-9
+    """Share of each label on the other side over its own share, both directions; next to 0 where it is missing.
+
+    Shares are those among the labels of both sides: what one side lacks is no reason to doubt the rest.
+    """
+    floor, both = 1e-9, (a > 0) & (b > 0)
+    if both.any():
+        a, b = a / a[both].sum(), b / b[both].sum()
     return np.maximum(b, floor) / np.maximum(a, floor), np.maximum(a, floor) / np.maximum(b, floor)
 
 

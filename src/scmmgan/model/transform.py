@@ -290,7 +290,8 @@ def _decoder(
     rest = np.setdiff1d(np.arange(len(mean)), encoded)
     if len(rest):
         gram = x.T @ x
-        penalty = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+        # cells that are all alike have no scores at all
+        penalty = max(RIDGE * np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))
         # Zᵀx without Z: x is centred up to rounding, so the mean drops out
         cross = smoothed.tdot(x - x.mean(0))[rest] / sd[rest, None]
         decoder[:, rest] = np.linalg.solve(gram + penalty, cross.T)

@@ -54,8 +54,9 @@ def align(
     """Learn to map every cell into the feature space of the other modalities, without paired cells.
 
     A cycle-consistent GAN between the modalities' PCA spaces whose generators keep the diffusion geometry of the
-    cells. Which population goes where is decided beforehand, by linked features or else by the modalities' shapes
-    alone (landmark Gromov-Wasserstein, experimental): cells with equal names are NOT taken as pairs.
+    cells. Which population goes where is decided beforehand: by linked features, known pairs and labels, in any
+    combination, or else by the modalities' shapes alone (landmark Gromov-Wasserstein, experimental). Cells with equal
+    names are NOT taken as pairs unless `pairs` says so.
 
     Parameters
     ----------
@@ -70,13 +71,18 @@ def align(
         rest lose their weight.
     pairs
         Cells known to be the same in two modalities: `"obs_names"` (equal names), a boolean `obs` column (equal names
-        where it is true), or a table with one column of cell names per modality. Their anchors are their partners; 20
-        or more also place all other cells, fewer help the shapes to decide. At least 3.
+        where it is true in both, or in the one that has it), or a table with one column of cell names per modality; a
+        row with a gap is no pair of the two, and of several modalities some may share none. At least 3, and a cell has
+        one partner. Their anchors are their partners; 20 or more also place all other cells, fewer help the shapes or
+        links to decide.
     labels
-        `obs` column with one vocabulary for all modalities, gaps allowed. Cells of different labels are not coupled.
+        `obs` column (or one per modality, in a dict) with one vocabulary for all modalities. Cells of different labels
+        are not coupled; inside a label links, pairs or shapes decide. Gaps (NaN, empty text) are allowed: those cells
+        follow their labelled neighbours. Cells whose label the other modality lacks count as unmatched.
     batch
-        `obs` column with samples or donors: cells are smoothed inside their batch, and every feature is scaled to the
-        same mean and sd in all batches of the modality.
+        `obs` column with samples or donors, no gaps, at least 32 cells each; a dict for some modalities only. Cells are
+        smoothed inside their batch, and every feature is shifted and scaled (at most fivefold) to the modality's mean
+        and sd in all batches, before anything else: mapped values are in these units.
     features
         Mapped features to write; default all while cells × features is at most 2·10⁸, else none: then
         `get.mapped(features=)` decodes them. A dict by target modality, or one list for all.
@@ -136,7 +142,8 @@ def align(
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
         The coupling that the training started from.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
-        Share of the cell's mass that found no partner in b, 0 to 1; not where shapes alone made the coupling.
+        Share of the cell's mass that found no partner in b, 0 to 1: to rank cells by. 0 for known pairs. Only where
+        links, 20 pairs or labels made the coupling, not for shapes.
     `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the evidence, or rivals of nearly the same cost, send the cell elsewhere in b.
     `mdata.uns[key_added]` : dict
@@ -147,12 +154,13 @@ def align(
     Raises
     ------
     KeyError
-        If a modality, layer, column, obsm key or feature is not there.
+        If a modality, layer, column, obsm key, feature or cell is not there.
     TypeError
-        If `mdata` is not a MuData or `links` is of no known kind.
+        If `mdata` is not a MuData or `links`, `pairs`, `labels` or `batch` is of no known kind.
     ValueError
         If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
-        fewer than 3 features, or training does not get off the ground.
+        fewer than 3 features, there are fewer than 3 pairs or a cell has two partners, labels have different
+        vocabularies, a batch has fewer than 32 cells, or training does not get off the ground.
 
     Examples
     --------
@@ -270,13 +278,15 @@ def _params(
     """Arguments as used, what the coupling came from, versions and time, in types that every format stores."""
     from importlib.metadata import version
 
-    if isinstance(links := arguments["links"], pd.DataFrame):
-        # other columns of the user's table may be of types that no format stores
-        arguments = arguments | {
-            "links": links[[c for c in (*arguments["modalities"], "weight", "sign") if c in links]]
-        }
+    for name in ("links", "pairs"):
+        if isinstance(table := arguments[name], pd.DataFrame):
+            # other columns of the user's table may be of types that no format stores
+            used = [c for c in (*arguments["modalities"], "weight", "sign") if c in table]
+            arguments = arguments | {name: table[used]}
     params = {name: _plain(value) for name, value in arguments.items()}
-    params["coupling"] = {a: {t: dict(c.info) for (s, t), c in couplings.items() if s == a} for a, _ in couplings}
+    params["coupling"] = {
+        a: {t: {**c.info, "relaxed": c.relaxed} for (s, t), c in couplings.items() if s == a} for a, _ in couplings
+    }
     params["shared_space"] = shared
     params["versions"] = {name: version(name) for name in ("scmmgan", "torch", "numpy", "anndata", "mudata")}
     params["seconds"] = seconds
@@ -288,10 +298,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, pd.DataFrame):
-        numeric = pd.api.types.is_numeric_dtype
-        # object, so that neither categories nor string arrays are left
+        # one by one: neither categories nor string arrays nor nullable numbers may be left
         return pd.DataFrame(
-            {str(c): v.to_numpy() if numeric(v) else v.astype(str).to_numpy(dtype=object) for c, v in value.items()}
+            {
+                str(c): v.to_numpy()
+                if isinstance(v.dtype, np.dtype) and v.dtype.kind in "biuf"
+                else np.array([str(entry) for entry in v], dtype=object)
+                for c, v in value.items()
+            }
         )
     if isinstance(value, np.generic):
         return value.item()

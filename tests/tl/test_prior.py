@@ -1,0 +1,158 @@
+"""Which knowledge makes the coupling: links, pairs or labels, many or few; and what they become in model space."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scmmgan as smm
+from scmmgan import _domain, _known, _links
+from scmmgan.tl import _prior
+
+
+def read(mdata: md.MuData, links: Any = None) -> tuple[list[_domain.Domain], dict, bool]:
+    names = list(mdata.mod)
+    nothing = dict.fromkeys(names)
+    tables = _prior.tables(mdata, names, links, nothing)
+    domains, shared = _domain.read_domains(
+        mdata, names, layer=nothing, use_rep=nothing, mask_var=nothing, smooth=nothing, n_pcs=nothing,
+        links=tables, batches=nothing, random_state=0,
+    )  # fmt: skip
+    return domains, tables, shared
+
+
+def true_pairs(mdata: md.MuData, k: int) -> np.ndarray:
+    """Row numbers of k cells that are the same."""
+    rows = [np.argsort(mdata.uns["truth"][m]["cell"]) for m in ("rna", "protein")]
+    return np.stack(rows, axis=1)[np.random.default_rng(0).permutation(mdata["rna"].n_obs)[:k]]
+
+
+def couple(mdata: md.MuData, links: Any = None, pairs: int = 0, labels: bool = False) -> tuple[dict, dict]:
+    domains, tables, shared = read(mdata, links)
+    known = {("rna", "protein"): true_pairs(mdata, pairs)} if pairs else {}
+    codes = _known.read_labels(mdata, list(mdata.mod), dict.fromkeys(mdata.mod, "cell_type")) if labels else None
+    return _prior.couplings(domains, tables, known, codes, shared=shared, random_state=0)
+
+
+@pytest.fixture
+def tiny() -> md.MuData:
+    """80 cells, for what Gromov-Wasserstein is run on."""
+    return smm.datasets.toy(n_cells=80, n_features=[30, 20])
+
+
+@pytest.mark.parametrize(
+    ("links", "pairs", "labels", "kind", "relaxed"),
+    [
+        ("gene", 0, False, "links", True),
+        ("gene", 5, True, "links", True),
+        (None, 20, False, "pairs", True),
+        (None, 20, True, "pairs", True),
+        (None, 19, False, "geometry", False),
+        (None, 0, True, "geometry", True),
+        (None, 0, False, "geometry", False),
+    ],
+)
+def test_what_makes_the_coupling(tiny: md.MuData, links: Any, pairs: int, labels: bool, kind: str, relaxed: bool):
+    found, loadings = couple(tiny, links, pairs, labels)
+    assert set(found) == {("rna", "protein"), ("protein", "rna")}
+    for c in found.values():
+        assert c.info["kind"] == kind
+        assert c.relaxed == relaxed
+        assert c.known.sum() == pairs
+        assert ("link_weight" in c.info) == (links is not None)
+    assert set(loadings) == (set(found) if links else set())
+
+
+def test_nine_links_with_pairs_serve_the_loss_only():
+    mdata = smm.datasets.toy(n_cells=80, n_linked=9, n_features=[30, 20])
+    found, loadings = couple(mdata, "gene", pairs=25)
+    assert found["rna", "protein"].info["kind"] == "pairs"
+    source, target, sign, weight = loadings["rna", "protein"]
+    assert source.shape == (30, 9)
+    assert target.shape == (20, 9)
+    np.testing.assert_array_equal(sign, 1)
+    np.testing.assert_array_equal(weight, 1)
+
+
+def test_loadings_weigh_as_the_links_earned(tiny: md.MuData):
+    """The weights of the table times those that links earn; wrong links have next to none."""
+    table = _links.link_table(tiny, "rna", "protein", "gene")
+    wrong = pd.DataFrame({"rna": tiny["rna"].var_names[-3:], "protein": tiny["protein"].var_names[-3:]})
+    table = pd.concat([table.assign(weight=2.0), wrong.assign(weight=2.0, sign=1.0)], ignore_index=True)
+    found, loadings = couple(tiny, table)
+    earned = found["rna", "protein"].info["link_weight"]
+    for (a, b), (source, target, _, weight) in loadings.items():
+        np.testing.assert_allclose(weight, 2 * earned)
+        domains = {d.name: d for d in read(tiny, table)[0]}
+        for m, loading in ((a, source), (b, target)):
+            at = domains[m].var_names.get_indexer(table[m])
+            np.testing.assert_allclose(loading, domains[m].transform.decoder[:, at], atol=1e-6)
+    assert earned[:-3].mean() > 2 * earned[-3:].mean()
+
+
+def test_linked_values_carry_signs_and_weights(tiny: md.MuData):
+    domains, tables, _ = read(tiny, "gene")
+    table = tables["rna", "protein"].assign(weight=4.0)
+    table.loc[3, "sign"] = -1.0
+    plain = _prior.linked_values(*domains, tables["rna", "protein"], shared=False)
+    found = _prior.linked_values(*domains, table, shared=False)
+    turned = np.where(np.arange(15) == 3, -2, 2)
+    np.testing.assert_allclose(found["rna"], plain["rna"] * turned, atol=1e-5)
+    np.testing.assert_allclose(found["protein"], plain["protein"] * 2, atol=1e-5)
+    np.testing.assert_allclose(plain["rna"].std(0), 1, atol=1e-3)
+
+
+def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
+    tiny["protein"].X[:, :2] = 3
+    flat = set(tiny["protein"].var_names[:2])
+    table = pd.DataFrame({m: tiny[m].var_names[:6] for m in ("rna", "protein")}).assign(weight=1.0, sign=1.0)
+    domains, tables, _ = read(tiny, table)
+    by_name = {d.name: d for d in domains}
+    kept = _prior.telling(tables, by_name, explicit=True)["rna", "protein"]
+    assert len(kept) == 4
+    assert not flat & set(kept["protein"])
+    assert "2 of 6 links name a constant feature" in caplog.text
+    few = {pair: t.iloc[:4] for pair, t in tables.items()}
+    with pytest.raises(ValueError, match="Of 4 links between 'rna' and 'protein' 2 have features that vary in both"):
+        _prior.telling(few, by_name, explicit=True)
+    assert _prior.telling(few, by_name, explicit=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "labels", "level", "message"),
+    [
+        (0, False, logging.WARNING, "No links say which populations of 'rna' and 'protein' correspond.*mirror image"),
+        (4, False, logging.INFO, "coupled by their shapes with the help of 4 known pairs"),
+        (4, True, logging.INFO, "coupled by their shapes with the help of 4 known pairs and labels"),
+        (0, True, logging.INFO, "coupled by their shapes with the help of labels"),
+    ],
+)
+def test_what_is_said_of_shapes(caplog: pytest.LogCaptureFixture, pairs: int, labels: bool, level: int, message: str):
+    given = {"pairs": np.zeros((pairs, 2), int) if pairs else None, "labels": {} if labels else None}
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        _prior._warn_of_geometry("rna", "protein", None, given)
+    (record,) = caplog.records
+    assert record.levelno == level
+    assert pd.Series([record.getMessage()]).str.contains(message).all()
+
+
+def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
+    """Pairs tell two of three modalities apart, shapes the others: landmarks of a modality are the same for all."""
+    from scmmgan.model import coupling
+
+    monkeypatch.setattr(coupling, "GEOMETRY_LANDMARKS", 20)
+    mdata = smm.datasets.toy(n_cells=100, n_modalities=3, n_features=[30, 20, 25])
+    domains, _, _ = read(mdata)
+    pairs = {("rna", "protein"): np.tile(np.arange(25)[:, None], (1, 2))}
+    found, _ = _prior.couplings(domains, {}, pairs, None, shared=False, random_state=0)
+    for m in mdata.mod:
+        first, second = (c.landmarks for (_, b), c in found.items() if b == m)
+        np.testing.assert_array_equal(first.label, second.label)
+        assert len(first.mass) == 20
+    assert found["rna", "protein"].info["kind"] == "pairs"
+    assert found["atac", "protein"].info["kind"] == "geometry"
