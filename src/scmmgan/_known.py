@@ -125,7 +125,9 @@ def read_labels(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | 
             )
         for m, other in ((a, b), (b, a)):
             if alone := sorted(found[m] - found[other]):
-                logger.warning("Labels %s of %r are missing in %r: those cells count as unmatched.", alone, m, other)
+                gaps = values[other].isna().any()
+                end = "they may be among its cells without a label." if gaps else "those cells count as unmatched."
+                logger.warning("Labels %s of %r are missing in %r: %s", alone, m, other, end)
     vocabulary = sorted(set.union(*found.values()))
     return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}
 

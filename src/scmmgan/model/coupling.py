@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model import evidence
-from scmmgan.model.gromov import gromov_wasserstein
+from scmmgan.model.gromov import LINEAR, gromov_wasserstein
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
@@ -248,12 +248,15 @@ def couple_geometry(
         of = [v for m in x for v in (shares.landmarks[m], shares.landmark_known[m])]
         cost = evidence.label_cost(*of) + (0 if cost is None else cost)
         # labels say what part of either side the other side has
-        ratio = evidence.share_ratios(*(shares.cells[m].mean(0) for m in x))
+        gaps = [float((~shares.known[m]).mean()) for m in x]
+        ratio = evidence.share_ratios(*(shares.cells[m].mean(0) for m in x), gaps=(gaps[0], gaps[1]))
         scaled = [landmarks[m].mass * (shares.landmarks[m] @ np.sqrt(r)) for m, r in zip(x, ratio)]
         mass = scaled[0] / scaled[0].sum(), scaled[1] / scaled[1].sum()
         matched = {m: np.clip(shares.cells[m] @ r, 0, 1) for m, r in zip(x, ratio)}
     plans, costs = gromov_wasserstein(x, landmarks, cost=cost, mass=mass, random_state=random_state)
-    info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0])}
+    # what labels and pairs cost says nothing of the shapes
+    distortion = float(costs[0]) - (0.0 if cost is None else LINEAR * float((cost * plans[0]).sum()))
+    info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0]), "distortion": distortion}
     if len(costs) > 1:
         info["gap"] = float((costs[1] - costs[0]) / max(costs[0], 1e-12))
         info["gaps"] = (costs[1 : 1 + N_RIVALS] - costs[0]) / max(costs[0], 1e-12)
@@ -264,7 +267,7 @@ def couple_geometry(
             t / np.maximum(t.sum(1, keepdims=True), 1e-300)
         )
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
-    if costs[0] > DISTORTED:
+    if distortion > DISTORTED:
         on_cells = _smoothed_out(x, on_cells, landmarks, shares)
     couplings = {}
     for (source, target), plan in on_cells.items():

@@ -9,6 +9,7 @@ Pair = tuple[str, str]
 N_CANONICAL = 20
 PAIR_WEIGHT = 20.0  # of a known pair, where cells with their anchors count 1
 FORBIDDEN = 10.0  # cost of two different labels, in units of the mean cost of everything else
+HIDING = 0.05  # share of cells without a label in which a label may hide
 MAX_PROFILES = 300  # known pairs that serve as coordinates
 
 
@@ -53,15 +54,21 @@ def label_cost(shares_a: np.ndarray, known_a: np.ndarray, shares_b: np.ndarray, 
     return severity * (1 - shares_a @ shares_b.T)
 
 
-def share_ratios(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def share_ratios(a: np.ndarray, b: np.ndarray, gaps: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray]:
     """Share of each label on the other side over its own share, both directions; next to 0 where it is missing.
 
-    Shares are those among the labels of both sides: what one side lacks is no reason to doubt the rest.
+    Shares are those among the labels of both sides: what one side lacks is no reason to doubt the rest. A label that
+    may hide in the other side's `gaps` (shares of cells without a label) counts as there.
     """
     floor, both = 1e-9, (a > 0) & (b > 0)
     if both.any():
         a, b = a / a[both].sum(), b / b[both].sum()
-    return np.maximum(b, floor) / np.maximum(a, floor), np.maximum(a, floor) / np.maximum(b, floor)
+    ratios = np.maximum(b, floor) / np.maximum(a, floor), np.maximum(a, floor) / np.maximum(b, floor)
+    hidden = [np.logical_not(there > 0) & (gap > HIDING) for there, gap in ((b, gaps[1]), (a, gaps[0]))]
+    if any(h.any() for h in hidden):
+        # the guesses of that side know only its own names: no share of it can be trusted
+        return np.ones_like(a), np.ones_like(b)
+    return ratios
 
 
 def canonical(

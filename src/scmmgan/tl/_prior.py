@@ -23,6 +23,7 @@ logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
 MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
+MAX_LINKED = 5_000  # links that serve; more cost memory (50 bytes a cell and link) and were no more accurate
 MIN_PROFILES = 20  # known pairs from which on they are coordinates of their own (benchmarks/accuracy.md)
 
 
@@ -57,13 +58,28 @@ def telling(
         if not varies.all():
             logger.warning("%d of %d links name a constant feature and are left out.", (~varies).sum(), len(varies))
         if varies.sum() >= _links.MIN_LINKS:
-            kept[pair] = table[varies].reset_index(drop=True)
+            kept[pair] = _fewer(table[varies], domains)
         elif explicit:
             raise ValueError(
                 f"Of {len(varies)} links between {pair[0]!r} and {pair[1]!r} {varies.sum()} have features that vary in "
                 f"both; at least {_links.MIN_LINKS} are needed. Check the `layer`, or use `links=None`."
             )
     return kept
+
+
+def _fewer(table: pd.DataFrame, domains: Mapping[str, Domain]) -> pd.DataFrame:
+    """At most 5,000 links between different features: the heaviest of each, then those that vary most for their mean."""
+    shared = (table.iloc[:, 0] == table.iloc[:, 1]).all()
+    if len(table) <= MAX_LINKED or shared:
+        return table.reset_index(drop=True)
+    side = min(table.columns[:2], key=lambda m: table[m].nunique())
+    one = table.sort_values("weight", ascending=False, kind="stable").drop_duplicates(side)
+    transform = domains[side].transform
+    at = domains[side].var_names.get_indexer(pd.Index(one[side]))
+    dispersion = transform.sd[at] ** 2 / np.maximum(np.abs(transform.mean[at]), 1e-6)
+    kept = one.iloc[np.sort(np.argsort(-dispersion, kind="stable")[:MAX_LINKED])]
+    logger.info("%d of %d links serve: one for each feature of %r, those that vary most.", len(kept), len(table), side)
+    return kept.sort_index().reset_index(drop=True)
 
 
 def couplings(
