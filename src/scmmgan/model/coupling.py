@@ -249,7 +249,8 @@ def couple_geometry(
         cost = evidence.label_cost(*of) + (0 if cost is None else cost)
         # labels say what part of either side the other side has
         gaps = [float((~shares.known[m]).mean()) for m in x]
-        ratio = evidence.share_ratios(*(shares.cells[m].mean(0) for m in x), gaps=(gaps[0], gaps[1]))
+        own, other = (shares.cells[m].mean(0) for m in x)
+        ratio = evidence.share_ratios(own, other, (gaps[0], gaps[1]))
         scaled = [landmarks[m].mass * (shares.landmarks[m] @ np.sqrt(r)) for m, r in zip(x, ratio)]
         mass = scaled[0] / scaled[0].sum(), scaled[1] / scaled[1].sum()
         matched = {m: np.clip(shares.cells[m] @ r, 0, 1) for m, r in zip(x, ratio)}
