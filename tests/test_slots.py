@@ -73,7 +73,14 @@ def test_params_say_what_was_used(small_aligned: md.MuData):
     params = small_aligned.uns["scmmgan"]["params"]
     assert params["modalities"].tolist() == ["rna", "protein"]
     assert params["links"] == "gene"
-    assert params["weights"] == {"adversarial": 1, "cycle": 1, "anchors": 5, "links": 1, "geometry": 0.5}
+    assert params["weights"] == {
+        "adversarial": 1,
+        "cycle": 1,
+        "anchors": 5,
+        "links": 1,
+        "geometry": 0.1,
+        "identity": 10,
+    }
     assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 256, 1e-3, 0)
     assert params["device"] in ("cpu", "cuda")
     assert params["shared_space"] is False

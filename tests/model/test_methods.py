@@ -12,7 +12,7 @@ import torch
 
 from scmmgan.model import methods, training
 from scmmgan.model.aligner import Aligner
-from scmmgan.model.coupling import couple_links
+from scmmgan.model.coupling import couple_known
 from scmmgan.model.networks import BarycentricMap, Generator, PaperGenerator
 
 NAMES = ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"]
@@ -27,7 +27,7 @@ def data(n: int = 120, seed: int = 0) -> tuple[dict, dict, dict]:
     linked = {m: v @ directions for m, v in latent.items()}
     sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in x}
     loadings = {(s, t): (sides[s], sides[t], np.ones(3), np.ones(3)) for s, t in (("a", "b"), ("b", "a"))}
-    return x, couple_links(x, linked), loadings
+    return x, couple_known(x, linked), loadings
 
 
 def fit(method: str, x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict]:
@@ -177,7 +177,7 @@ def test_cyclegan_starts_nowhere_near_the_coupling():
 def test_shared_space_is_the_identity_for_the_default_networks_only():
     x, _, _ = data()
     x["b"] = x["b"][:, :4]
-    couplings = couple_links(x, x)
+    couplings = couple_known(x, x)
     for method, identity in (("scmmgan", True), ("cyclegan", True), ("scmmgan-paper", False)):
         aligner, _ = fit(method, x, couplings, {}, max_steps=1, lr=1e-12, shared=True)
         assert np.allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5) == identity
