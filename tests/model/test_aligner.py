@@ -116,6 +116,7 @@ def test_translation_leaves_the_input_alone(trained: tuple[Aligner, dict]):
 
 def test_start_is_ridge_regression_on_the_anchors():
     x, couplings = data()
+    couplings = {pair: dataclasses.replace(c, weight=np.ones(len(c.anchors))) for pair, c in couplings.items()}
     aligner = fit(x, couplings, max_steps=1, lr=1e-12)
     for (s, t), coupling in couplings.items():
         v, y = x[s].astype(float), coupling.anchors.astype(float)
@@ -151,8 +152,11 @@ def test_start_follows_the_weights_of_cells():
 
 def test_start_when_no_cell_is_matched():
     x, couplings = data()
-    none = {pair: dataclasses.replace(c, weight=np.zeros(len(c.anchors))) for pair, c in couplings.items()}
-    plain, lost = (fit(x, c, max_steps=1, lr=1e-12) for c in (couplings, none))
+    all_of_them, none = (
+        {pair: dataclasses.replace(c, weight=np.full(len(c.anchors), share)) for pair, c in couplings.items()}
+        for share in (1.0, 0.0)
+    )
+    plain, lost = (fit(x, c, max_steps=1, lr=1e-12) for c in (all_of_them, none))
     np.testing.assert_allclose(lost.translate(x["a"], "a", "b"), plain.translate(x["a"], "a", "b"), atol=1e-5)
 
 

@@ -187,3 +187,10 @@ def test_gradients_by_finite_differences():
     assert torch.autograd.gradcheck(lambda u, v: losses.anchor_loss(u, v, weight[[0, 1, 2, 0, 1, 2, 0, 1]]), (a, b))
     assert torch.autograd.gradcheck(lambda v: losses.adversarial_loss(v[:, 0]), b)
     assert torch.autograd.gradcheck(lambda u, v: losses.discriminator_loss(u[:, 0], [v[:, 0], v[:, 1]]), (a, b))
+
+
+def test_identity_is_the_mean_squared_distance():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert float(losses.identity_loss(x, x)) == 0
+    # (1 + 0 + 4 + 9) / 4
+    assert float(losses.identity_loss(x, x + torch.tensor([[1.0, 0.0], [2.0, -3.0]]))) == pytest.approx(3.5)

@@ -187,7 +187,7 @@ def test_terms_have_the_weights_of_the_method(modalities: str, monkeypatch: pyte
     assert expected[0] == 5 / scale
     # every 4th step with fourfold weight
     assert {step for step, _ in slopes["geometry"]} == set(range(0, 40, 4))
-    np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.5 / scale, rtol=1e-6)
+    np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.1 / scale, rtol=1e-6)
 
 
 def with_known(couplings: dict, n: int, shift: float = 0.0) -> dict:
@@ -227,7 +227,7 @@ def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(training.Problem, "anchored", anchored)
     monkeypatch.setattr(losses, "anchor_loss", loss)
-    weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0}
+    weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0, "identity": 0.0}
     _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=True)
     assert len(seen) == 20
     for step, (at, error, slope) in enumerate(seen):
@@ -726,3 +726,14 @@ def test_progress_bar(problem: tuple, capfd: pytest.CaptureFixture[str]):
     assert out == ""
     assert "20/20" in err
     assert "cycle=" in err
+
+
+def test_identity_counts_in_a_shared_space_only(problem: tuple):
+    """Images stay near their cells where the space is shared; elsewhere the term is not there at all."""
+    moved = {}
+    for weight in (0.0, 10.0):
+        aligner, history = fit(*problem, max_steps=200, shared=True, weights={"identity": weight})
+        moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
+        assert ("identity" in history) == (weight > 0)
+    assert moved[10.0] < 0.5 * moved[0.0]
+    assert "identity" not in fit(*problem, weights={"identity": 10.0})[1]

@@ -709,7 +709,7 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
     "no weights": (
         nothing,
         (),
-        {"weights": dict.fromkeys(["adversarial", "cycle", "anchors", "links", "geometry"], 0)},
+        {"weights": dict.fromkeys(["adversarial", "cycle", "anchors", "links", "geometry", "identity"], 0)},
         ValueError,
         "All `weights` are 0",
     ),
@@ -981,7 +981,7 @@ def test_equal_names_are_no_pairs_unless_asked_for(small: md.MuData):
     align(small)
     parts = {m: adata.copy() for m, adata in small.mod.items()}
     for m, adata in parts.items():
-        del adata.obsm, adata.obs["scmmgan_unmatched"]
+        del adata.obsm, adata.obs["scmmgan_unmatched"], adata.obs["scmmgan_ambiguous"]
         adata.obs_names = [f"cell{i}" for i in small.uns["truth"][m]["cell"]]
     named = md.MuData(parts)
     align(named)

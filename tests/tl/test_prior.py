@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import mudata as md
@@ -156,3 +157,22 @@ def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
         assert len(first.mass) == 20
     assert found["rna", "protein"].info["kind"] == "pairs"
     assert found["atac", "protein"].info["kind"] == "geometry"
+
+
+def test_of_too_many_links_the_heaviest_of_the_most_variable_serve(monkeypatch: pytest.MonkeyPatch):
+    """Six peaks a gene: one each is kept, and of the genes those with the largest variance over mean."""
+    monkeypatch.setattr(_prior, "MAX_LINKED", 4)
+    genes = [f"g{i}" for i in range(6)]
+    table = pd.DataFrame(
+        [(gene, f"{gene}_p{j}", 1 / (1 + j), 1.0) for gene in genes for j in range(6)][::-1],
+        columns=["rna", "atac", "weight", "sign"],
+    )
+    transform = SimpleNamespace(sd=np.array([1.0, 5, 2, 4, 3, 0.5]), mean=np.ones(6))
+    domains: Any = {"rna": SimpleNamespace(var_names=pd.Index(genes), transform=transform)}
+    kept = _prior._fewer(table, domains)
+    assert sorted(kept["rna"]) == ["g1", "g2", "g3", "g4"]
+    assert set(kept["atac"]) == {f"{gene}_p0" for gene in kept["rna"]}
+    assert len(_prior._fewer(table[:4], domains)) == 4
+    # equal names make a shared space, which chooses by itself
+    named = table.assign(atac=table["rna"])
+    assert len(_prior._fewer(named, domains)) == len(named)
