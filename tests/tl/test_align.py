@@ -992,9 +992,9 @@ def test_equal_names_are_no_pairs_unless_asked_for(small: md.MuData):
 
 def test_pairs_in_three_modalities():
     """Protein is paired with both others; they are paired through it nowhere."""
-    mdata = smm.datasets.toy(n_cells=120, n_modalities=3, n_features=[40, 30, 35])
-    whole = true_pairs(mdata, 60)
-    pairs = pd.concat([whole[["rna", "protein"]][:40], whole[["protein", "atac"]][20:]])
+    mdata = smm.datasets.toy(n_cells=240, n_modalities=3, n_features=[40, 30, 35])
+    whole = true_pairs(mdata, 180)
+    pairs = pd.concat([whole[["rna", "protein"]][:130], whole[["protein", "atac"]][50:]])
     align(mdata, **COUPLING, pairs=pairs)
     for a, b in (("rna", "protein"), ("protein", "atac")):
         assert foscttm_without(mdata, whole, a, b) < 0.12

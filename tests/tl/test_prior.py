@@ -42,8 +42,8 @@ def couple(mdata: md.MuData, links: Any = None, pairs: int = 0, labels: bool = F
 
 @pytest.fixture
 def tiny() -> md.MuData:
-    """80 cells, for what Gromov-Wasserstein is run on."""
-    return smm.datasets.toy(n_cells=80, n_features=[30, 20])
+    """120 cells, for what Gromov-Wasserstein is run on."""
+    return smm.datasets.toy(n_cells=120, n_features=[30, 20])
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def tiny() -> md.MuData:
     [
         ("gene", 0, False, "links", True),
         ("gene", 5, True, "links", True),
-        (None, 20, False, "pairs", True),
-        (None, 20, True, "pairs", True),
-        (None, 19, False, "geometry", False),
+        (None, 100, False, "pairs", True),
+        (None, 100, True, "pairs", True),
+        (None, 99, False, "geometry", False),
         (None, 0, True, "geometry", True),
         (None, 0, False, "geometry", False),
     ],
@@ -70,8 +70,8 @@ def test_what_makes_the_coupling(tiny: md.MuData, links: Any, pairs: int, labels
 
 
 def test_nine_links_with_pairs_serve_the_loss_only():
-    mdata = smm.datasets.toy(n_cells=80, n_linked=9, n_features=[30, 20])
-    found, loadings = couple(mdata, "gene", pairs=25)
+    mdata = smm.datasets.toy(n_cells=130, n_linked=9, n_features=[30, 20])
+    found, loadings = couple(mdata, "gene", pairs=110)
     assert found["rna", "protein"].info["kind"] == "pairs"
     source, target, sign, weight = loadings["rna", "protein"]
     assert source.shape == (30, 9)

@@ -269,7 +269,7 @@ def couple_geometry(
         )
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
     if distortion > DISTORTED:
-        on_cells = _smoothed_out(x, on_cells, landmarks, shares)
+        on_cells = _smoothed_out(x, on_cells, landmarks, shares, pairs)
     couplings = {}
     for (source, target), plan in on_cells.items():
         partners = _partners(pairs, first=source == first)
@@ -280,9 +280,13 @@ def couple_geometry(
 
 
 def _smoothed_out(
-    x: dict[str, np.ndarray], plans: dict[Pair, np.ndarray], landmarks: dict[str, Landmarks], labels: _Labels | None
+    x: dict[str, np.ndarray],
+    plans: dict[Pair, np.ndarray],
+    landmarks: dict[str, Landmarks],
+    labels: _Labels | None,
+    pairs: np.ndarray | None,
 ) -> dict[Pair, np.ndarray]:
-    """Plans from the distances to all landmarks and their images, and from the canonical space of cells and anchors."""
+    """Plans from the distances to known pairs, to all landmarks and their images, and from the canonical space."""
     first, second = x
     anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
     own = {m: landmarks[m].mean(x[m]) for m in x}
@@ -291,10 +295,10 @@ def _smoothed_out(
         first: np.vstack([own[first], images[second, first]]),
         second: np.vstack([images[first, second], own[second]]),
     }
-    view = evidence.profiles(x, points)
-    plans = _plans([view], landmarks, labels)
+    views = [evidence.profiles(x, points)] + ([] if pairs is None else [evidence.pair_profiles(x, pairs)])
+    plans = _plans(views, landmarks, labels)
     anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
-    return _plans([view, evidence.canonical(x, anchors)], landmarks, labels)
+    return _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, labels)
 
 
 def relaxed_sinkhorn(

@@ -73,7 +73,7 @@ def align(
         Cells known to be the same in two modalities: `"obs_names"` (equal names), a boolean `obs` column (equal names
         where it is true in both, or in the one that has it), or a table with one column of cell names per modality; a
         row with a gap is no pair of the two, and of several modalities some may share none. At least 3, and a cell has
-        one partner. Their anchors are their partners; 20 or more also place all other cells, fewer help the shapes or
+        one partner. Their anchors are their partners; 100 or more also place all other cells, fewer help the shapes or
         links to decide.
     labels
         `obs` column (or one per modality, in a dict) with one vocabulary for all modalities. Cells of different labels
@@ -143,7 +143,7 @@ def align(
         The coupling that the training started from.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
         Share of the cell's mass that found no partner in b, 0 to 1: to rank cells by. 0 for known pairs. Only where
-        links, 20 pairs or labels made the coupling, not for shapes.
+        links, 100 pairs or labels made the coupling, not for shapes.
     `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the evidence, or rivals of nearly the same cost, send the cell elsewhere in b.
     `mdata.uns[key_added]` : dict

@@ -24,7 +24,7 @@ logger = logging.getLogger("scmmgan")
 Pair = tuple[str, str]
 MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
 MAX_LINKED = 5_000  # links that serve; more cost memory (50 bytes a cell and link) and were no more accurate
-MIN_PROFILES = 20  # known pairs from which on they are coordinates of their own (benchmarks/accuracy.md)
+MIN_PROFILES = 100  # known pairs from which on they place cells without the shapes (benchmarks/accuracy.md)
 
 
 def tables(
