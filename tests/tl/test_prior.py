@@ -147,9 +147,9 @@ def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
     from scmmgan.model import coupling
 
     monkeypatch.setattr(coupling, "GEOMETRY_LANDMARKS", 20)
-    mdata = smm.datasets.toy(n_cells=100, n_modalities=3, n_features=[30, 20, 25])
+    mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[30, 20, 25])
     domains, _, _ = read(mdata)
-    pairs = {("rna", "protein"): np.tile(np.arange(25)[:, None], (1, 2))}
+    pairs = {("rna", "protein"): np.tile(np.arange(110)[:, None], (1, 2))}
     found, _ = _prior.couplings(domains, {}, pairs, None, shared=False, random_state=0)
     for m in mdata.mod:
         first, second = (c.landmarks for (_, b), c in found.items() if b == m)
