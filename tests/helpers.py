@@ -1,4 +1,4 @@
-"""What several test files read from the slots of an alignment."""
+"""What several test files share: reading the slots of an alignment, and clouds of cells."""
 
 from __future__ import annotations
 
@@ -19,3 +19,18 @@ def own_space(mdata: md.MuData, name: str) -> np.ndarray:
     model = smm.get.model(mdata)
     start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(name)])
     return mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[name]] * model.block_sd[name]
+
+
+def swiss_roll(n: int = 256, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    t = 1.5 * np.pi * (1 + 2 * rng.random(n))
+    return np.column_stack([t * np.cos(t), 21 * rng.random(n), t * np.sin(t)])
+
+
+def noisy(n: int = 256, seed: int = 0) -> np.ndarray:
+    """Three populations with a gradient, all in two dimensions, under noise in fifty."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 50))
+    x[:, :2] += 4 * rng.normal(size=(3, 2))[rng.integers(3, size=n)]
+    x[:, 0] += 3 * rng.random(n)
+    return x

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from helpers import noisy, swiss_roll
 from scmmgan.model import diffusion
 from scmmgan.model.losses import heat_loss
 
@@ -132,21 +133,6 @@ def test_heat_operator_is_not_rank_one():
 
 def grid(side: int = 12) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2).astype(float)
-
-
-def swiss_roll(n: int = 256, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    t = 1.5 * np.pi * (1 + 2 * rng.random(n))
-    return np.column_stack([t * np.cos(t), 21 * rng.random(n), t * np.sin(t)])
-
-
-def noisy(n: int = 256, seed: int = 0) -> np.ndarray:
-    """Three populations with a gradient, all in two dimensions, under noise in fifty."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 50))
-    x[:, :2] += 4 * rng.normal(size=(3, 2))[rng.integers(3, size=n)]
-    x[:, 0] += 3 * rng.random(n)
-    return x
 
 
 SETS = {"grid": grid(), "swiss_roll": swiss_roll(), "noisy": noisy(), "small": cells(32)}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import noisy, swiss_roll
 from scmmgan.model import diffusion, losses
 from scmmgan.model.losses import GEOMETRIES, eigvec_loss, leading_eigenvectors, subspace_loss
 
@@ -33,21 +34,6 @@ def grid(jitter: float = 0.15) -> np.ndarray:
     """8 × 18 points, moved a little: on an exact grid eigenvalues coincide, and eigenvectors are anybody's choice."""
     x = np.stack(np.meshgrid(np.arange(8.0), np.arange(18.0)), -1).reshape(-1, 2)
     return x + jitter * np.random.default_rng(5).normal(size=x.shape)
-
-
-def swiss_roll(n: int = 256, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    t = 1.5 * np.pi * (1 + 2 * rng.random(n))
-    return np.column_stack([t * np.cos(t), 21 * rng.random(n), t * np.sin(t)])
-
-
-def noisy(n: int = 256, seed: int = 0) -> np.ndarray:
-    """Three populations with a gradient, all in two dimensions, under noise in fifty."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 50))
-    x[:, :2] += 4 * rng.normal(size=(3, 2))[rng.integers(3, size=n)]
-    x[:, 0] += 3 * rng.random(n)
-    return x
 
 
 SETS = {"grid": grid(), "swiss_roll": swiss_roll(), "noisy": noisy(), "small": cells(32)}

@@ -698,7 +698,8 @@ def test_global_random_states_are_untouched(problem: tuple):
     assert torch.equal(before[2], after[2])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing to leave untouched")
 def test_global_random_state_of_the_device_is_untouched(problem: tuple):
     torch.cuda.manual_seed(1)
     before = torch.cuda.get_rng_state()

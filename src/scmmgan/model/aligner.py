@@ -183,6 +183,16 @@ def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray,
     return weight, mean_y - weight @ mean_x
 
 
+def split(sizes: Mapping[str, int], random_state: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Row numbers to train on and to hold out: a tenth of the cells, at most 500; below 100 cells all train, too."""
+    rng = np.random.default_rng(random_state)
+    parts = {}
+    for m, size in sizes.items():
+        order, n = rng.permutation(size), min(500, -(-size // 10))
+        parts[m] = np.sort(order[n:] if size >= 100 else order), np.sort(order[:n])
+    return parts
+
+
 def _problem(
     x: Mapping[str, np.ndarray],
     couplings: Mapping[Pair, Coupling],
@@ -192,18 +202,13 @@ def _problem(
     random_state: int,
     device: str,
 ) -> training.Problem:
-    """Tensors on the device; a tenth of the cells, at most 500, is held out; below 100 cells all train, too."""
+    """What is trained on, as tensors on the device."""
 
     def tensor(v: np.ndarray) -> torch.Tensor:
         return _float(v).to(device)
 
-    rng = np.random.default_rng(random_state)
-    rows, held_out = {}, {}
-    for m, v in x.items():
-        order = rng.permutation(len(v))
-        n = min(500, -(-len(v) // 10))
-        held_out[m] = torch.as_tensor(np.sort(order[:n]), device=device)
-        rows[m] = torch.as_tensor(np.sort(order[n:] if len(v) >= 100 else order), device=device)
+    parts = split({m: len(v) for m, v in x.items()}, random_state)
+    rows, held_out = ({m: torch.as_tensor(of[i], device=device) for m, of in parts.items()} for i in (0, 1))
     if not coupled:
         couplings = {pair: replace(c, weight=c.weight * c.known) for pair, c in couplings.items() if c.known.any()}
     return training.Problem(

@@ -52,7 +52,8 @@ def score_map(
 
 
 def held_out_rows(sizes: Mapping[str, int], random_state: int) -> dict[str, np.ndarray]:
-    """Rows that training holds out, by the same draw as there; all where that leaves fewer than 50."""
-    rng = np.random.default_rng(random_state)
-    drawn = {m: np.sort(rng.permutation(n)[: min(500, -(-n // 10))]) for m, n in sizes.items()}
-    return {m: rows if len(rows) >= MIN_HELD_OUT else np.arange(sizes[m]) for m, rows in drawn.items()}
+    """Rows that training holds out; all where that leaves fewer than 50."""
+    from scmmgan.model.aligner import split
+
+    drawn = split(sizes, random_state)
+    return {m: rows if len(rows) >= MIN_HELD_OUT else np.arange(sizes[m]) for m, (_, rows) in drawn.items()}
