@@ -168,7 +168,7 @@ def couple_known(
             plans = _plans(views, landmarks, shares)
         info["link_weight"] = weight
     if refine:
-        anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+        anchors = _anchors(plans, landmarks, x)
         plans = _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, shares)
     first = next(iter(x))
     return {
@@ -200,6 +200,13 @@ def _plans(
         n = len(cost)
         plans[source, target] = n * relaxed_sinkhorn(cost, np.full(n, 1 / n), landmarks[target].mass)
     return plans
+
+
+def _anchors(
+    plans: dict[Pair, np.ndarray], landmarks: dict[str, Landmarks], x: dict[str, np.ndarray]
+) -> dict[Pair, np.ndarray]:
+    """Barycentric images (n × p) of all cells under plans."""
+    return {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
 
 
 def _rows(plan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -288,7 +295,7 @@ def _smoothed_out(
 ) -> dict[Pair, np.ndarray]:
     """Plans from the distances to known pairs, to all landmarks and their images, and from the canonical space."""
     first, second = x
-    anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+    anchors = _anchors(plans, landmarks, x)
     own = {m: landmarks[m].mean(x[m]) for m in x}
     images = {(a, b): landmarks[a].mean(v) for (a, b), v in anchors.items()}
     points = {
@@ -297,7 +304,7 @@ def _smoothed_out(
     }
     views = [evidence.profiles(x, points)] + ([] if pairs is None else [evidence.pair_profiles(x, pairs)])
     plans = _plans(views, landmarks, labels)
-    anchors = {(a, b): _rows(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+    anchors = _anchors(plans, landmarks, x)
     return _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, labels)
 
 
