@@ -33,9 +33,10 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("_genomic.py", CONTAINERS | {"scmmgan._domain", "scmmgan._links"}, set()),
     (
         "_slots.py",
-        CONTAINERS | {"scmmgan._domain", "scmmgan._keys", "scmmgan.model.transform"},
+        CONTAINERS | {"scmmgan._domain", "scmmgan._derived", "scmmgan._keys", "scmmgan.model.transform"},
         {"scmmgan.model.aligner", "scmmgan.model.coupling"},
     ),
+    ("_derived.py", CONTAINERS | {"scmmgan._keys"}, set()),
     ("model/__init__.py", set(), set()),
     *[
         (
@@ -61,7 +62,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         CONTAINERS
         | {
             f"scmmgan.{name}"
-            for name in ("_domain", "_links", "_known", "_slots", "_keys", "get", "metrics", "model", "tl")
+            for name in ("_domain", "_links", "_known", "_slots", "_derived", "_keys", "get", "metrics", "model", "tl")
         },
         {"captum", "torch", "threadpoolctl"},
     ),

@@ -36,3 +36,11 @@ class Keys:
     def ambiguous(self, target: str | None = None) -> str:
         """`mdata[source].obs`: whether rival couplings send the cell elsewhere; `target` named where there are several."""
         return f"{self.key}_ambiguous" + (f"_{target}" if target else "")
+
+    def uncertainty(self, part: str | None = None, source: str | None = None) -> str:
+        """`mdata[target].var`: uncertainty of mapped features, of one `part`; `source` named where there are several."""
+        return "_".join(name for name in (self.key, "uncertainty", part, source) if name)
+
+    def cell_uncertainty(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: uncertainty of mapped cells; `target` named where there are several."""
+        return "_".join(name for name in (self.key, "uncertainty", target) if name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan import _derived
 from scmmgan._domain import Domain, check_mudata, missing_key, modality
 from scmmgan._keys import Keys
 from scmmgan.model.transform import Transform
@@ -197,6 +198,7 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     if keys.uns not in mdata.uns:
         return
     before = config(mdata, keys)["modalities"]
+    _derived.clear(mdata, keys)
     if keys.embedding in mdata.obsm:
         del mdata.obsm[keys.embedding]
     earlier = {m: _earlier(mdata, m, keys) for m in before if m in mdata.mod}

@@ -104,7 +104,7 @@ def diagnose(
     steps = min(_domain.whole_number(max_steps, "max_steps", low=1), int(params["max_steps"]))
     seed = int(params["random_state"]) if random_state is None else random_state
     seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts)
-    problem = _read(mdata, params, keys)
+    problem = _problem.reread(mdata, keys)
     couplings, loadings = problem.couple(seed)
     records, ambiguous = problem.diagnose(couplings, seed)
     from scmmgan import get
@@ -117,45 +117,13 @@ def diagnose(
     _slots.write_diagnosis(mdata, _verdict.judge_all(records, more), ambiguous, keys)
 
 
-# --- what was aligned, read again --------------------------------------------------------------------------------
-
-
-def _read(mdata: MuData, params: Mapping[str, Any], keys: Keys) -> _problem.Problem:
-    """The modalities, links, pairs and labels by the stored arguments."""
-    names = [str(m) for m in params["modalities"]]
-    widths = _slots.check_aligned(mdata, names, keys)["widths"]
-    per = {
-        argument: _domain.per_modality(_value(params[argument]), names, argument)
-        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
-    }
-    per = {argument: {m: _value(v) for m, v in by.items()} for argument, by in per.items()}
-    for argument in ("smooth", "n_pcs"):
-        per[argument] = {m: None if v is None else int(v) for m, v in per[argument].items()}
-    given: dict[str, Any] = {name: _value(params[name]) for name in ("links", "pairs")}
-    problem = _problem.read(mdata, names, per, random_state=int(params["random_state"]), **given)
-    before = {m: (widths[m], mdata[m].obsm[keys.embedding].shape[0]) for m in names}
-    if changed := [d.name for d in problem.domains if d.x.shape[::-1] != before[d.name]]:
-        raise ValueError(f"{changed[0]!r} is no longer what was aligned as {keys.key!r}: align it again.")
-    return problem
-
-
-def _value(stored: Any) -> Any:
-    """An argument as it was before it was made storable."""
-    if isinstance(stored, np.generic):
-        return stored.item()
-    return None if isinstance(stored, str) and stored == "None" else stored
-
-
 def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """What `methods.fit` takes of the arguments of `tl.align`."""
     from scmmgan.model import methods
 
-    found = {name: _value(params[name]) for name in signature(methods.fit).parameters if name in params}
+    found = {name: _problem.given(params[name]) for name in signature(methods.fit).parameters if name in params}
     weights = {str(name): float(weight) for name, weight in params["weights"].items()}
     return {**found, "weights": weights, "device": "cpu"}
-
-
-# --- trained again -----------------------------------------------------------------------------------------------
 
 
 def _retrain(

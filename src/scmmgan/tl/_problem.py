@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _domain, _known
+from scmmgan import _domain, _known, _slots
+from scmmgan._keys import Keys
 from scmmgan.tl import _prior, _verdict
 
 if TYPE_CHECKING:
@@ -76,3 +77,30 @@ def read(
     explicit = not (isinstance(links, str) and links == "auto")
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)
     return Problem(domains, shared, tables, known, codes, label_names)
+
+
+def reread(mdata: MuData, keys: Keys) -> Problem:
+    """The problem of an alignment that is there, from its stored arguments; its seed gives the same model space."""
+    params = _slots.record(mdata, keys)["params"]
+    names = [str(m) for m in params["modalities"]]
+    widths = _slots.check_aligned(mdata, names, keys)["widths"]
+    per = {
+        argument: _domain.per_modality(given(params[argument]), names, argument)
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
+    }
+    per = {argument: {m: given(v) for m, v in by.items()} for argument, by in per.items()}
+    for argument in ("smooth", "n_pcs"):
+        per[argument] = {m: None if v is None else int(v) for m, v in per[argument].items()}
+    prior: dict[str, Any] = {name: given(params[name]) for name in ("links", "pairs")}
+    problem = read(mdata, names, per, random_state=int(params["random_state"]), **prior)
+    before = {m: (widths[m], mdata[m].obsm[keys.embedding].shape[0]) for m in names}
+    if changed := [d.name for d in problem.domains if d.x.shape[::-1] != before[d.name]]:
+        raise ValueError(f"{changed[0]!r} is no longer what was aligned as {keys.key!r}: align it again.")
+    return problem
+
+
+def given(stored: Any) -> Any:
+    """An argument as it was before it was made storable."""
+    if isinstance(stored, np.generic):
+        return stored.item()
+    return None if isinstance(stored, str) and stored == "None" else stored
