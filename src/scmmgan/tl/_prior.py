@@ -32,7 +32,8 @@ def tables(
 ) -> dict[Pair, pd.DataFrame]:
     """Link tables of all pairs of modalities that have links."""
     found = {}
-    for source, target in combinations(names, 2):
+    of = list(combinations(names, 2))
+    for source, target in of:
         if rep := use_rep[source] or use_rep[target]:
             # a representation has no features that links could name
             if links is not None and not (isinstance(links, str) and links == "auto"):
@@ -41,9 +42,13 @@ def tables(
                     "Give `links=None`, or leave `use_rep` out."
                 )
             continue
-        table = _links.link_table(mdata, source, target, links)
+        # of several modalities some may share nothing
+        table = _links.link_table(mdata, source, target, links, required=len(of) == 1)
         if table is not None:
             found[source, target] = table
+    if not found and len(of) > 1 and links is not None and not (isinstance(links, str) and links == "auto"):
+        # says what was asked for and what there is
+        _links.link_table(mdata, *of[0], links)
     return found
 
 
