@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What each part of the default pays: losses added one by one to the anchors, scored as `../shared/bench/run.py` does.
 
-    python benchmarks/ablation.py pbmc5k_cite snare_cellline scgem sim_branch visium_lymph --seeds 0 1 2 --out ablation.jsonl
+python benchmarks/ablation.py pbmc5k_cite snare_cellline scgem sim_branch visium_lymph --seeds 0 1 2 --out ablation.jsonl
 """
 
 from __future__ import annotations

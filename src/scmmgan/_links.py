@@ -44,7 +44,7 @@ def link_table(
     elif isinstance(links, str):
         column = "var_names" if links == "auto" else links
         if not required and not _named(mdata, (source, target), column):
-            return None
+            column = "var_names"
         table = _from_names(mdata, source, target, column)
     else:
         raise TypeError(f"`links` must be a str, a DataFrame or None, got {type(links).__name__}.")
@@ -126,6 +126,8 @@ def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) ->
             )
     if not links.columns.is_unique:
         raise ValueError(f"The table `links` has columns of one name: {list(links)}. Drop or rename them.")
+    # a row with a gap is a link of other modalities
+    links = links[links[[source, target]].notna().all(axis=1)]
     table = pd.DataFrame({m: links[m].astype(object).to_numpy() for m in (source, target)}).astype(str).astype(object)
     for extra in ("weight", "sign"):
         numbers = pd.to_numeric(links[extra], errors="coerce") if extra in links else pd.Series(1.0, links.index)

@@ -118,7 +118,7 @@ def align(
         Adam's learning rate (default 1e-3, METHOD §5), warmed up over 50 steps, decaying over the last 40 %.
         `"scmmgan-paper"`: 1e-4, constant.
     random_state
-        Seed of everything random; global generators stay untouched. The same seed gives the same bits on CPU.
+        Seed of everything random; the global numpy and torch generators stay untouched. The same seed gives the same bits on CPU.
     device
         `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"mps"`.
     key_added
@@ -178,7 +178,10 @@ def align(
     keys = Keys(key_added)
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
-    _check_writable(mdata, names, copy=copy)
+    if not copy:
+        _domain.check_writable(mdata, names)
+    elif mdata.isbacked:
+        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
     random_state = arguments["random_state"]
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
     domains = problem.domains
@@ -201,14 +204,6 @@ def align(
         diagnosis=records, ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
-
-
-def _check_writable(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
-    """ValueError where results could not be written, before anything is computed."""
-    if copy and mdata.isbacked:
-        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
-    if not copy and (mdata.is_view or any(mdata[name].is_view for name in names)):
-        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
