@@ -57,16 +57,32 @@ def path_gradients(generator: nn.Module, x: np.ndarray, loadings: np.ndarray) ->
     return PathGradients(np.stack([g.numpy() for g in gradient]), mapped.T.numpy(), baseline[0].numpy())
 
 
-def pull_back(
-    gradient: np.ndarray, weights: np.ndarray, deviations: Callable[[slice], np.ndarray], *, block: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean |attribution| over cells and signed slope of every source feature (both mapped features × source features).
+@dataclass(frozen=True)
+class Attributions:
+    """Over cells, mapped features × source features: mean |attribution|, share of the prediction's variation, slope."""
 
-    Attribution of a source feature in a cell: gradient (features × n × p) · its column of `weights` (p × e, model space
-    per unit of the feature) times its deviation from the mean (n × e, asked for a block at a time). Slope: least squares
-    of the attributions on the deviations, through the origin, times the feature's spread.
+    size: np.ndarray
+    share: np.ndarray
+    slope: np.ndarray
+
+
+def pull_back(
+    gradient: np.ndarray,
+    x: np.ndarray,
+    weights: np.ndarray,
+    deviations: Callable[[slice], np.ndarray],
+    *,
+    block: int = 256,
+) -> Attributions:
+    """Carry path gradients (features × n × p) of cells x (n × p) back to source features, a block of them at a time.
+
+    Attribution A_f of a source feature in a cell: its column of `weights` (p × e, model space per unit of the feature)
+    · gradient, times its deviation from the mean (`deviations`, n × block). Share: Σ_cells A_f Δ / Σ_cells Δ² with Δ the
+    sum of all attributions, so that shares add up to 1 and the k largest are the k features that together make up most of
+    Δ. Slope: least squares of A_f on the deviations, through the origin, per spread of the feature.
     """
-    size, slope = (np.zeros((len(gradient), weights.shape[1])) for _ in range(2))
+    size, share, slope = (np.zeros((len(gradient), weights.shape[1])) for _ in range(3))
+    total = np.einsum("fnp,np->fn", gradient.astype(np.float64), x)
     for start in range(0, weights.shape[1], block):
         at = slice(start, start + block)
         away = deviations(at)
@@ -74,5 +90,6 @@ def pull_back(
         for f, of in enumerate(gradient):
             found = (of @ weights[:, at]) * away
             size[f, at] = np.abs(found).mean(0)
+            share[f, at] = total[f] @ found / max(float(total[f] @ total[f]), 1e-300)
             slope[f, at] = (found * away).mean(0) / np.maximum(spread, 1e-12)
-    return size, slope
+    return Attributions(size, share, slope)

@@ -62,14 +62,16 @@ def importance(
     Returns
     -------
     `None`. Sets `mdata.uns[key]["importance"][source][target]`, a table with one row for every mapped and source feature,
-    the most important first, which replaces an earlier one:
+    largest share first, which replaces an earlier one:
 
     `feature`, `source_feature` : str
         The mapped feature, and the one of the source.
+    `share` : float
+        Part of the mapped feature's variation about the mean cell that is attributed to the source feature, over cells:
+        mean of attribution × sum of all attributions, over the mean square of that sum. Shares of all source features add
+        up to 1; below 0 a feature works against the others.
     `importance` : float
         Mean |attribution| over cells, in units of the target's (smoothed) layer.
-    `share` : float
-        The same over the sum of all source features.
     `effect` : float
         Signed: change of the mapped feature that is attributed to one sd of the source feature, in the same units.
 
@@ -90,7 +92,7 @@ def importance(
     >>> smm.tl.importance(mdata, "rna", "protein", features="protein_gene_0")
     >>> table = mdata.uns["scmmgan"]["importance"]["rna"]["protein"]
     >>> table.columns.tolist()
-    ['feature', 'source_feature', 'importance', 'share', 'effect']
+    ['feature', 'source_feature', 'share', 'importance', 'effect']
     """
     keys = Keys(key)
     found = _slots.check_aligned(mdata, (source, target), keys)
@@ -140,17 +142,17 @@ def _explain(
         return source.smoothed.columns(columns)[rows].astype(np.float64) - own.mean[columns]
 
     weights = own.encoder / (own.sd[own.encoded] * float(own.scale))
-    size, slope = attribution.pull_back(paths.gradient, weights, deviations)
+    found = attribution.pull_back(paths.gradient, source.x[rows], weights, deviations)
     names = source.var_names[own.encoded].to_numpy(dtype=object)
     parts = []
-    for position, sizes, slopes in zip(chosen, size, slope):
-        order = np.argsort(-sizes, kind="stable")
+    for i, position in enumerate(chosen):
+        order = np.argsort(-found.share[i], kind="stable")
         columns = {
             "feature": np.full(len(names), target.var_names[position], dtype=object),
             "source_feature": names[order],
-            "importance": sizes[order],
-            "share": sizes[order] / max(sizes.sum(), 1e-300),
-            "effect": slopes[order],
+            "share": found.share[i, order],
+            "importance": found.size[i, order],
+            "effect": found.slope[i, order],
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
