@@ -267,40 +267,84 @@ def run(job: Job, cache: Path | None) -> Iterator[dict[str, Any]]:
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
-def summary(values: pd.Series, *, low_is_worse: bool = True) -> str:
-    worst = values.min() if low_is_worse else values.max()
-    return f"{values.median():.3f} \\| {worst:.3f}"
+WHOLE = {
+    "match_right": ("partner's label right", True),
+    "match_auc": ("AUROC of confidence for that", True),
+    "match_away": ("confidence, distance of partner from truth", False),
+    "match_rank": ("confidence, FOSCTTM rank", False),
+    "label_1nn": ("1-NN label", True),
+    "label_best": ("most likely label", True),
+    "right_assigned": ("label, where assigned", True),
+    "unassigned_others": ("unassigned", False),
+    "unassigned_others_unflagged": ("of that without the ambiguous", False),
+    "ece_given": ("ECE of assigned shares", False),
+    "ece": ("ECE of probabilities", False),
+}
+LACKING = {
+    "unassigned_removed": ("removed, unassigned", True),
+    "unassigned_removed_unflagged": ("of that without the ambiguous", True),
+    "unassigned_others": ("others, unassigned", False),
+    "unassigned_others_unflagged": ("of that without the ambiguous", False),
+    "right_assigned": ("others: label right, where assigned", True),
+    "right_all_assigned": ("all assigned: label right", True),
+    "label_1nn": ("others: 1-NN label", True),
+    "match_auc_all": ("AUROC of confidence", True),
+}
+VALUES = {
+    "value_r": ("carried over", True),
+    "value_r_mapped": ("`get.mapped`", True),
+    "value_covered": ("within 1.96 spreads", True),
+}
+
+
+def head(*columns: str) -> None:
+    print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+
+
+def row_of(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def summary(values: pd.Series, low_is_worse: bool) -> str:
+    """Median and worst."""
+    return f"{values.median():.3f}, {values.min() if low_is_worse else values.max():.3f}"
+
+
+def summaries(group: pd.DataFrame, columns: dict[str, tuple[str, bool]]) -> list[str]:
+    return [summary(group[c], low) if group[c].notna().all() else "–" for c, (_, low) in columns.items()]
 
 
 def tables(found: pd.DataFrame) -> None:
     carried = found[found["what"] == "transfer"]
-    up = ["match_right", "match_auc", "match_auc_all", "label_1nn", "label_5nn", "label_best", "right_assigned", "right_all_assigned", "right_assigned_unflagged", "right_all_assigned_unflagged", "unassigned_removed", "unassigned_removed_unflagged", "value_r", "value_r_mapped", "value_covered"]  # fmt: skip
-    down = ["match_rank", "match_away", "ece_given", "ece", "unassigned_others", "unassigned_others_unflagged"]
-    for kind, rows in (
-        ("nothing removed", carried[carried["removed"] == ""]),
-        ("removed", carried[carried["removed"] != ""]),
-    ):
-        print(f"\n{kind}: median | worst\n")
-        keys = ["data", "source", "target"] if kind == "nothing removed" else ["data", "removed"]
-        for key, group in rows.groupby(keys, sort=False):
-            print(f"- {' '.join(key)} (n = {len(group)}): " + "; ".join(
-                f"{c} {summary(group[c], low_is_worse=c in up)}" for c in (*up, *down) if c in group and group[c].notna().all()
-            ))  # fmt: skip
-    print(
-        "\nby fifth of confidence, mean over seeds: confidence / right label / share of cells nearer than the truth\n"
-    )
-    for key, group in carried[carried["removed"] == ""].groupby(["data", "source", "target"], sort=False):
+    whole, lacking = carried[carried["removed"] == ""], carried[carried["removed"] != ""]
+    by = ["data", "source", "target"]
+    head("data, source → target", "seeds", *(name for name, _ in WHOLE.values()))
+    for key, group in whole.groupby(by, sort=False):
+        row_of(f"{key[0]}, {key[1]} → {key[2]}", len(group), *summaries(group, WHOLE))
+    head("data, removed from the target", "seeds", *(name for name, _ in LACKING.values()))
+    for key, group in lacking.groupby(["data", "removed"], sort=False):
+        row_of(", ".join(key), len(group), *summaries(group, LACKING))
+    head("data, source → target", "lowest fifth", "2", "3", "4", "highest fifth")
+    for key, group in whole.groupby(by, sort=False):
         parts = [np.mean(group[f"fifth_{c}"].tolist(), axis=0) for c in ("confidence", "right", "rank")]
-        print(f"| {' '.join(key)} | " + " | ".join(f"{c:.2f} / {r:.3f} / {k:.3f}" for c, r, k in zip(*parts)) + " |")
-    print("\nreliability of the most likely label, given that it is assigned: cells, mean probability, share right\n")
-    for name, group in carried[carried["removed"] == ""].groupby("data", sort=False):
+        row_of(f"{key[0]}, {key[1]} → {key[2]}", *(f"{c:.2f}: {r:.3f}, {k:.3f}" for c, r, k in zip(*parts)))
+    head("data", "below .5", ".5-.7", ".7-.8", ".8-.9", ".9-.95", ".95-1")
+    for name, group in whole.groupby("data", sort=False):
         bins = np.array(group["reliability"].tolist())
         n = bins[:, :, 0]
         means = [(n * bins[:, :, i]).sum(0) / np.maximum(n.sum(0), 1) for i in (1, 2)]
-        print(f"| {name} | " + " | ".join(f"{int(c)}: {p:.2f} → {r:.2f}" for c, p, r in zip(n.sum(0), *means)) + " |")
-    print("\nimportance: share of (feature, draw) where the top 10 change more, median | worst seed\n")
-    for key, group in found[found["what"] == "importance"].groupby(["data", "source", "target"], sort=False):
-        print(f"| {' '.join(key)} | {int(group['n_source'].iloc[0])} | {int(group['n_features'].iloc[0])} | {summary(group['wins'])} | {summary(group['features_over_90'])} | {summary(group['ratio'])} | {summary(group['seconds'], low_is_worse=False)} |")  # fmt: skip
+        row_of(name, *(f"{int(c)}: {p:.2f} → {r:.2f}" for c, p, r in zip(n.sum(0), *means)))
+    head("data, source → target", "seeds", *(name for name, _ in VALUES.values()))
+    for key, group in whole[whole["value_r"].notna()].groupby(by, sort=False):
+        row_of(f"{key[0]}, {key[1]} → {key[2]}", len(group), *summaries(group, VALUES))
+    explained = {"wins": ("", True), "features_over_90": ("", True), "ratio": ("", True), "seconds": ("", False)}
+    head("data, source → target", "source features", "features tried × seeds", "(feature, draw) won", "features that win 9 of 10", "change, over random", "seconds")  # fmt: skip
+    rows = found[found["what"] == "importance"]
+    for key, group in rows.groupby(by, sort=False):
+        tried = f"{int(group['n_features'].iloc[0])} × {len(group)}"
+        row_of(f"{key[0]}, {key[1]} → {key[2]}", int(group["n_source"].iloc[0]), tried, *summaries(group, explained))
+    weight = rows["n_features"] / rows["n_features"].sum()
+    print(f"\nall features tried: {(weight * rows['wins']).sum():.3f} of (feature, draw) won, {(weight * rows['features_over_90']).sum():.3f} of features win 9 of 10")  # fmt: skip
 
 
 def main() -> None:
