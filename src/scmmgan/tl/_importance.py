@@ -71,7 +71,7 @@ def importance(
         mean of attribution × sum of all attributions, over the mean square of that sum. Shares of all source features add
         up to 1; below 0 a feature works against the others.
     `importance` : float
-        Mean |attribution| over cells, in units of the target's (smoothed) layer.
+        Mean absolute attribution over cells, in units of the target's (smoothed) layer.
     `effect` : float
         Signed: change of the mapped feature that is attributed to one sd of the source feature, in the same units.
 
