@@ -39,8 +39,9 @@ def transfer(
     `source`. A share of each cell is unassigned: cells without a partner (`obs[f"{key}_unmatched"]`, where the alignment
     has it: a tenth of the mass unmatched counts half), and half of an ambiguous one (`obs[f"{key}_ambiguous"]`: rivals of
     the coupling send it elsewhere), both averaged over the same neighbours. Shapes alone (no links, pairs or labels) leave
-    no cell unmatched: then a population that `target` lacks is not found out. Populations of fewer than about ten cells
-    are outvoted by their neighbours.
+    no cell unmatched: then a population that `target` lacks is not found out. Where it is found out, its
+    near relatives are often unassigned, too (`benchmarks/transfer.md`). Populations of fewer than about ten cells are
+    outvoted by their neighbours.
 
     Parameters
     ----------
