@@ -43,9 +43,18 @@ def correlate(matrix: Matrix, queries: np.ndarray, features: np.ndarray) -> np.n
 
 
 def correlate_decoded(
-    y: np.ndarray, decoder: np.ndarray, queries: np.ndarray, features: np.ndarray, weights: np.ndarray | None = None
+    y: np.ndarray,
+    decoder: np.ndarray,
+    queries: np.ndarray,
+    features: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    sd: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The same for cells y (n × p) decoded by V (p × g), from V' C V; one more axis in front for weights (n × s)."""
+    """The same for cells y (n × p) decoded by V (p × g), from V' C V; one more axis in front for weights (n × s).
+
+    With the `sd` of all features their covariances over these.
+    """
     y = y.astype(np.float64)
     weights = np.full((len(y), 1), 1 / len(y)) if weights is None else weights
     covariance = np.empty((weights.shape[1], y.shape[1], y.shape[1]))
@@ -56,9 +65,17 @@ def correlate_decoded(
     out = np.empty((len(covariance), len(queries), len(features)))
     for at in _blocks(len(features)):
         v = decoder[:, features[at]]
-        sd = _half(covariance, v)[1]
-        out[:, :, at] = _ratio(own.transpose(0, 2, 1) @ v, own_sd[:, :, None] * sd[:, None, :])
+        block_sd = _half(covariance, v)[1]
+        if sd is not None:
+            own_sd, block_sd = np.broadcast_to(sd[queries], own_sd.shape), np.broadcast_to(sd[features[at]], block_sd.shape)
+        out[:, :, at] = _ratio(own.transpose(0, 2, 1) @ v, own_sd[:, :, None] * block_sd[:, None, :])
     return out[0] if len(out) == 1 else out
+
+
+def decoded_sd(y: np.ndarray, decoder: np.ndarray) -> np.ndarray:
+    """Sd of every decoded feature over the cells y."""
+    centred = y.astype(np.float64) - y.mean(0, dtype=np.float64)
+    return _half((centred.T @ centred / len(y))[None], decoder)[1][0]
 
 
 def _half(covariance: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +96,9 @@ def _unit(columns: np.ndarray) -> np.ndarray:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.clip(np.divide(top, bottom, out=np.zeros(np.broadcast_shapes(top.shape, bottom.shape)), where=bottom > 0), -1, 1)
+    return np.clip(
+        np.divide(top, bottom, out=np.zeros(np.broadcast_shapes(top.shape, bottom.shape)), where=bottom > 0), -1, 1
+    )
 
 
 def _blocks(n: int) -> Iterator[slice]:
@@ -116,7 +135,7 @@ def limits_decoded(
 ) -> np.ndarray:
     """The same for decoded cells."""
     blocks = [features[at] for at in _blocks(len(features))]
-    return np.hstack([upper(correlate_decoded(y, decoder, queries, block, weights), signed) for block in blocks])
+    return np.hstack([upper(correlate_decoded(y, decoder, queries, block, weights=weights), signed) for block in blocks])
 
 
 def upper(r: np.ndarray, signed: bool) -> np.ndarray:
@@ -254,5 +273,3 @@ def judge(
         "rank": rank, "z": effect, "p": p, "q": q, "upper": limit,
         "present": (rank <= n_top) & (q < ALPHA) & (z >= np.arctanh(threshold)), "absent": limit < threshold,
     }  # fmt: skip
-
-

@@ -89,7 +89,7 @@ def correlations(
         `table`, one row per gene asked for (`query`) and `feature` of `target` (`measured_as`: its name in the
         reference): `r_measured` (a) and `r_mapped` (b); and for both `rank_*` (1: the strongest), `z_*` (effect: sds above
         the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit); `change` (effect: Fisher's z of b less that of
-        a); `verdict` ("spurious", "novel" or ""). Beside it `n_top` (of the last call), `threshold`, `signed`,
+        a); `verdict` ("spurious", "novel" or ""). Beside it `n_top`, `threshold`, `signed`,
         `reference`, `random_state`. Each pair of modalities has its own; genes of earlier calls stay in the table of
         their pair when the settings are the same, else they are replaced, and that is logged.
 
@@ -127,6 +127,7 @@ def correlations(
         if not varies[i]:
             raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
     logger.info("%d features are compared, %d more are constant.", varies.sum(), (~varies).sum())
+    settings["n_top"] = settings["n_top"] or max(1, min(N_TOP, int(varies.sum() - 1) // 10))
     from scmmgan import get
 
     aligner = get.model(mdata, key=key)
@@ -274,13 +275,14 @@ def _compute(
 
     def decoded(matrix: model.Matrix) -> np.ndarray:
         y = translate(domains[source].transform.transform(matrix))
-        return model.correlate_decoded(y, decoder, *at["mapped"])
+        return model.correlate_decoded(y, decoder, *at["mapped"], sd=sd)
 
     def measured(matrix: model.Matrix) -> np.ndarray:
         return model.correlate(matrix, *at["measured"])
 
     own, y = model.by_column(domains[measured_in].smoothed), translate(domains[source].x)
-    draws = [partial(model.permuted_smoothed, **raw[m]) for m in raw]
+    sd = model.decoded_sd(y, decoder)
+    draws: list[Any] = [partial(model.permuted_smoothed, **raw[m]) for m in raw]
     nulls = model.null(draws, measured, decoded, seed)
     # the same cells are drawn on both sides where they are the same
     shares = {m: model.resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(raw)}
@@ -310,8 +312,7 @@ def _table(
     if others.sum() < 2:
         raise ValueError(f"Only {others.sum()} features can be compared with {gene!r}; at least 2 are needed.")
     rows = rows[others]
-    n_top = settings["n_top"] or max(1, min(N_TOP, len(rows) // 10))
-    rule = {"n_top": n_top, "threshold": settings["threshold"], "signed": settings["signed"]}
+    rule = {name: settings[name] for name in ("n_top", "threshold", "signed")}
     table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
     judged, sides = {}, ("measured", "mapped")
     for side in sides:
@@ -338,12 +339,11 @@ def _store(
     found = {a: dict(of) for a, of in _slots.record(mdata, keys).get("correlations", {}).items()}
     earlier = found.get(source, {}).get(target)
     table = pd.concat(tables, ignore_index=True)
-    stored = {k: v for k, v in settings.items() if k != "n_top"} | {"n_top": settings["n_top"] or 0}
     if earlier is not None:
         kept = earlier["table"][~earlier["table"]["query"].isin(table["query"])]
-        if all(earlier[name] == value for name, value in stored.items()):
+        if all(earlier[name] == value for name, value in settings.items()):
             table = pd.concat([kept, table], ignore_index=True)
         elif len(kept):
             logger.info("Correlations of %s were made with other settings and are replaced.", kept["query"].unique().tolist())  # fmt: skip
-    found.setdefault(source, {})[target] = {"table": table, **stored}
+    found.setdefault(source, {})[target] = {"table": table, **settings}
     _derived.write(mdata, {}, keys, uns={"correlations": found})
