@@ -23,7 +23,15 @@ import scipy.sparse as sp
 import scmmgan as smm
 
 # genes by the types that express them
-ON = {"A": (1, 0, 0), "B": (0, 1, 0), "C": (0, 0, 1), "AB": (1, 1, 0), "AC": (1, 0, 1), "BC": (0, 1, 1), "none": (0, 0, 0)}
+ON = {
+    "A": (1, 0, 0),
+    "B": (0, 1, 0),
+    "C": (0, 0, 1),
+    "AB": (1, 1, 0),
+    "AC": (1, 0, 1),
+    "BC": (0, 1, 1),
+    "none": (0, 0, 0),
+}
 # query: genes that correlate with it through mixing only, and genes whose correlation mixing hides
 TRUTH = {"A_0": ("B", "AC"), "A_1": ("B", "AC"), "B_0": ("A", "BC"), "B_1": ("A", "BC")}
 REAL = {
@@ -90,7 +98,10 @@ def score(table: pd.DataFrame) -> dict[str, float]:
     for query, (spurious, novel) in list(TRUTH.items())[:1]:
         own = table["query"] == query
         for g in (spurious, novel):
-            found |= {f"{g}_{side}": float(table.loc[own & (group == g), f"r_{side}"].mean()) for side in ("measured", "mapped")}
+            found |= {
+                f"{g}_{side}": float(table.loc[own & (group == g), f"r_{side}"].mean())
+                for side in ("measured", "mapped")
+            }
     return found
 
 
@@ -137,8 +148,21 @@ def run_real(seeds: list[int], folder: Path, shuffle: bool) -> None:
                 top = own.loc[own["change"].abs().sort_values(ascending=False).index]
                 named = {v: top[top["verdict"] == v]["feature"].head(5).tolist() for v in ("spurious", "novel")}
                 present = {s: int((own[f"q_{s}"] < 0.05).sum()) for s in ("measured", "mapped")}
-                print(name, seed, gene, len(own), dict(counts.drop("", errors="ignore")), "q<.05", present, named, flush=True)
-            print(f"{name} seed {seed}: trained in {trained:.0f} s, correlations of {len(there)} genes {seconds:.1f} s", flush=True)
+                print(
+                    name,
+                    seed,
+                    gene,
+                    len(own),
+                    dict(counts.drop("", errors="ignore")),
+                    "q<.05",
+                    present,
+                    named,
+                    flush=True,
+                )
+            print(
+                f"{name} seed {seed}: trained in {trained:.0f} s, correlations of {len(there)} genes {seconds:.1f} s",
+                flush=True,
+            )
             if not shuffle:
                 mdata.write(f"/tmp/corr/{name}_{seed}.h5mu")
 
@@ -153,7 +177,10 @@ def run_speed(n_cells: int, n_genes: int) -> None:
     programme = rng.normal(0, 0.5, (8, n_genes))
     out = {}
     for name in ("spatial", "rna"):
-        blocks = [np.log1p(rng.poisson(rate * np.exp(rng.normal(size=(500, 8)) @ programme * 0.5))) for _ in range(n_cells // 500)]
+        blocks = [
+            np.log1p(rng.poisson(rate * np.exp(rng.normal(size=(500, 8)) @ programme * 0.5)))
+            for _ in range(n_cells // 500)
+        ]
         x = sp.vstack([sp.csr_matrix(b.astype(np.float32)) for b in blocks]).tocsr()
         obs = pd.DataFrame(index=[f"{name}_{i}" for i in range(x.shape[0])])
         out[name] = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=names))

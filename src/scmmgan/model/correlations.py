@@ -5,7 +5,7 @@ Nothing cells × features is made from a sparse matrix or from mapped cells: blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from scipy import stats
 
 from scmmgan.model.diffusion import smoothing_operator
-from scmmgan.model.transform import BatchedMatrix, Matrix, SmoothedMatrix, dispersed
+from scmmgan.model.transform import RIDGE, BatchedMatrix, Matrix, SmoothedMatrix, Transform, dispersed
 
 PERMUTATIONS = 20
 RESAMPLES = 200
@@ -38,44 +38,45 @@ def by_column(matrix: Matrix) -> Matrix:
 
 def correlate(matrix: Matrix, queries: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Pearson correlation (queries × features) over the rows; 0 where a column is constant."""
-    own = _unit(matrix.columns(queries))
-    return np.hstack([own.T @ _unit(matrix.columns(features[at])) for at in _blocks(len(features))])
+    own = unit(matrix.columns(queries))
+    return np.hstack([own.T @ unit(matrix.columns(features[at])) for at in _blocks(len(features))])
 
 
 def correlate_decoded(
-    y: np.ndarray,
-    decoder: np.ndarray,
-    queries: np.ndarray,
-    features: np.ndarray,
-    *,
-    weights: np.ndarray | None = None,
-    sd: np.ndarray | None = None,
+    y: np.ndarray, decoder: np.ndarray, queries: np.ndarray, features: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """The same for cells y (n × p) decoded by V (p × g), from V' C V; one more axis in front for weights (n × s).
-
-    With the `sd` of all features their covariances over these.
-    """
-    y = y.astype(np.float64)
-    weights = np.full((len(y), 1), 1 / len(y)) if weights is None else weights
-    covariance = np.empty((weights.shape[1], y.shape[1], y.shape[1]))
-    for c, w in zip(covariance, weights.T):
-        centred = y - w @ y
-        c[:] = (centred.T * w) @ centred
+    """The same for cells y (n × p) decoded by V (p × g), from V' C V; one more axis in front for weights (n × s)."""
+    covariance = _covariance(y, weights)
     own, own_sd = _half(covariance, decoder[:, queries])
     out = np.empty((len(covariance), len(queries), len(features)))
     for at in _blocks(len(features)):
         v = decoder[:, features[at]]
-        block_sd = _half(covariance, v)[1]
-        if sd is not None:
-            own_sd, block_sd = np.broadcast_to(sd[queries], own_sd.shape), np.broadcast_to(sd[features[at]], block_sd.shape)
-        out[:, :, at] = _ratio(own.transpose(0, 2, 1) @ v, own_sd[:, :, None] * block_sd[:, None, :])
+        sd = _half(covariance, v)[1]
+        out[:, :, at] = _ratio(own.transpose(0, 2, 1) @ v, own_sd[:, :, None] * sd[:, None, :])
     return out[0] if len(out) == 1 else out
+
+
+def covary_decoded(
+    y: np.ndarray, own: np.ndarray, others: np.ndarray, own_sd: np.ndarray, sd: np.ndarray
+) -> np.ndarray:
+    """Covariances of features decoded by `own` (p × q) with those by `others` (p × f), over given sds."""
+    return _ratio(own.T @ _covariance(y)[0] @ others, np.outer(own_sd, sd))
+
+
+def _covariance(y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Covariance of the columns under each of the weights (n × s, equal ones by default), s × p × p in float64."""
+    y = y.astype(np.float64)
+    weights = np.full((len(y), 1), 1 / len(y)) if weights is None else weights
+    out = np.empty((weights.shape[1], y.shape[1], y.shape[1]))
+    for c, w in zip(out, weights.T):
+        centred = y - w @ y
+        c[:] = (centred.T * w) @ centred
+    return out
 
 
 def decoded_sd(y: np.ndarray, decoder: np.ndarray) -> np.ndarray:
     """Sd of every decoded feature over the cells y."""
-    centred = y.astype(np.float64) - y.mean(0, dtype=np.float64)
-    return _half((centred.T @ centred / len(y))[None], decoder)[1][0]
+    return _half(_covariance(y), decoder)[1][0]
 
 
 def _half(covariance: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +87,12 @@ def _half(covariance: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return half, np.sqrt(np.where(variance > limit, variance, 0))
 
 
-def _unit(columns: np.ndarray) -> np.ndarray:
+def column_sd(matrix: Matrix, features: np.ndarray) -> np.ndarray:
+    """Sd of chosen columns."""
+    return np.concatenate([matrix.columns(features[at]).std(0, dtype=np.float64) for at in _blocks(len(features))])
+
+
+def unit(columns: np.ndarray) -> np.ndarray:
     """Centred columns of length 1, or 0 where nothing but rounding is left."""
     mean = columns.mean(0, dtype=np.float64)
     centred = columns - mean.astype(columns.dtype)
@@ -116,11 +122,11 @@ def resampled(n: int, rng: np.random.Generator) -> np.ndarray:
 def limits(matrix: Matrix, queries: np.ndarray, features: np.ndarray, weights: np.ndarray, signed: bool) -> np.ndarray:
     """Upper one-sided 95 % bootstrap limit (queries × features) of the correlations over the rows."""
     weights = weights.astype(np.float32)
-    own = _unit(matrix.columns(queries))
+    own = unit(matrix.columns(queries))
     out = np.empty((len(queries), len(features)))
     own_mean, own_square = weights.T @ own, weights.T @ own**2
     for at in _blocks(len(features)):
-        block = _unit(matrix.columns(features[at]))
+        block = unit(matrix.columns(features[at]))
         mean = weights.T @ block
         variance = weights.T @ block**2 - mean**2
         for i in range(len(queries)):
@@ -135,7 +141,7 @@ def limits_decoded(
 ) -> np.ndarray:
     """The same for decoded cells."""
     blocks = [features[at] for at in _blocks(len(features))]
-    return np.hstack([upper(correlate_decoded(y, decoder, queries, block, weights=weights), signed) for block in blocks])
+    return np.hstack([upper(correlate_decoded(y, decoder, queries, block, weights), signed) for block in blocks])
 
 
 def upper(r: np.ndarray, signed: bool) -> np.ndarray:
@@ -146,23 +152,42 @@ def upper(r: np.ndarray, signed: bool) -> np.ndarray:
 # --- null --------------------------------------------------------------------------------------------------------
 
 
-def null(
-    draws: list[Callable[[np.random.Generator], Matrix]],
-    measured: Callable[[Matrix], np.ndarray],
-    mapped: Callable[[Matrix], np.ndarray],
-    random_state: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations measured and mapped (permutations × queries × features each) of permuted cells.
+def unrelated(rng: np.random.Generator, matrix: Matrix, x: np.ndarray | sp.csr_matrix, t: int) -> Matrix:
+    """Features that have nothing to do with the cells: each permuted on its own, smoothed on the graph that is there.
 
-    The first of the `draws` is mapped, the last one measured: one and the same where both are of the source.
+    `x` are the values before t steps of smoothing.
     """
-    a, b = [], []
-    for i in range(PERMUTATIONS):
-        rng = np.random.default_rng([random_state, i])
-        drawn = [draw(rng) for draw in draws]
-        b.append(mapped(drawn[0]))
-        a.append(measured(drawn[-1]))
-    return np.stack(a), np.stack(b)
+    if isinstance(matrix, BatchedMatrix):
+        parts = [SmoothedMatrix(permuted(x[r], rng), part.operator, t) for part, r in zip(matrix.parts, matrix.rows)]
+        # the batches' shifts and scales are those of the features as they are
+        out = copy(matrix)
+        out.parts = parts
+        return out
+    return SmoothedMatrix(permuted(x, rng), matrix.operator if t else None, t)
+
+
+def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.ndarray:
+    """Loadings (p × g) of other features of the same cells: regressions on the scores, ridge ones where the transform's are."""
+    centred = scores.astype(np.float64) - scores.mean(0, dtype=np.float64)
+    gram = centred.T @ centred
+    cross = matrix.tdot(centred).T / transform.sd
+    mean = np.trace(gram) / len(gram)
+    # scores of no variance at all carry nothing
+    out = np.linalg.solve(gram + max(RIDGE * mean, 1e-12) * np.eye(len(gram)), cross)
+    at = transform.encoded
+    out[:, at] = np.linalg.solve(gram + max(1e-9 * mean, 1e-12) * np.eye(len(gram)), cross[:, at])
+    return out
+
+
+def covary(own: np.ndarray, matrix: Matrix, features: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Covariances (queries × features) of columns of unit length with features of a matrix, over given sds."""
+    return _ratio(matrix.tdot(own.astype(np.float64)).T[:, features], np.sqrt(len(own)) * sd)
+
+
+def null(once: Callable[[np.random.Generator], Sequence[np.ndarray]], random_state: int) -> list[np.ndarray]:
+    """What `once` gives (queries × features each) of permuted data, stacked: queries × permutations × features."""
+    found = [once(np.random.default_rng([random_state, i])) for i in range(PERMUTATIONS)]
+    return [np.stack(part, axis=1) for part in zip(*found)]
 
 
 def permuted_smoothed(
@@ -261,15 +286,19 @@ def against_null(z: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def judge(
-    r: np.ndarray, null: np.ndarray, limit: np.ndarray, *, n_top: int, threshold: float, signed: bool
+    r: np.ndarray, nulls: Sequence[np.ndarray], limit: np.ndarray, *, n_top: int, threshold: float, signed: bool
 ) -> dict[str, np.ndarray]:
-    """Rank, z above the null, p, q of one query's correlations; whether each is `present`, and whether it is `absent`."""
-    z = strength(r, signed)
-    effect, p = against_null(z, strength(null, signed))
+    """Rank, z above the null, p, q of one query's correlations; whether each is `present`, and whether it is `absent`.
+
+    Of several nulls the one that speaks most for itself counts.
+    """
+    strong = strength(r, signed)
+    tests = [against_null(strong, strength(null, signed)) for null in nulls]
+    p = np.max([p for _, p in tests], axis=0)
     q = stats.false_discovery_control(p)
     rank = np.empty(len(r), dtype=int)
-    rank[np.argsort(-z, kind="stable")] = np.arange(1, len(r) + 1)
+    rank[np.argsort(-strong, kind="stable")] = np.arange(1, len(r) + 1)
     return {
-        "rank": rank, "z": effect, "p": p, "q": q, "upper": limit,
-        "present": (rank <= n_top) & (q < ALPHA) & (z >= np.arctanh(threshold)), "absent": limit < threshold,
+        "rank": rank, "z": np.min([z for z, _ in tests], axis=0), "p": p, "q": q, "upper": limit,
+        "present": (rank <= n_top) & (q < ALPHA) & (strong >= np.arctanh(threshold)), "absent": limit < threshold,
     }  # fmt: skip

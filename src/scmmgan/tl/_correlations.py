@@ -118,11 +118,11 @@ def correlations(
     _check_measured(params, (source, target))
     problem = _problem.reread(mdata, keys)
     domains = {d.name: d for d in problem.domains}
-    sides = list(dict.fromkeys((source, target if reference == "target" else source)))
-    raw = {name: _raw(mdata, params, name) for name in sides}
+    raw = {name: _raw(mdata, params, name) for name in (source, target)}
+    measured_in = source if reference == "source" else target
     rows = _rows(domains[source], domains[target], problem.tables, reference)
     queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
-    varies = _varies(rows, raw[sides[-1]]["x"], domains[target])
+    varies = _varies(rows, raw[measured_in]["x"], domains[target])
     for name, i in zip(genes, queries):
         if not varies[i]:
             raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
@@ -132,11 +132,10 @@ def correlations(
 
     aligner = get.model(mdata, key=key)
     translate = partial(aligner.translate, source=source, target=target)
-    found = _compute(domains, source, target, sides[-1], raw, rows[varies], rows.iloc[queries], translate, settings)
+    found = _compute(domains, source, target, measured_in, raw, rows[varies], rows.iloc[queries], translate, settings)
     tables = [
-        _table(name, rows[varies], rows.iloc[i], {side: {k: v[j] for k, v in of.items()} for side, of in found.items()}, settings)
-        for j, (name, i) in enumerate(zip(genes, queries))
-    ]  # fmt: skip
+        _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))
+    ]
     _store(mdata, source, target, tables, settings, keys)
 
 
@@ -268,33 +267,50 @@ def _compute(
     queries: pd.DataFrame,
     translate: Any,
     settings: Mapping[str, Any],
-) -> dict[str, dict[str, np.ndarray]]:
-    """r, its null and its limit (queries first) of both sides."""
-    decoder, signed, seed = domains[target].transform.decoder, settings["signed"], settings["random_state"]
+) -> dict[str, dict[str, Any]]:
+    """r, its nulls and its limit (queries first) of both sides."""
+    signed, seed = settings["signed"], settings["random_state"]
     at = {side: (queries[side].to_numpy(), rows[side].to_numpy()) for side in ("measured", "mapped")}
+    goal, y = domains[target], translate(domains[source].x)
+    decoder = goal.transform.decoder
+    asked, others = (decoder[:, of] for of in at["mapped"])
+    mapped_sd = model.decoded_sd(y, asked), model.decoded_sd(y, others)
+    own = model.by_column(domains[measured_in].smoothed)
+    lines, own_sd = model.unit(own.columns(at["measured"][0])), model.column_sd(own, at["measured"][1])
 
-    def decoded(matrix: model.Matrix) -> np.ndarray:
-        y = translate(domains[source].transform.transform(matrix))
-        return model.correlate_decoded(y, decoder, *at["mapped"], sd=sd)
+    def mapped_noise(rng: np.random.Generator) -> tuple[model.Matrix, np.ndarray]:
+        drawn = model.permuted_smoothed(rng, **raw[source])
+        return drawn, model.covary_decoded(
+            translate(domains[source].transform.transform(drawn)), asked, others, *mapped_sd
+        )
 
-    def measured(matrix: model.Matrix) -> np.ndarray:
-        return model.correlate(matrix, *at["measured"])
+    def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        drawn, mapped = mapped_noise(rng)
+        drawn = drawn if measured_in == source else model.permuted_smoothed(rng, **raw[target])
+        apart = {
+            m: model.unrelated(rng, domains[m].smoothed, raw[m]["x"], raw[m]["t"]) for m in {target: 0, measured_in: 0}
+        }
+        loadings = model.decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
+        return (
+            model.correlate(drawn, *at["measured"]),
+            model.covary(lines, apart[measured_in], at["measured"][1], own_sd),
+            mapped,
+            model.covary_decoded(y, asked, loadings[:, at["mapped"][1]], *mapped_sd),
+        )
 
-    own, y = model.by_column(domains[measured_in].smoothed), translate(domains[source].x)
-    sd = model.decoded_sd(y, decoder)
-    draws: list[Any] = [partial(model.permuted_smoothed, **raw[m]) for m in raw]
-    nulls = model.null(draws, measured, decoded, seed)
+    nulls = model.null(once, seed)
     # the same cells are drawn on both sides where they are the same
-    shares = {m: model.resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(raw)}
+    names = dict.fromkeys((source, measured_in))
+    shares = {m: model.resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
     return {
         "measured": {
-            "r": measured(own),
-            "null": nulls[0].swapaxes(0, 1),
+            "r": model.correlate(own, *at["measured"]),
+            "nulls": nulls[:2],
             "limit": model.limits(own, *at["measured"], shares[measured_in], signed),
         },
         "mapped": {
             "r": model.correlate_decoded(y, decoder, *at["mapped"]),
-            "null": nulls[1].swapaxes(0, 1),
+            "nulls": nulls[2:],
             "limit": model.limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
         },
     }
@@ -304,7 +320,8 @@ def _table(
     gene: str,
     rows: pd.DataFrame,
     query: pd.Series,
-    found: Mapping[str, Mapping[str, np.ndarray]],
+    found: Mapping[str, Mapping[str, Any]],
+    number: int,
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
     """All that was found of one gene, the gene itself left out."""
@@ -316,9 +333,9 @@ def _table(
     table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
     judged, sides = {}, ("measured", "mapped")
     for side in sides:
-        values = found[side]
-        judged[side] = model.judge(values["r"][others], values["null"][:, others], values["limit"][others], **rule)
-        table[f"r_{side}"] = values["r"][others]
+        r, limit = (found[side][part][number][others] for part in ("r", "limit"))
+        judged[side] = model.judge(r, [null[number][:, others] for null in found[side]["nulls"]], limit, **rule)
+        table[f"r_{side}"] = r
     for name in ("rank", "z", "p", "q", "upper"):
         for side in sides:
             table[f"{name}_{side}"] = judged[side][name]
