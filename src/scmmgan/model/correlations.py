@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from scipy import stats
+from scipy.sparse.linalg import eigsh
 
 from scmmgan.model.diffusion import smoothing_operator
 from scmmgan.model.transform import RIDGE, BatchedMatrix, Matrix, SmoothedMatrix, Transform, dispersed
@@ -204,10 +205,11 @@ def permuted_smoothed(
         rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
         given: dict[str, Any] = {"t": t, "allowed": allowed, "batch": None, "random_state": random_state}
         return BatchedMatrix([permuted_smoothed(rng, x=x[r], **given) for r in rows], rows)  # type: ignore[misc]
-    x = permuted(x, rng)
+    shuffled = permuted(x, rng)
     if not t:
-        return SmoothedMatrix(x)
-    return SmoothedMatrix(x, smoothing_operator(graph_scores(x, allowed), random_state=random_state), t)
+        return SmoothedMatrix(shuffled)
+    scores = graph_scores(shuffled, allowed)
+    return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), t)
 
 
 def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
@@ -257,7 +259,11 @@ def moments(x: np.ndarray | sp.csr_matrix | sp.csc_matrix) -> tuple[np.ndarray, 
 
 def leading(gram: np.ndarray, p: int) -> np.ndarray:
     """Leading eigenvectors (e × p)."""
-    return np.linalg.eigh(gram)[1][:, -p:]
+    if p > len(gram) // 10:
+        return np.linalg.eigh(gram)[1][:, -p:]
+    # a fixed start vector: ARPACK's own is random; many basis vectors, as the eigenvalues of noise lie close
+    v0 = np.random.default_rng(0).normal(size=len(gram)).astype(gram.dtype)
+    return eigsh(gram, k=p, ncv=3 * p, v0=v0, tol=1e-3)[1]
 
 
 # --- tests -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from scmmgan import get
-from scmmgan.pl._utils import MISSING, MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
+from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -166,7 +166,7 @@ def _names(ax: Axes, part: pd.DataFrame, n_names: int) -> None:
     points = ax.transData.transform(found[["r_measured", "r_mapped"]].to_numpy())
     inside = ax.get_window_extent()
     taken: list[Bbox] = []
-    for at, row in chosen.iterrows():
+    for _, row in chosen.iterrows():
         x, y = ax.transData.transform((row["r_measured"], row["r_mapped"]))
         text = ax.text(0, 0, str(row["feature"]), fontsize=SMALL - 1, color="0.1", ha="center", va="center", zorder=5)
         box = text.get_window_extent()
@@ -175,7 +175,7 @@ def _names(ax: Axes, part: pd.DataFrame, n_names: int) -> None:
             text.remove()
             continue
         cx, cy, box = place
-        text.set_position(ax.transData.inverted().transform((cx, cy)))
+        text.set_position(tuple(ax.transData.inverted().transform((cx, cy)).tolist()))
         taken.append(box)
         ends = ax.transData.inverted().transform([(x, y), (np.clip(x, box.x0, box.x1), np.clip(y, box.y0, box.y1))])
         ax.plot(*ends.T, color=COLORS[str(row["verdict"])], linewidth=0.4, zorder=2.5)

@@ -48,13 +48,19 @@ def correlations(
     below `threshold`.
 
     Smoothing and mapping through 50 components make any two features correlate, even those of shuffled data. So p comes
-    from 20 data sets in which every source feature is permuted over the cells (of its batch) on its own, and which are
-    then smoothed on a graph of their own, mapped by the trained model and decoded. Fisher's z is standardised by each
-    feature's mean and sd there, p is its rank among the standardised values of all features and permutations, q is
-    Benjamini and Hochberg's over the features compared with one gene (METHOD §9).
+    from two times 20 permutations, and the larger one counts. First (METHOD §9), every source feature is permuted over
+    the cells (of its batch) on its own, then all are smoothed on a graph of their own, mapped by the trained model and
+    decoded. Second, the cells, the gene and the graph stay as they are, and every other feature is permuted where it was
+    measured (a), or where its decoder was learnt (b): what a feature reaches that has nothing to do with the cells.
+    Fisher's z is standardised by each feature's mean and sd under the null; p is its rank among the standardised values of
+    all features and permutations; q is Benjamini and Hochberg's over the features compared with one gene. All but a's
+    first null are covariances over the observed sds: noise that is mapped has the correlations of the target's cells, but
+    little variance.
 
-    A verdict compares two correlations; it does not say that the mapped one is true. That depends on the alignment
-    (:func:`scmmgan.tl.diagnose`).
+    A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
+    (:func:`scmmgan.tl.diagnose`) no verdict is given. In a space of shared features the map stays near the measured
+    cells, so that mixed spots are unmixed by half, and weaker correlations than the threshold are rare there
+    (`benchmarks/correlations.md`).
 
     Parameters
     ----------
@@ -90,13 +96,13 @@ def correlations(
         reference): `r_measured` (a) and `r_mapped` (b); and for both `rank_*` (1: the strongest), `z_*` (effect: sds above
         the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit); `change` (effect: Fisher's z of b less that of
         a); `verdict` ("spurious", "novel" or ""). Beside it `n_top`, `threshold`, `signed`,
-        `reference`, `random_state`. Each pair of modalities has its own; genes of earlier calls stay in the table of
+        `reference`, `random_state` and whether the alignment was `supported`. Each pair of modalities has its own; genes of earlier calls stay in the table of
         their pair when the settings are the same, else they are replaced, and that is logged.
 
     Raises
     ------
     KeyError
-        If there is no such alignment, modality or feature, or if a gene is measured on one side only.
+        If there is no such alignment, diagnosis, modality or feature, or if a gene is measured on one side only.
     TypeError, ValueError
         If a number is out of range, a gene is constant or has several partners, a modality was read from `use_rep`, or
         the cells are not those that were aligned.
@@ -116,6 +122,7 @@ def correlations(
     settings = _settings(params, source, target, n_top, threshold, signed, reference, random_state)
     genes = _genes(gene)
     _check_measured(params, (source, target))
+    supported = bool(_slots.diagnosis(mdata, source, target, keys)["supported"])
     problem = _problem.reread(mdata, keys)
     domains = {d.name: d for d in problem.domains}
     raw = {name: _raw(mdata, params, name) for name in (source, target)}
@@ -136,7 +143,10 @@ def correlations(
     tables = [
         _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))
     ]
-    _store(mdata, source, target, tables, settings, keys)
+    if not supported:
+        logger.warning("Nothing supports the alignment of %r and %r (`tl.diagnose`): correlations get no verdict.", source, target)  # fmt: skip
+        tables = [table.assign(verdict="").astype({"verdict": object}) for table in tables]
+    _store(mdata, source, target, tables, settings | {"supported": supported}, keys)
 
 
 def _settings(
@@ -232,7 +242,7 @@ def _rows(
 def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, reference: str) -> int:
     """Row number of a gene; an error that says why it cannot be compared."""
     for column in ("measured_as", "feature"):
-        found = np.flatnonzero(rows[column] == gene)
+        found = np.flatnonzero((rows[column] == gene).to_numpy())
         if len(found) == 1:
             return int(found[0])
         if len(found) > 1:
@@ -241,7 +251,7 @@ def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, refere
                 f"{gene!r} is linked to {len(found)} features: {rows[other].iloc[found].tolist()[:10]}. "
                 "Name the one that is meant."
             )
-    sides = [d for d in (source, target) if gene in d.var_names]
+    sides = [domain for domain in (source, target) if gene in domain.var_names]
     if reference == "source" and sides:
         other = target if sides[0] is source else source
         raise KeyError(
@@ -253,7 +263,7 @@ def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, refere
 
 def _varies(rows: pd.DataFrame, x: Any, target: Domain) -> np.ndarray:
     """Which features vary both where they were measured and where they are mapped."""
-    moves = target.transform.decoder.any(axis=0)[rows["mapped"]]
+    moves = np.asarray(target.transform.decoder.any(axis=0))[rows["mapped"]]
     return np.asarray((model.moments(x)[1] > 0)[rows["measured"]] & moves)
 
 
