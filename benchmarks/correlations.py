@@ -124,7 +124,10 @@ def run_planted(seeds: list[int], ways: list[str], shuffle: bool) -> None:
             table = smm.get.correlations(data, "spatial", "rna")
             table["feature"] = table["measured_as"]
             text = "  ".join(f"{k} {v:.3g}" for k, v in score(table).items())
-            print(f"seed {seed}  {way}: supported {smm.get.diagnosis(data, 'spatial', 'rna')['supported']} {text}  ({seconds:.0f} s)", flush=True)
+            print(
+                f"seed {seed}  {way}: supported {smm.get.diagnosis(data, 'spatial', 'rna')['supported']} {text}  ({seconds:.0f} s)",
+                flush=True,
+            )
 
 
 def run_real(seeds: list[int], folder: Path, shuffle: bool) -> None:

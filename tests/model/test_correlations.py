@@ -54,7 +54,9 @@ def test_decoded_correlations_and_limits():
     weights = cor.resampled(80, rng)
     drawn = [np.repeat(dense, np.round(w * 80).astype(int), axis=0) for w in weights.T]
     boot = np.array([np.corrcoef(d.T)[np.ix_(*AT)] for d in drawn])
-    np.testing.assert_allclose(cor.limits_decoded(y, decoder, *AT, weights, True), np.quantile(boot, 0.95, axis=0), atol=1e-8)
+    np.testing.assert_allclose(
+        cor.limits_decoded(y, decoder, *AT, weights, True), np.quantile(boot, 0.95, axis=0), atol=1e-8
+    )
     np.testing.assert_allclose(cor.decoded_sd(y, decoder), dense.std(0))
     # other features of the same cells, over given sds
     others, sd = rng.normal(size=(6, 4)), np.array([1.0, 2.0, 50.0, 100.0])

@@ -125,6 +125,7 @@ def correlations(
     supported = bool(_slots.diagnosis(mdata, source, target, keys)["supported"])
     problem = _problem.reread(mdata, keys)
     domains = {d.name: d for d in problem.domains}
+    _check_unchanged(mdata, domains[source], keys)
     raw = {name: _raw(mdata, params, name) for name in (source, target)}
     measured_in = source if reference == "source" else target
     rows = _rows(domains[source], domains[target], problem.tables, reference)
@@ -204,6 +205,17 @@ def _check_measured(params: Mapping[str, Any], names: Sequence[str]) -> None:
             )
 
 
+def _check_unchanged(mdata: MuData, domain: Domain, keys: Keys) -> None:
+    """ValueError unless the cells are where they were in model space when they were aligned."""
+    found = _slots.config(mdata, keys)
+    start = sum(found["widths"][m] for m in found["modalities"][: found["modalities"].index(domain.name)])
+    block = np.asarray(mdata[domain.name].obsm[keys.embedding])[:, start : start + domain.x.shape[1]]
+    if not np.allclose(block * found["block_sd"][domain.name], domain.x, atol=1e-2):
+        raise ValueError(
+            f"{domain.name!r} is no longer what was aligned as {keys.key!r}: its cells or values have changed. Align again."
+        )
+
+
 def _raw(mdata: MuData, params: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The values before smoothing, and how they were smoothed: the arguments of `permuted_smoothed`."""
     mask = _argument(params, "mask_var", name)
@@ -253,11 +265,12 @@ def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, refere
             )
     sides = [domain for domain in (source, target) if gene in domain.var_names]
     if reference == "source" and sides:
-        other = target if sides[0] is source else source
+        lacking = target if sides[0] is source else source
+        hint = "`reference='target'` needs it there only." if sides[0] is target else ""
         raise KeyError(
-            f"{gene!r} is a feature of {sides[0].name!r}, but {other.name!r} has none of that name and none linked with "
-            "it: there is nothing to compare. " + ("`reference='target'` needs it there only." if sides[0] is target else "")
-        )  # fmt: skip
+            f"{gene!r} is a feature of {sides[0].name!r}, but {lacking.name!r} has none of that name and none linked with "
+            f"it: there is nothing to compare. {hint}".strip()
+        )
     raise _domain.missing_key(f"feature of {source.name!r} and {target.name!r}", gene, rows["feature"].tolist())
 
 
@@ -343,7 +356,7 @@ def _table(
     table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
     judged, sides = {}, ("measured", "mapped")
     for side in sides:
-        r, limit = (found[side][part][number][others] for part in ("r", "limit"))
+        r, limit = (found[side][part][number][others].astype(float) for part in ("r", "limit"))
         judged[side] = model.judge(r, [null[number][:, others] for null in found[side]["nulls"]], limit, **rule)
         table[f"r_{side}"] = r
     for name in ("rank", "z", "p", "q", "upper"):
