@@ -175,16 +175,16 @@ def test_effects_leave_their_own_permutation_out():
 def test_judge():
     rng = np.random.default_rng(0)
     r = np.concatenate([[0.9, 0.5, 0.3, -0.8], rng.normal(0, 0.05, 96)])
-    nulls = [rng.normal(0, 0.05, (20, 100))]
-    found = cor.judge(r, nulls, r + 0.05, n_top=2, threshold=0.1, signed=True)
+    null = rng.normal(0, 0.05, (20, 100))
+    found = cor.judge(r, r + 0.05, correlated=null, n_top=2, threshold=0.1, signed=True)
     assert found["rank"][:4].tolist() == [1, 2, 3, 100]
     assert found["present"].nonzero()[0].tolist() == [0, 1]
     np.testing.assert_array_equal(found["absent"], r < 0.05)
     np.testing.assert_allclose(found["q"], stats.false_discovery_control(found["p"]))
-    both = cor.judge(r, nulls, np.abs(r), n_top=2, threshold=0.1, signed=False)
+    both = cor.judge(r, np.abs(r), covaried=[null], n_top=2, threshold=0.1, signed=False)
     assert both["present"].nonzero()[0].tolist() == [0, 3]
     # the null that explains more counts
     wide = rng.normal(0, 2, (20, 100))
-    doubted = cor.judge(r, [*nulls, wide], r + 0.05, n_top=2, threshold=0.1, signed=True)
+    doubted = cor.judge(r, r + 0.05, correlated=null, covaried=[wide], n_top=2, threshold=0.1, signed=True)
     assert not doubted["present"].any()
     assert (doubted["p"] >= found["p"]).all()

@@ -61,7 +61,7 @@ def covary_decoded(
     y: np.ndarray, own: np.ndarray, others: np.ndarray, own_sd: np.ndarray, sd: np.ndarray
 ) -> np.ndarray:
     """Covariances of features decoded by `own` (p × q) with those by `others` (p × f), over given sds."""
-    return _ratio(own.T @ _covariance(y)[0] @ others, np.outer(own_sd, sd))
+    return _over(own.T @ _covariance(y)[0] @ others, np.outer(own_sd, sd))
 
 
 def _covariance(y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -103,9 +103,14 @@ def unit(columns: np.ndarray) -> np.ndarray:
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.clip(
-        np.divide(top, bottom, out=np.zeros(np.broadcast_shapes(top.shape, bottom.shape)), where=bottom > 0), -1, 1
-    )
+    """Correlations from covariances and products of sds."""
+    return np.clip(_over(top, bottom), -1, 1)
+
+
+def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Quotients, 0 where nothing varies."""
+    out = np.zeros(np.broadcast_shapes(top.shape, bottom.shape))
+    return np.divide(top, bottom, out=out, where=bottom > 0)
 
 
 def _blocks(n: int) -> Iterator[slice]:
@@ -182,7 +187,7 @@ def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.n
 
 def covary(own: np.ndarray, matrix: Matrix, features: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Covariances (queries × features) of columns of unit length with features of a matrix, over given sds."""
-    return _ratio(matrix.tdot(own.astype(np.float64)).T[:, features], np.sqrt(len(own)) * sd)
+    return _over(matrix.tdot(own.astype(np.float64)).T[:, features], np.sqrt(len(own)) * sd)
 
 
 def null(once: Callable[[np.random.Generator], Sequence[np.ndarray]], random_state: int) -> list[np.ndarray]:
@@ -292,14 +297,23 @@ def against_null(z: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def judge(
-    r: np.ndarray, nulls: Sequence[np.ndarray], limit: np.ndarray, *, n_top: int, threshold: float, signed: bool
+    r: np.ndarray,
+    limit: np.ndarray,
+    *,
+    correlated: np.ndarray | None = None,
+    covaried: Sequence[np.ndarray] = (),
+    n_top: int,
+    threshold: float,
+    signed: bool,
 ) -> dict[str, np.ndarray]:
     """Rank, z above the null, p, q of one query's correlations; whether each is `present`, and whether it is `absent`.
 
-    Of several nulls the one that speaks most for itself counts.
+    Nulls are permutations × features: correlations, compared as Fisher's z, or covariances over the observed sds, compared
+    as they are, since they may pass 1. The one that explains most counts.
     """
     strong = strength(r, signed)
-    tests = [against_null(strong, strength(null, signed)) for null in nulls]
+    tests = [] if correlated is None else [against_null(strong, strength(correlated, signed))]
+    tests += [against_null(r, c) if signed else against_null(np.abs(r), np.abs(c)) for c in covaried]
     p = np.max([p for _, p in tests], axis=0)
     q = stats.false_discovery_control(p)
     rank = np.empty(len(r), dtype=int)

@@ -99,7 +99,7 @@ def correlations(
         part = table[table["query"] == name]
         _regions(panel, part, rule)
         _points(panel, part)
-        panel.set_title(name, fontsize=TEXT + 1, fontweight="bold")
+        panel.set_title(name, fontsize=TEXT + 1, fontweight="bold", pad=15)
         panel.set_xlabel(f"correlation measured in {where}", fontsize=TEXT)
         panel.set_ylabel(f"correlation in {source} mapped to {target}", fontsize=TEXT)
         drawn.append((panel, part))
@@ -176,7 +176,7 @@ def _names(ax: Axes, part: pd.DataFrame, n_names: int) -> None:
             continue
         cx, cy, box = place
         text.set_position(tuple(ax.transData.inverted().transform((cx, cy)).tolist()))
-        taken.append(box)
+        taken.append(box.padded(2 * scale))
         ends = ax.transData.inverted().transform([(x, y), (np.clip(x, box.x0, box.x1), np.clip(y, box.y0, box.y1))])
         ax.plot(*ends.T, color=COLORS[str(row["verdict"])], linewidth=0.4, zorder=2.5)
 

@@ -328,12 +328,13 @@ def _compute(
     return {
         "measured": {
             "r": model.correlate(own, *at["measured"]),
-            "nulls": nulls[:2],
+            "correlated": nulls[0],
+            "covaried": nulls[1:2],
             "limit": model.limits(own, *at["measured"], shares[measured_in], signed),
         },
         "mapped": {
             "r": model.correlate_decoded(y, decoder, *at["mapped"]),
-            "nulls": nulls[2:],
+            "covaried": nulls[2:],
             "limit": model.limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
         },
     }
@@ -356,8 +357,11 @@ def _table(
     table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
     judged, sides = {}, ("measured", "mapped")
     for side in sides:
-        r, limit = (found[side][part][number][others].astype(float) for part in ("r", "limit"))
-        judged[side] = model.judge(r, [null[number][:, others] for null in found[side]["nulls"]], limit, **rule)
+        of = found[side]
+        r, limit = (of[part][number][others].astype(float) for part in ("r", "limit"))
+        correlated = of["correlated"][number][:, others] if "correlated" in of else None
+        covaried = [null[number][:, others] for null in of["covaried"]]
+        judged[side] = model.judge(r, limit, correlated=correlated, covaried=covaried, **rule)
         table[f"r_{side}"] = r
     for name in ("rank", "z", "p", "q", "upper"):
         for side in sides:
