@@ -186,7 +186,7 @@ def test_links_batches_masks_and_other_layers(fingerprint: Callable):
     mdata["protein"].var["use"] = np.arange(20) > 1
     smm.tl.align(
         mdata, links="gene", layer={"rna": "twice"}, batch={"rna": "donor"}, mask_var={"protein": "use"},
-        smooth={"protein": None}, max_steps=5, progress_bar=False,
+        smooth={"rna": 3, "protein": None}, max_steps=5, progress_bar=False,
     )  # fmt: skip
     before = fingerprint(mdata)
     linked = smm.pp.link_features(mdata, "rna", "protein", on="gene")
