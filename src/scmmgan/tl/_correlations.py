@@ -114,7 +114,7 @@ def correlations(
     >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
     >>> smm.tl.correlations(mdata, "rna", "protein", gene="gene_0")
     >>> smm.get.correlations(mdata, "rna", "protein").shape
-    (59, 15)
+    (59, 17)
     """
     keys = Keys(key)
     params = _slots.record(mdata, keys)["params"]
