@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["diagnosis", "embedding", "history", "mapped", "model"]
+__all__ = ["correlations", "diagnosis", "embedding", "history", "mapped", "model"]
 
 
 def mapped(
@@ -230,3 +230,57 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
 
     stored = _slots.record(mdata, Keys(key))["model"]
     return Aligner.from_state(str(stored["config"]), stored["weights"])
+
+
+def correlations(
+    mdata: MuData, source: str, target: str, *, gene: str | Sequence[str] | None = None, key: str = "scmmgan"
+) -> pd.DataFrame:
+    """Spurious and novel correlations.
+
+    Parameters
+    ----------
+    mdata
+        Data after :func:`scmmgan.tl.correlations`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features they were mapped to.
+    gene
+        Genes asked for, as they were named there; default: all.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new table, one row per gene and feature compared with it; :func:`scmmgan.tl.correlations` describes the columns.
+    Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, or no correlations of the two modalities or of a gene.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(shared_genes=True)
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> smm.tl.correlations(mdata, "rna", "protein", gene="gene_0")
+    >>> table = smm.get.correlations(mdata, "rna", "protein", gene="gene_0")
+    >>> table["feature"].is_unique
+    True
+    """
+    _slots.check_aligned(mdata, (source, target), Keys(key))
+    found = _slots.record(mdata, Keys(key)).get("correlations", {}).get(source, {})
+    if target not in found:
+        raise KeyError(
+            f"No correlations of {source!r} mapped to {target!r} for the alignment {key!r}. "
+            f"Run `scmmgan.tl.correlations(mdata, {source!r}, {target!r}, gene=...)`."
+        )
+    table = pd.DataFrame(found[target]["table"]).reset_index(drop=True)
+    if gene is None:
+        return table
+    wanted, there = [gene] if isinstance(gene, str) else list(gene), table["query"].unique().tolist()
+    if unknown := [name for name in wanted if name not in there]:
+        raise KeyError(f"No correlations of {unknown}. Found: {there}. Run `scmmgan.tl.correlations` for them.")
+    return pd.concat([table[table["query"] == name] for name in wanted], ignore_index=True)

@@ -373,3 +373,10 @@ def test_other_data_than_was_aligned():
     mdata.uns["scmmgan"]["params"]["n_pcs"] = 5
     with pytest.raises(ValueError, match="no longer what was aligned"):
         smm.tl.diagnose(mdata)
+
+
+def test_modalities_that_a_dict_left_out():
+    mdata = smm.datasets.toy(n_cells=60)
+    smm.tl.align(mdata, links="gene", smooth={"protein": None}, n_pcs={"rna": 9}, **COUPLED)
+    smm.tl.diagnose(mdata)
+    assert smm.get.diagnosis(mdata, "rna", "protein")["supported"]

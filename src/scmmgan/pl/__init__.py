@@ -1,10 +1,11 @@
-"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis."""
+"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis, correlations."""
 
 from __future__ import annotations
 
 from scmmgan.pl._alignment import alignment
+from scmmgan.pl._correlations import correlations
 from scmmgan.pl._diagnosis import diagnosis
 from scmmgan.pl._history import history
 from scmmgan.pl._spatial_map import spatial_map
 
-__all__ = ["alignment", "diagnosis", "history", "spatial_map"]
+__all__ = ["alignment", "correlations", "diagnosis", "history", "spatial_map"]

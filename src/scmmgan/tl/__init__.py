@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ._align import align
+from ._correlations import correlations
 from ._diagnose import diagnose
 from ._importance import importance
 from ._match import match
 from ._transfer import transfer
 
-__all__ = ["align", "diagnose", "importance", "match", "transfer"]
+__all__ = ["align", "correlations", "diagnose", "importance", "match", "transfer"]

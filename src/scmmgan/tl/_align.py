@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-DEFAULTS = {"smooth": 3, "n_pcs": 50}
-
 
 def align(
     mdata: MuData,
@@ -36,8 +34,8 @@ def align(
     layer: str | Mapping[str, str] | None = None,
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
-    n_pcs: int | Mapping[str, int] = DEFAULTS["n_pcs"],
-    smooth: int | Mapping[str, int | None] | None = DEFAULTS["smooth"],
+    n_pcs: int | Mapping[str, int] = _problem.DEFAULTS["n_pcs"],
+    smooth: int | Mapping[str, int | None] | None = _problem.DEFAULTS["smooth"],
     method: str = "scmmgan",
     geometry: str | None = "auto",
     cycle_as_real: bool = False,
@@ -243,7 +241,7 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
     """The arguments that may differ between modalities, as dicts; numbers are checked."""
     out = {
-        argument: _domain.per_modality(arguments[argument], names, argument, DEFAULTS.get(argument))
+        argument: _domain.per_modality(arguments[argument], names, argument, _problem.DEFAULTS.get(argument))
         for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch")
     }
     for argument, low in (("smooth", 0), ("n_pcs", 1)):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scmmgan.model.coupling import Coupling
 
 Pair = tuple[str, str]
+DEFAULTS = {"smooth": 3, "n_pcs": 50}  # of modalities that a dict leaves out
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
     names = [str(m) for m in params["modalities"]]
     config = _slots.check_aligned(mdata, names, keys)
     per = {
-        argument: _domain.per_modality(given(params[argument]), names, argument)
+        argument: _domain.per_modality(given(params[argument]), names, argument, DEFAULTS.get(argument))
         for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
     }
     per = {argument: {m: given(v) for m, v in by.items()} for argument, by in per.items()}
