@@ -44,3 +44,7 @@ class Keys:
     def cell_uncertainty(self, target: str | None = None) -> str:
         """`mdata[source].obs`: uncertainty of mapped cells; `target` named where there are several."""
         return "_".join(name for name in (self.key, "uncertainty", target) if name)
+
+    def cluster(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: clusters of mapped cells; `target` named where there are several."""
+        return "_".join(name for name in (self.key, "cluster", target) if name)
