@@ -9,7 +9,7 @@ from scmmgan.model.diffusion import _bridges, nearest_neighbors
 
 
 def spectral(x: np.ndarray, n_clusters: int, *, n_neighbors: int = 15, random_state: int = 0) -> np.ndarray:
-    """Labels (n,) of normalised-cut clusters of the rows of `x`, 0 for the largest; fewer than asked for among copies.
+    """Labels (n,) of normalised-cut clusters of the rows of `x`, 0 for the largest.
 
     Leading eigenvectors by Lanczos on the sparse graph, without scikit-learn's factorisation of it, then its k-means.
     """
@@ -18,7 +18,6 @@ def spectral(x: np.ndarray, n_clusters: int, *, n_neighbors: int = 15, random_st
 
     affinity = neighbor_graph(x, n_neighbors, random_state=random_state)
     vectors = leading_vectors(affinity, n_clusters, random_state=random_state)
-    n_clusters = min(n_clusters, len(np.unique(vectors.round(12), axis=0)))
     # one thread: the order in which threads add up decides the last bit
     with threadpool_limits(1, user_api="openmp"):
         label = KMeans(n_clusters, n_init=10, random_state=random_state).fit(vectors).labels_

@@ -90,8 +90,8 @@ def draw_predictions(
         ax.set_title(f"{one.name}\n{r}, {len(one.x):,} pairs", fontsize=TEXT)
         ax.set_xlabel(f"measured ({one.units[0]})", fontsize=SMALL)
         ax.set_ylabel(f"predicted ({one.units[1]})", fontsize=SMALL)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         ax.tick_params(labelsize=SMALL)
         ax.spines[["top", "right"]].set_visible(False)
     if binned:

@@ -87,13 +87,12 @@ def cluster(
     _derived.check_free(mdata, [slot], keys)
     start = sum(found["widths"][m] for m in names[: names.index(target)])
     mapped = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
+    if (different := len(np.unique(mapped, axis=0))) < n_clusters:
+        raise ValueError(
+            f"The mapped cells of {source!r} are copies of {different} cells: no {n_clusters} clusters. Lower `n_clusters`."
+        )
     from scmmgan.model import clusters
 
     label = clusters.spectral(mapped, n_clusters, n_neighbors=n_neighbors, random_state=random_state)
-    if (n_found := int(label.max()) + 1) < n_clusters:
-        raise ValueError(
-            f"The mapped cells of {source!r} fall into {n_found} groups of copies: `n_clusters` is at most {n_found}, "
-            f"got {n_clusters}."
-        )
     values = pd.Categorical.from_codes(label, categories=pd.Index([str(i) for i in range(n_clusters)]))
     _derived.write(mdata, {slot: values}, keys)
