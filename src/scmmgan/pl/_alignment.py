@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
-from scmmgan.pl._predicted import draw_predictions, predicted
+from scmmgan.pl._predicted import draw_predictions, predict
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def alignment(
             f"source={source!r}, target={target!r}, features={features!r}, pairs {'given' if pairs is not None else None}."
         )
     joint = get.embedding(mdata, key=key)
-    predictions = [] if source is None or target is None else predicted(mdata, source, target, names, pairs, key)
+    predictions = [] if source is None or target is None else predict(mdata, source, target, names, pairs, key)
     if source is not None:
         joint = joint[joint.obs["modality"].isin([source, target]).to_numpy()]
     if color not in joint.obs:

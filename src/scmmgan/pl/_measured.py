@@ -42,7 +42,7 @@ def units(mdata: MuData, modality: str, key: str, *, mapped: bool = False) -> st
     )
 
 
-def measured(mdata: MuData, modality: str, features: list[str], key: str) -> np.ndarray:
+def measured_values(mdata: MuData, modality: str, features: list[str], key: str) -> np.ndarray:
     """Measured values of a few features, (cells, features) float."""
     layer = read_layer(mdata, modality, key)
     part = mdata[modality][:, features]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scmmgan import _known, get
-from scmmgan.pl._measured import measured, units
+from scmmgan.pl._measured import measured_values, units
 from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Prediction:
         return float((x * y).sum()) / norm if norm > 0 else float("nan")
 
 
-def predicted(
+def predict(
     mdata: MuData, source: str, target: str, names: list[str], pairs: str | pd.DataFrame | None, key: str
 ) -> list[Prediction]:
     """Features of the target, for the pairs that the alignment was not given."""
@@ -51,7 +51,7 @@ def predicted(
         return []
     rows = held_out(mdata, source, target, pairs, key)
     y = np.asarray(mapped.X, dtype=float)[rows[:, 0]]
-    x = measured(mdata, target, names, key)[rows[:, 1]]
+    x = measured_values(mdata, target, names, key)[rows[:, 1]]
     labels = units(mdata, target, key), units(mdata, target, key, mapped=True)
     return [Prediction(name, x[:, i], y[:, i], labels) for i, name in enumerate(names)]
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan._keys import Keys
-from scmmgan.pl._measured import linked, measured, units
+from scmmgan.pl._measured import linked, measured_values, units
 from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissue
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
@@ -208,7 +208,7 @@ def measured_panel(
     found = [name] if name in mdata[source].var_names else linked(mdata, name, source, target, key)
     if not found:
         return Panel(head=head, note=f"not measured in {source}")
-    values = measured(mdata, source, found, key).mean(axis=1)[cells]
+    values = measured_values(mdata, source, found, key).mean(axis=1)[cells]
     note = "" if found == [name] else f"as {found[0]}" if len(found) == 1 else f"as the mean of {', '.join(found)}"
     return Panel(paint(values, cmap), units(mdata, source, key), head, note)
 
