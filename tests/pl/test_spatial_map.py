@@ -224,17 +224,18 @@ def again(mdata, name: str, factor: float = 1.5) -> str:
 
 @pytest.fixture
 def with_uncertainty(aligned, monkeypatch):
-    """As `tl.uncertainty` leaves it: a `var` column, and `get.uncertainty` with NaN for the last feature asked for."""
+    """As `tl.uncertainty` leaves it: `var` columns, NaN for a rarely seen feature, and `get.uncertainty`."""
 
     def run(key="scmmgan", source=None):
-        aligned["cells"].var[Keys(key).uncertainty(source=source)] = 0.5
+        aligned["cells"].var[Keys(key).uncertainty("coupling", source)] = [0.5, np.nan, 0.5, 0.5]
         return np.random.default_rng(1).random(60)
 
     def fake(mdata, source, target, *, features, key):
         found = get.mapped(mdata, source, target, features=features, key=key)
         values = np.repeat(np.random.default_rng(1).random(60)[:, None], len(features), axis=1)
         found.X = values * 7
-        values[:, [name == "A23" for name in features]] = np.nan
+        # a cell that is coupled with several kinds of cells
+        values[0, [name == "A1" for name in features]] = 1.5
         found.layers["relative"] = values
         return found
 
@@ -288,8 +289,8 @@ def test_first_of_several_says_what_was_measured(aligned):
 @pytest.mark.parametrize("source", [None, "spots"])
 def test_uncertainty_is_relative_from_0_to_1(aligned, with_uncertainty, source):
     expected = with_uncertainty(source=source)
-    axes = draw(aligned, ["G0", "A23", "G7", "depth"])
-    assert axes.shape == (4, 3)
+    axes = draw(aligned, ["G0", "A23", "G7", "depth", "A1"])
+    assert axes.shape == (5, 3)
     assert heads(axes[0]) == ["measured in spots", "mapped to cells", "uncertainty"]
     spots = axes[0, 2].collections[0]
     np.testing.assert_allclose(spots.get_array(), expected)
@@ -298,6 +299,8 @@ def test_uncertainty_is_relative_from_0_to_1(aligned, with_uncertainty, source):
     assert said(axes[1, 2]) == "too rarely seen to judge"
     assert said(axes[2, 2]) == "not measured in cells"
     assert said(axes[3, 2]) == ""
+    assert [bar_of(axes[row, 2])._colorbar.extend for row in (0, 4)] == ["neither", "max"]
+    assert axes[4, 2].collections[0].get_clim() == (0, 1)
     assert draw(aligned, "G0", uncertainty=False).shape == (1, 2)
 
 
@@ -314,6 +317,10 @@ def test_uncertainty_that_was_not_computed_is_left_out(aligned, caplog):
         assert draw(aligned, ["G0", "A1"]).shape == (2, 2)
     (line,) = caplog.messages
     assert "scmmgan.tl.uncertainty(mdata, 'spots', 'cells')" in line
+    caplog.clear()
+    # of another kind: no variance of each cell
+    aligned["cells"].var[Keys().uncertainty("noise")] = aligned["cells"].var[Keys().uncertainty()] = 0.5
+    assert draw(aligned, "G0").shape == (1, 2)
     caplog.clear()
     with caplog.at_level("INFO", logger="scmmgan"):
         draw(aligned, "G0", uncertainty=False)

@@ -71,8 +71,9 @@ def spatial_map(
     Measured and mapped values are in different units (each modality's own layer; mapped ones moreover on its smoothed
     scale), so each of the two has a colour bar of its own, from the 1st to the 99th percentile of the cells drawn;
     pointed ends of the bar mean that values lie beyond. One feature mapped by several alignments that read the same
-    layer has one scale in all of them. Uncertainty always runs from 0 (determined by what the source measured) to 1 (as
-    variable as in the whole population).
+    layer has one scale in all of them. Uncertainty is that of the coupling, cell by cell
+    (:func:`scmmgan.get.uncertainty`, relative), and always runs from 0 (determined by what the source measured) to 1 (as
+    variable as in the whole population; a pointed end means that some cells lie beyond).
 
     Parameters
     ----------
@@ -232,18 +233,19 @@ def mapped_panels(
 def doubt_panels(
     mdata: MuData, wanted: list[str], source: str, target: str, key: str, cells: np.ndarray
 ) -> dict[str, Panel]:
-    """Uncertainty of mapped features; none where `tl.uncertainty` was not run for this alignment."""
-    slots = Keys(key)
+    """Uncertainty of mapped features; none where that of the coupling was not computed for this alignment."""
     if not wanted:
         return {}
-    if not {slots.uncertainty(), slots.uncertainty(source=source)} & set(mdata[target].var):
+    slots = Keys(key).uncertainty("coupling"), Keys(key).uncertainty("coupling", source)
+    scores = next((mdata[target].var[slot] for slot in slots if slot in mdata[target].var), None)
+    if scores is None:
         logger.info("No uncertainty of %r: run `scmmgan.tl.uncertainty(mdata, %r, %r)` to see it.", key, source, target)
         return {}
     found = get.uncertainty(mdata, source, target, features=wanted, key=key)
     values = np.asarray(found.layers["relative"], dtype=float)[cells]
     panels = {}
     for name, column in zip(wanted, values.T):
-        if np.isnan(column).all():
+        if np.isnan(scores[name]) or np.isnan(column).all():
             panels[name] = Panel(head=DOUBT, note=RARE)
             continue
         extend: Literal["max", "neither"] = "max" if (column > 1).any() else "neither"
