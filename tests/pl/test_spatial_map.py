@@ -196,7 +196,9 @@ def test_grid_fits_the_page(aligned, with_uncertainty, n_keys, flat):
         aligned["spots"].obsm["spatial"][:, 1] /= 8
     with_uncertainty()
     keys = ["scmmgan", *(again(aligned, f"method{i}") for i in range(1, n_keys))]
-    figure = draw(aligned, ["A-none", "A23", "depth", "G7"], keys=keys, return_fig=True)
+    aligned["spots"].obs["a_long_name_without_gaps"] = 1.0
+    names = ["A-none", "A23", "a_long_name_without_gaps", "depth", "G7"]
+    figure = draw(aligned, names, keys=keys, return_fig=True)
     assert figure.get_figwidth() * 25.4 < 170.1
     figure.canvas.draw()
     panels = [ax for ax in figure.axes if ax.collections or ax.texts]
