@@ -91,6 +91,22 @@ def test_leading_vectors_are_eigenvectors_of_the_random_walk():
     assert np.ptp(vectors[:, 0]) < 1e-8
 
 
+def test_a_thin_curve_falls_back_on_a_factorisation(monkeypatch: pytest.MonkeyPatch):
+    """Hardly a gap below 1: the same vectors, whichever way they were found."""
+    t = np.linspace(0, 1, 1_000)
+    x = np.column_stack([np.cos(9 * t), np.sin(9 * t), 8 * t]).astype(np.float32)
+    graph = clusters.neighbor_graph(x, 15)
+    by_lanczos = clusters.leading_vectors(graph, 4)
+    monkeypatch.setattr(clusters, "ROUNDS", 1)
+    by_factors = clusters.leading_vectors(graph, 4)
+    signs = np.sign((by_lanczos * by_factors).sum(0))
+    np.testing.assert_allclose(by_factors * signs, by_lanczos, atol=1e-3 * np.abs(by_lanczos).max())
+    assert not np.array_equal(by_factors, by_lanczos)
+    # pieces of the curve, one after the other
+    label = clusters.spectral(x, 4)
+    assert (np.diff(label) != 0).sum() == 3
+
+
 def test_copies_of_cells():
     x = np.repeat(np.eye(6, dtype=np.float32) * [1, 2, 3, 4, 5, 6], 20, axis=0)
     label = clusters.spectral(x, 6)

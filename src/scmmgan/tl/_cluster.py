@@ -29,7 +29,8 @@ def cluster(
     Spectral clustering (METHOD §9) of the mapped cells in the target's model space: the cells' kNN graph (1 between
     mutual neighbours, .5 one-sided; parts without a connection joined by single edges between their nearest cells), the
     leading eigenvectors of its random walk, k-means on these. Coordinates play no part. Nothing is cells × cells but the
-    sparse graph: {SPEED}
+    sparse graph: five clusters of 10,000 cells took 3 s, of 100,000 cells 37 s and 0.7 GB (two busy cores), the search for
+    neighbours most of it; a minute more where all cells lie on one thin curve.
 
     Parameters
     ----------
