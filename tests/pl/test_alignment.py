@@ -64,9 +64,10 @@ def test_shared_space_has_one_panel_before(aligned):
         aligned[name].obsm["X_scmmgan"] = rng.normal(size=(n, 6)) + (name == "cells") * np.repeat([0, 3], 3)
     axes = pl.alignment(aligned, show=False)
     assert [ax.get_title() for ax in axes] == [
-        "before: spots and cells, joint\nPCs\n105 cells",
+        "before: spots and cells\n105 cells",
         "after: joint embedding\n105 cells",
     ]
+    assert axes[0].get_xlabel().startswith("joint PC 1 (")
     # each modality's own block: all axes of one space
     own = np.vstack([aligned["spots"].obsm["X_scmmgan"][:, :3], aligned["cells"].obsm["X_scmmgan"][:, 3:]])
     offsets = np.abs(np.asarray(axes[0].collections[0].get_offsets()))
@@ -84,7 +85,7 @@ def test_after_in_the_components_of_the_target(aligned):
     expected = np.abs((np.vstack([mapped, own]) - own.mean(0)) @ vt[:2].T)
     drawn = axes[2].collections[0]
     np.testing.assert_allclose(in_order(np.abs(np.asarray(drawn.get_offsets()))), in_order(expected), atol=1e-4)
-    assert axes[2].get_xlabel() == f"PC 1 ({s[0] ** 2 / (s**2).sum():.0%})"
+    assert axes[2].get_xlabel() == f"cells PC 1 ({s[0] ** 2 / (s**2).sum():.0%})"
     assert [int((drawn.get_array() == code).sum()) for code in (0, 1)] == [60, 45]
     # the other way round: other axes, the same panels before
     back = pl.alignment(aligned, "cells", "spots", show=False)

@@ -151,6 +151,7 @@ class Cloud:
     cells: np.ndarray
     xy: np.ndarray
     share: np.ndarray
+    axis: str = "PC"
 
 
 def clouds(x: np.ndarray, modality: np.ndarray, block: np.ndarray, target: str | None, *, shared: bool) -> list[Cloud]:
@@ -161,7 +162,7 @@ def clouds(x: np.ndarray, modality: np.ndarray, block: np.ndarray, target: str |
     found = []
     if shared:
         cells, joined = np.concatenate(list(rows.values())), np.vstack(list(own.values()))
-        found.append(Cloud(f"before: {' and '.join(names)}, joint PCs", cells, *principal_components(joined)))
+        found.append(Cloud(f"before: {' and '.join(names)}", cells, *principal_components(joined), axis="joint PC"))
     else:
         found += [Cloud(f"before: {name}", rows[name], *principal_components(own[name])) for name in names]
     every = np.arange(len(x))
@@ -169,7 +170,7 @@ def clouds(x: np.ndarray, modality: np.ndarray, block: np.ndarray, target: str |
         return [*found, Cloud("after: joint embedding", every, *principal_components(x))]
     source = next(name for name in names if name != target)
     places = principal_components(x[:, block == target], own[target])
-    return [*found, Cloud(f"after: {source} mapped to {target}", every, *places)]
+    return [*found, Cloud(f"after: {source} mapped to {target}", every, *places, axis=f"{target} PC")]
 
 
 def in_own_order(values: pd.Series, tables: Sequence[pd.DataFrame]) -> pd.Series:
@@ -212,8 +213,8 @@ def draw_cells(ax: Axes, xy: np.ndarray, colors: Paint, cells: np.ndarray, size:
 def label_panel(ax: Axes, cloud: Cloud) -> None:
     """Title and axis names; components have no scale worth reading."""
     ax.set_title(f"{fill(cloud.title, 32)}\n{len(cloud.cells):,} cells", fontsize=TEXT)
-    ax.set_xlabel(f"PC 1 ({cloud.share[0]:.0%})", fontsize=SMALL)
-    ax.set_ylabel(f"PC 2 ({cloud.share[1]:.0%})", fontsize=SMALL)
+    ax.set_xlabel(f"{cloud.axis} 1 ({cloud.share[0]:.0%})", fontsize=SMALL)
+    ax.set_ylabel(f"{cloud.axis} 2 ({cloud.share[1]:.0%})", fontsize=SMALL)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[["top", "right"]].set_visible(False)

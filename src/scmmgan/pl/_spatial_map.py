@@ -151,7 +151,7 @@ def spatial_map(
     low, high = tissue.limits
     shape = (len(names), len(panels[0]))
     ratio = float((high[1] - low[1]) / (high[0] - low[0]))
-    width, inches = layout(shape, ratio=ratio)
+    width, inches = layout(panels, ratio=ratio)
     letters = max(int((width * ratio + 0.3) * 72 / (0.65 * TEXT)), 6)  # of a name along a row, bold
     figure, axes = make_axes(ax, shape[0] * shape[1], shape=shape, size=inches)
     axes = axes.reshape(shape)
@@ -193,7 +193,8 @@ def contents(
     for name in names:
         if name not in goal.var_names and name not in adata.var_names:
             blank = [Panel() for key in keys for _ in range(1 + bool(doubts.get(key)))]
-            rows.append([Panel(paint(adata.obs[name].iloc[cells], cmap), name), *blank])
+            colors = paint(adata.obs[name].iloc[cells], cmap)
+            rows.append([Panel(colors, "" if colors.legend else name), *blank])
             continue
         row = [measured_panel(mdata, name, source, target, keys[0], cells, cmap)]
         missing = Panel(head=DOUBT, note=f"not measured in {target}")
@@ -256,11 +257,13 @@ def doubt_panels(
     return panels
 
 
-def layout(shape: tuple[int, int], *, ratio: float) -> tuple[float, tuple[float, float]]:
+def layout(panels: list[list[Panel]], *, ratio: float) -> tuple[float, tuple[float, float]]:
     """Width of a panel, and width × height of the figure in inches."""
-    # the gap between panels takes 0.15 inches, the names of rows 0.25, a colour bar 0.5, the heads 0.45
-    width = min((WIDTH - 0.25) / shape[1] - 0.15, TALLEST / ratio)
-    return width, ((width + 0.15) * shape[1] + 0.25, (width * ratio + 0.5) * shape[0] + 0.45)
+    # the gap between panels takes 0.15 inches, the names of rows 0.25, a colour bar 0.4, the heads 0.4
+    width = min((WIDTH - 0.25) / len(panels[0]) - 0.15, TALLEST / ratio)
+    heights = [width * ratio + 0.1 + 0.4 * any(panel.bar for panel in row) for row in panels]
+    heads = 0.4 * any(panel.head for row in panels for panel in row)
+    return width, ((width + 0.15) * len(panels[0]) + 0.25, sum(heights) + heads + 0.05)
 
 
 def draw_panel(figure: Figure, ax: Axes, tissue: Tissue, panel: Panel, head: str, width: float) -> None:
