@@ -152,7 +152,7 @@ def spatial_map(
     shape = (len(names), len(panels[0]))
     ratio = float((high[1] - low[1]) / (high[0] - low[0]))
     width, inches = layout(panels, ratio=ratio)
-    letters = max(int((width * ratio + 0.3) * 72 / (0.65 * TEXT)), 6)  # of a name along a row, bold
+    letters = max(int((width * ratio + 0.1) * 72 / (0.7 * TEXT)), 6)  # of a name along a row, bold
     figure, axes = make_axes(ax, shape[0] * shape[1], shape=shape, size=inches)
     axes = axes.reshape(shape)
     headed: set[int] = set()
@@ -161,7 +161,9 @@ def spatial_map(
             head = "" if column in headed else panel.head
             headed |= {column} if head else set()
             draw_panel(figure, place, tissue, panel, head, width)
-        places[0].set_ylabel(fill(name, letters), fontsize=TEXT, fontweight="bold")
+        places[0].set_ylabel(
+            fill(name.replace("_", "_ "), letters).replace("_ ", "_"), fontsize=TEXT, fontweight="bold"
+        )
         if row[0].colors is not None and row[0].colors.legend:
             # labels have no mapped panel: its place holds their legend
             labels = row[0].colors.legend
