@@ -261,11 +261,11 @@ def doubt_panels(
 
 def layout(panels: list[list[Panel]], *, ratio: float) -> tuple[float, tuple[float, float]]:
     """Width of a panel, and width × height of the figure in inches."""
-    # the gap between panels takes 0.15 inches, the names of rows 0.25, a colour bar 0.4, the heads 0.4
-    width = min((WIDTH - 0.25) / len(panels[0]) - 0.15, TALLEST / ratio)
+    # the gap between panels takes 0.15 inches, the names of rows 0.32, a colour bar 0.4, the heads 0.4
+    width = min((WIDTH - 0.32) / len(panels[0]) - 0.15, TALLEST / ratio)
     heights = [width * ratio + 0.1 + 0.4 * any(panel.bar for panel in row) for row in panels]
     heads = 0.4 * any(panel.head for row in panels for panel in row)
-    return width, ((width + 0.15) * len(panels[0]) + 0.25, sum(heights) + heads + 0.05)
+    return width, ((width + 0.15) * len(panels[0]) + 0.32, sum(heights) + heads + 0.05)
 
 
 def draw_panel(figure: Figure, ax: Axes, tissue: Tissue, panel: Panel, head: str, width: float) -> None:
