@@ -56,3 +56,7 @@ class Keys:
     def transferred(self, target: str, column: str, part: str | None = None) -> str:
         """`mdata[source].obs`: what the target's cells have in `column`; `.obsm`: shares of labels; or a `part` of it."""
         return "_".join(name for name in (self.key, target, column, part) if name)
+
+    def cluster(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: clusters of mapped cells; `target` named where there are several."""
+        return "_".join(name for name in (self.key, "cluster", target) if name)

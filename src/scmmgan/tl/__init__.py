@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ._align import align
+from ._cluster import cluster
 from ._correlations import correlations
 from ._diagnose import diagnose
 from ._importance import importance
 from ._match import match
 from ._transfer import transfer
 
-__all__ = ["align", "correlations", "diagnose", "importance", "match", "transfer"]
+__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "transfer"]
