@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan import _slots
-from scmmgan._domain import modality
+from scmmgan._domain import missing_key, modality
 from scmmgan._keys import Keys
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["diagnosis", "embedding", "history", "mapped", "model"]
+__all__ = ["diagnosis", "embedding", "history", "mapped", "model", "uncertainty"]
 
 
 def mapped(
@@ -70,10 +70,7 @@ def mapped(
     known = set(names) <= set(var.index)
     var = var.loc[names].copy() if known else pd.DataFrame(index=pd.Index(names, dtype=object))
     out = AnnData(values.copy(), obs=cells.obs.copy(), var=var)
-    if "spatial" in cells.obsm:
-        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
-    if "spatial" in cells.uns:
-        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+    _copy_places(cells, out)
     return out
 
 
@@ -230,3 +227,91 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
 
     stored = _slots.record(mdata, Keys(key))["model"]
     return Aligner.from_state(str(stored["config"]), stored["weights"])
+
+
+def uncertainty(
+    mdata: MuData, source: str, target: str, *, features: str | Sequence[str], key: str = "scmmgan"
+) -> AnnData:
+    """Variance that the coupling leaves to chosen features in each cell of `source`.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, after :func:`scmmgan.tl.uncertainty` with `method="coupling"` or `"all"`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features they were mapped to.
+    features
+        Features of `target`, in the order wanted.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new AnnData, cells of `source` × `features`: `X` float32, the variance in squared units of the (smoothed) layer of
+    `target` that was read; `layers["relative"]` the same over the feature's variance in the population: 0 determined, 1 as
+    variable as the population, beyond it where a cell is coupled with several kinds of cells (NaN for features that do not
+    vary). The share of a cell without a partner counts as not determined. `obs`, `var`, `obsm["spatial"]` and
+    `uns["spatial"]` as in :func:`scmmgan.get.mapped`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or feature, or no uncertainty of the coupling.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.uncertainty(mdata, "rna", "protein")
+    >>> names = list(mdata["protein"].var_names[:2])
+    >>> smm.get.uncertainty(mdata, "rna", "protein", features=names).layers["relative"].shape == (mdata["rna"].n_obs, 2)
+    True
+    """
+    from anndata import AnnData
+
+    variance, total, names = _coupling_variance(mdata, source, target, features, Keys(key))
+    cells = modality(mdata, source)
+    out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out.layers["relative"] = np.where(total > 0, variance / total, np.nan).astype(np.float32)
+    _copy_places(cells, out)
+    return out
+
+
+def _copy_places(cells: AnnData, out: AnnData) -> None:
+    """Coordinates and pictures of the source's cells."""
+    if "spatial" in cells.obsm:
+        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
+    if "spatial" in cells.uns:
+        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+
+
+def _coupling_variance(
+    mdata: MuData, source: str, target: str, features: str | Sequence[str], keys: Keys
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Conditional variance (cells × features), variance in the population (features,), names."""
+    from scmmgan.model import uncertainty as model
+
+    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
+    cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
+    table = _slots.record(mdata, keys).get("uncertainty", {}).get(source, {}).get(target, {})
+    if "landmark_mass" not in table or plan not in cells.obsm or keys.landmark_moments()[0] not in other.varm:
+        raise KeyError(
+            f"No uncertainty of the coupling from {source!r} to {target!r} in the alignment {keys.key!r}. "
+            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
+        )
+    names = [features] if isinstance(features, str) else [str(name) for name in features]
+    at = other.var_names.get_indexer(pd.Index(names, dtype=object))
+    if (at < 0).any():
+        raise missing_key(f"feature in {target!r}", names[int((at < 0).argmax())], list(other.var_names))
+    mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
+    total = model.total_variance(np.asarray(table["landmark_mass"]), mean, variance)
+    found = model.conditional_variance(cells.obsm[plan], mean, variance)
+    column = keys.unmatched(target if several else None)
+    if column in cells.obs:
+        lost = cells.obs[column].to_numpy(dtype=np.float32)[:, None]
+        found += lost * (total.astype(np.float32) - found)
+    return found, total, names

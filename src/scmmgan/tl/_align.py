@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-DEFAULTS = {"smooth": 3, "n_pcs": 50}
+DEFAULTS = {"smooth": 3, "n_pcs": 50, "noise_dim": 0}
 
 
 def align(
@@ -45,6 +45,7 @@ def align(
     max_steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    noise_dim: int | Mapping[str, int] = DEFAULTS["noise_dim"],
     random_state: int = 0,
     device: str = "auto",
     key_added: str = "scmmgan",
@@ -117,6 +118,10 @@ def align(
     lr
         Adam's learning rate (default 1e-3, METHOD §5), warmed up over 50 steps, decaying over the last 40 %.
         `"scmmgan-paper"`: 1e-4, constant.
+    noise_dim
+        Width of the noise z ~ N(0, I) that generators take beside a cell, drawn anew at every use in training (default
+        0: none; METHOD §7 takes half of model space). One number, or a dict by source modality. Mapped values are those
+        of z = 0; :func:`scmmgan.tl.uncertainty` draws. Not for `method="coupling"`.
     random_state
         Seed of everything random; global generators stay untouched. The same seed gives the same bits on CPU.
     device
@@ -189,7 +194,7 @@ def align(
     from scmmgan.model import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
-    settings = {name: arguments[name] for name in chosen}
+    settings = {name: arguments[name] for name in chosen} | {"noise_dim": per_modality["noise_dim"]}
     aligner, history = methods.fit(
         method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
     )
@@ -249,13 +254,15 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
     """The arguments that may differ between modalities, as dicts; numbers are checked."""
     out = {
         argument: _domain.per_modality(arguments[argument], names, argument, DEFAULTS.get(argument))
-        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch")
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch", "noise_dim")
     }
-    for argument, low in (("smooth", 0), ("n_pcs", 1)):
+    for argument, low in (("smooth", 0), ("n_pcs", 1), ("noise_dim", 0)):
         out[argument] = {
             name: None if value is None else _domain.whole_number(value, argument, low=low)
             for name, value in out[argument].items()
         }
+    if arguments["method"] == "coupling" and any(out["noise_dim"].values()):
+        raise ValueError("`method='coupling'` trains nothing that could take noise. Leave `noise_dim` out.")
     return out
 
 
