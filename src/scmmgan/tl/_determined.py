@@ -42,11 +42,10 @@ class Determined:
     info: dict[str, Any]
 
 
-def determined(problem: Problem, pair: Pair, kept: np.ndarray, random_state: int) -> Determined:
+def determined(problem: Problem, pair: Pair, coupling: Coupling, kept: np.ndarray, random_state: int) -> Determined:
     """Scores of features and cells from the coupling of the alignment; cells of known pairs without their own pair."""
     from scmmgan.model import uncertainty
 
-    coupling = problem.couple(random_state)[0][pair]
     source, target = (_domain(problem, m) for m in pair)
     plan = _without_own_pair(problem, pair, coupling, random_state)
     plan = uncertainty.widened(plan, source.x, random_state=random_state)

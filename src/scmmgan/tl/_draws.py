@@ -11,11 +11,13 @@ import numpy as np
 from scmmgan.tl import _diagnose
 
 if TYPE_CHECKING:
-    from scmmgan.model.aligner import Aligner
+    from scmmgan.model.aligner import Aligner, Loadings
+    from scmmgan.model.coupling import Coupling
     from scmmgan.tl._problem import Problem
 
 logger = logging.getLogger("scmmgan")
 
+Prior = tuple[dict[tuple[str, str], "Coupling"], dict[tuple[str, str], "Loadings"]]
 Scores = tuple[np.ndarray, np.ndarray]  # of features (g,), of cells (n,)
 SHORT = 300  # steps of a restart, as in `tl.diagnose`
 IGNORED = 0.01  # median score below which generators ignore their noise
@@ -26,6 +28,7 @@ def noise(
     aligner: Aligner,
     params: Mapping[str, Any],
     pair: tuple[str, str],
+    prior: Prior,
     kept: np.ndarray,
     *,
     n_draws: int,
@@ -39,7 +42,7 @@ def noise(
     x = problem.x
     if source not in aligner.noise:
         logger.info("Training generators that take noise, half as wide as model space.")
-        couplings, loadings = problem.couple(int(params["random_state"]))
+        couplings, loadings = prior
         settings = _settings(params, problem) | {"random_state": random_state, "progress_bar": progress_bar}
         widths = {m: max(1, v.shape[1] // 2) for m, v in x.items()}
         aligner, _ = methods.fit(x=x, couplings=couplings, loadings=loadings, **settings | {"noise_dim": widths})
@@ -57,6 +60,7 @@ def seeds(
     problem: Problem,
     params: Mapping[str, Any],
     pair: tuple[str, str],
+    prior: Prior,
     kept: np.ndarray,
     *,
     n_restarts: int,
@@ -70,7 +74,7 @@ def seeds(
     x = problem.x
     settings = _settings(params, problem) | {"progress_bar": progress_bar}
     settings["max_steps"] = min(SHORT, int(params["max_steps"]))
-    couplings, loadings = problem.couple(int(params["random_state"]))
+    couplings, loadings = prior
     probed = {m: np.sort(np.random.default_rng(random_state).permutation(len(v))[:1_000]) for m, v in x.items()}
     mapped, images = [], []
     for i in range(n_restarts):

@@ -139,12 +139,13 @@ def uncertainty(
     _derived.check_free(mdata, _slot_names(parts, pair, keys, several=several), keys)
     problem = _problem.reread(mdata, keys)
     known = _intervals.calibration_pairs(mdata, pair, pairs, coverage, problem)
+    prior = problem.couple(int(params["random_state"]))
     kept, detection = expressed(_intervals.read_layer(mdata, target, params))
     slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
     record: dict[str, Any] = {"method": method}
     scores: dict[str, _draws.Scores] = {}
     if "coupling" in parts:
-        found = _determined.determined(problem, pair, kept, int(params["random_state"]))
+        found = _determined.determined(problem, pair, prior[0][pair], kept, int(params["random_state"]))
         scores["coupling"] = found.score, found.cells
         record["landmark_mass"] = found.mass
         slots |= {(target, "varm", k): v.T for k, v in zip(keys.landmark_moments(), (found.mean, found.variance))}
@@ -154,9 +155,9 @@ def uncertainty(
     settings: dict[str, Any] = {"random_state": seed, "progress_bar": progress_bar}
     if "noise" in parts:
         aligner = get.model(mdata, key=key)
-        scores["noise"] = _draws.noise(problem, aligner, params, pair, kept, n_draws=n_draws, **settings)
+        scores["noise"] = _draws.noise(problem, aligner, params, pair, prior, kept, n_draws=n_draws, **settings)
     if "seeds" in parts:
-        scores["seeds"], mode = _draws.seeds(problem, params, pair, kept, n_restarts=n_restarts, **settings)
+        scores["seeds"], mode = _draws.seeds(problem, params, pair, prior, kept, n_restarts=n_restarts, **settings)
         record["n_in_mode"] = mode
     total = np.minimum(np.sum([score for score, _ in scores.values()], axis=0), 1)
     record |= _determined.counterparts(problem, pair, total, kept)
