@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["diagnosis", "embedding", "history", "mapped", "model", "uncertainty"]
+__all__ = ["diagnosis", "embedding", "history", "mapped", "model", "uncertainty", "uncertainty_summary"]
 
 
 def mapped(
@@ -281,6 +281,62 @@ def uncertainty(
     return out
 
 
+def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> dict[str, Any]:
+    """Uncertainty of all mapped features, and what is known of its calibration.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, after :func:`scmmgan.tl.uncertainty`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features they were mapped to.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A dict: `features`, a table indexed by the features of `target` with the columns `uncertainty`, where computed
+    `coupling`, `noise`, `seeds` and `interval`, and `detection`; and what :func:`scmmgan.tl.uncertainty` wrote to `uns`:
+    `method`, the means with and without counterpart, `calibration`, `coverage`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or uncertainty.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.uncertainty(mdata, "rna", "protein")
+    >>> list(smm.get.uncertainty_summary(mdata, "rna", "protein")["features"].columns)
+    ['uncertainty', 'coupling', 'detection']
+    """
+    keys = Keys(key)
+    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
+    record, var = _uncertainty_record(mdata, source, target, keys), mdata[target].var
+    suffix = source if several else None
+    columns = {"uncertainty": keys.uncertainty(None, suffix)}
+    columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
+    columns |= {"interval": keys.interval(suffix), "detection": keys.detection()}
+    table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
+    return {"features": table, **record}
+
+
+def _uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
+    """What `tl.uncertainty` wrote to `uns` for two modalities; KeyError where it was not run."""
+    found = _slots.record(mdata, keys).get("uncertainty", {}).get(source, {}).get(target)
+    if found is None:
+        raise KeyError(
+            f"No uncertainty from {source!r} to {target!r} in the alignment {keys.key!r}. "
+            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
+        )
+    return dict(found)
+
+
 def _copy_places(cells: AnnData, out: AnnData) -> None:
     """Coordinates and pictures of the source's cells."""
     if "spatial" in cells.obsm:
@@ -297,10 +353,10 @@ def _coupling_variance(
 
     several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
     cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
-    table = _slots.record(mdata, keys).get("uncertainty", {}).get(source, {}).get(target, {})
+    table = _uncertainty_record(mdata, source, target, keys)
     if "landmark_mass" not in table or plan not in cells.obsm or keys.landmark_moments()[0] not in other.varm:
         raise KeyError(
-            f"No uncertainty of the coupling from {source!r} to {target!r} in the alignment {keys.key!r}. "
+            f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
             f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
         )
     names = [features] if isinstance(features, str) else [str(name) for name in features]

@@ -57,9 +57,10 @@ def landmark_mass(plan: sp.csr_matrix, weight: np.ndarray) -> np.ndarray:
 
 
 def total_variance(mass: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Variance (g,) of features over the whole population: Σ_b m_b (v_b + (c_b − Σ m c)²)."""
-    c = mean - mass @ mean.astype(np.float64)
-    return mass @ (variance + c**2)
+    """Variance (g,) of features over the whole population: Σ_b m_b (v_b + (c_b − Σ m c)²); rounding is no variance."""
+    centre = mass @ mean.astype(np.float64)
+    total = mass @ (variance + (mean - centre) ** 2)
+    return np.where(total <= (1e-6 * np.maximum(np.abs(centre), 1e-6)) ** 2, 0.0, total)
 
 
 def explained(

@@ -1,4 +1,4 @@
-"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis."""
+"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis, uncertainty."""
 
 from __future__ import annotations
 
@@ -6,5 +6,6 @@ from scmmgan.pl._alignment import alignment
 from scmmgan.pl._diagnosis import diagnosis
 from scmmgan.pl._history import history
 from scmmgan.pl._spatial_map import spatial_map
+from scmmgan.pl._uncertainty import uncertainty
 
-__all__ = ["alignment", "diagnosis", "history", "spatial_map"]
+__all__ = ["alignment", "diagnosis", "history", "spatial_map", "uncertainty"]

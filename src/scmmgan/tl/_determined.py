@@ -42,7 +42,7 @@ class Determined:
     info: dict[str, Any]
 
 
-def determined(problem: Problem, pair: Pair, coupling: Coupling, kept: np.ndarray, random_state: int) -> Determined:
+def from_coupling(problem: Problem, pair: Pair, coupling: Coupling, kept: np.ndarray, random_state: int) -> Determined:
     """Scores of features and cells from the coupling of the alignment; cells of known pairs without their own pair."""
     from scmmgan.model import uncertainty
 
@@ -109,7 +109,8 @@ def counterparts(problem: Problem, pair: Pair, score: np.ndarray, kept: np.ndarr
     names = _domain(problem, pair[1]).var_names
     linked = names.isin(alone.tables[order][pair[1]]) & kept & np.isfinite(score)
     rest = ~linked & kept & np.isfinite(score)
-    found: dict[str, Any] = {"n_with": int(linked.sum()), "n_without": int(rest.sum())}
+    found: dict[str, Any] = {"linked": names[linked].to_numpy(dtype=object)}
+    found |= {"n_with": int(linked.sum()), "n_without": int(rest.sum())}
     if linked.any():
         found["with_counterpart"] = float(score[linked].mean())
     if rest.any():

@@ -56,7 +56,7 @@ def calibration_pairs(
     return known
 
 
-def intervals(
+def conformal(
     mdata: MuData,
     problem: Problem,
     params: Mapping[str, Any],

@@ -103,7 +103,7 @@ def uncertainty(
         With `pairs`: half-width of the interval around mapped values that covers measured, unsmoothed ones.
     `mdata.uns[key]["uncertainty"][source][target]` : dict
         `method`; with links: `with_counterpart` and `without_counterpart` (mean scores of features with and without a
-        linked one), their numbers `n_with`, `n_without` and `p` of the one-sided rank test that linked ones are lower;
+        linked one), their numbers `n_with`, `n_without`, the names `linked`, and `p` of the one-sided rank test that linked ones are lower;
         `calibration` (table: `feature`, `predicted` score, `observed` share), `calibration_source` ("known pairs": error
         over variance in the smoothed layer; "held-out links": 1 − r² with the linked feature of the source, which is no
         measurement of the target), `calibration_spearman`; with `pairs`: `coverage`, `coverage_reached` (mean over
@@ -141,11 +141,12 @@ def uncertainty(
     known = _intervals.calibration_pairs(mdata, pair, pairs, coverage, problem)
     prior = problem.couple(int(params["random_state"]))
     kept, detection = expressed(_intervals.read_layer(mdata, target, params))
+    kept &= next(d.transform.sd for d in problem.domains if d.name == target) > 0
     slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
     record: dict[str, Any] = {"method": method}
     scores: dict[str, _draws.Scores] = {}
     if "coupling" in parts:
-        found = _determined.determined(problem, pair, prior[0][pair], kept, int(params["random_state"]))
+        found = _determined.from_coupling(problem, pair, prior[0][pair], kept, int(params["random_state"]))
         scores["coupling"] = found.score, found.cells
         record["landmark_mass"] = found.mass
         slots |= {(target, "varm", k): v.T for k, v in zip(keys.landmark_moments(), (found.mean, found.variance))}
@@ -168,7 +169,7 @@ def uncertainty(
     cells = np.sum([cell for _, cell in scores.values()], axis=0)
     slots[source, "obs", keys.cell_uncertainty(target if several else None)] = cells
     if known is not None:
-        widths, more = _intervals.intervals(mdata, problem, params, pair, known, coverage, total, kept, seed, keys)
+        widths, more = _intervals.conformal(mdata, problem, params, pair, known, coverage, total, kept, seed, keys)
         slots[target, "var", keys.interval(suffix)] = widths
         record |= more
     _derived.write(mdata, slots, keys, uns={"uncertainty": _merged(mdata, pair, record, keys)})
