@@ -16,7 +16,8 @@ from scipy.stats import spearmanr
 
 import scmmgan as smm
 from helpers import transform_of
-from scmmgan.tl import _problem
+from scmmgan._keys import Keys
+from scmmgan.tl import _determined, _problem
 from scmmgan.tl._uncertainty import expressed
 
 COUPLED = {"method": "coupling", "links": "gene", "progress_bar": False}
@@ -61,7 +62,7 @@ def test_planted_features_are_uncertain(planted: tuple[md.MuData, np.ndarray]):
     assert score[own & kept].min() > score[~own & kept].max()
     assert score[own & kept].mean() > 0.6
     assert score[~own & kept].mean() < 0.2
-    domain = _problem.reread(mdata, smm.get.Keys()).domains[1]
+    domain = _problem.reread(mdata, Keys()).domains[1]
     truth = domain.smoothed.columns(np.arange(len(score)))[partners(mdata, "protein", "rna")]
     error = ((smm.get.mapped(mdata, "protein", "rna").X - truth) ** 2).mean(0) / truth.var(0)
     assert spearmanr(score[kept], error[kept])[0] > 0.8
@@ -198,7 +199,7 @@ def test_noise_of_the_alignment_is_used(caplog: pytest.LogCaptureFixture):
         smm.tl.uncertainty(mdata, "rna", "protein", method="noise", n_draws=6, random_state=3)
     assert not [r for r in caplog.records if "Training" in r.message]
     # the definition, written out: variance over draws, mean over cells, over the variance in the data
-    x = _problem.reread(mdata, smm.get.Keys()).x["rna"]
+    x = _problem.reread(mdata, Keys()).x["rna"]
     rng, t = np.random.default_rng(3), transform_of(mdata, "protein")
     values = np.stack([t.inverse(model.sample(x, "rna", "protein", rng)) for _ in range(6)]).astype(np.float64)
     expected = values.var(0, ddof=1).mean(0) / t.sd**2
@@ -266,10 +267,8 @@ def test_cells_of_known_pairs_do_not_know_their_pair():
     mdata = smm.datasets.toy(n_cells=120)
     pairs = true_pairs(mdata, 0, 60)
     smm.tl.align(mdata, "protein", "rna", pairs=pairs, **COUPLED)
-    problem = _problem.reread(mdata, smm.get.Keys())
+    problem = _problem.reread(mdata, Keys())
     coupling = problem.couple(0)[0]["protein", "rna"]
-    from scmmgan.tl import _determined
-
     plan = _determined._without_own_pair(problem, ("protein", "rna"), coupling, 0)
     known = coupling.known
     assert (plan[~known] != coupling.plan[~known]).nnz == 0

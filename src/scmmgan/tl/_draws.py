@@ -74,14 +74,13 @@ def seeds(
     x = problem.x
     settings = _settings(params, problem) | {"progress_bar": progress_bar}
     settings["max_steps"] = min(SHORT, int(params["max_steps"]))
-    couplings, loadings = prior
+    by_shape = any(c.info["kind"] == "geometry" for c in prior[0].values())
     probed = {m: np.sort(np.random.default_rng(random_state).permutation(len(v))[:1_000]) for m, v in x.items()}
     mapped, images = [], []
     for i in range(n_restarts):
         logger.info("Restart %d of %d.", i + 1, n_restarts)
-        used, loads = (
-            (couplings, loadings) if i == 0 else _diagnose._another(problem, couplings, loadings, i, random_state)
-        )
+        # where shapes decide, other couplings are other modes; else they are made again on other landmarks
+        used, loads = problem.couple(random_state + i) if i and not by_shape else prior
         aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **settings | {"random_state": random_state + i})
         mapped.append(aligner.translate(x[source], source, target))
         images.append(_diagnose._images(aligner, x, probed, pair))
