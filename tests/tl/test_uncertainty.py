@@ -333,6 +333,17 @@ def test_several_sources_have_columns_of_their_own():
     )
 
 
+def test_few_links():
+    """Of eleven none can be held out; six did not make the coupling, so all are."""
+    for n_linked, calibrated in ((11, 0), (6, 6)):
+        mdata = smm.datasets.toy(n_cells=80, n_linked=n_linked)
+        smm.tl.align(mdata, **COUPLED)
+        smm.tl.uncertainty(mdata, "rna", "protein")
+        found = record(mdata, "rna", "protein")
+        assert found["n_with"] == n_linked
+        assert len(found.get("calibration", ())) == calibrated
+
+
 def test_nothing_linked_and_shared_space():
     mdata = smm.datasets.toy(n_cells=80, shared_genes=True)
     smm.tl.align(mdata, method="coupling", progress_bar=False)

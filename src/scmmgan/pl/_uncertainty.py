@@ -157,8 +157,8 @@ def _calibration(ax: Axes, record: Mapping[str, Any]) -> None:
         ax.plot(*medians.T, color=OKABE_ITO[0], marker="o", markersize=3, linewidth=1.2, label="median of a tenth")
         ax.legend(fontsize=SMALL, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     ax.set_xlim(0, 1)
-    ax.set_ylim(0, top)
-    label = f"uncertainty of {len(table):,} features"
+    ax.set_ylim(-0.01 * top, 1.02 * top)
+    label = f"uncertainty of {len(table):,} {'features' if pairs else 'linked features'}"
     if "coverage" in record:
         label += f"\n({record['coverage']:.0%} intervals cover {record['coverage_reached']:.1%})"
     ax.set_xlabel(label, fontsize=TEXT)

@@ -130,11 +130,11 @@ def calibration(problem: Problem, pair: Pair, found: Determined, kept: np.ndarra
     for plan, weight, table in _held_out(alone, order, pair, found, random_state):
         at = target.var_names.get_indexer(pd.Index(table[pair[1]]))
         own = source.zscored(source.var_names.get_indexer(pd.Index(table[pair[0]]))).astype(np.float64)
-        parts.append(
-            _predicted(plan, weight, found, at, own * table["sign"].to_numpy()).assign(
-                feature=table[pair[1]].to_numpy(dtype=object)
-            )
-        )
+        values = _predicted(plan, weight, found, at, own * table["sign"].to_numpy())
+        parts.append(values.assign(feature=table[pair[1]].to_numpy(dtype=object)))
+    if not parts:
+        logger.info("%d links are too few to hold some of them out: no calibration.", len(alone.tables[order]))
+        return {}
     result = pd.concat(parts, ignore_index=True)
     result = result[kept[target.var_names.get_indexer(pd.Index(result["feature"]))]]
     result = result[["feature", "predicted", "observed"]].reset_index(drop=True)
@@ -159,9 +159,11 @@ def _held_out(
 
     table, x = alone.tables[order], _domain(alone, pair[0]).x
     fold = _folds(len(table), random_state)
-    if found.info["kind"] != "links" or (fold != 0).sum() < _prior.MIN_PRIOR:
-        if found.info["kind"] != "links":
-            yield found.plan, found.weight, table.iloc[:MAX_TESTED]
+    if found.info["kind"] != "links":
+        # all of them are held out
+        yield found.plan, found.weight, table.iloc[:MAX_TESTED]
+        return
+    if (fold != 0).sum() < _prior.MIN_PRIOR:
         return
     for f in range(FOLDS):
         rest = {order: table[fold != f].reset_index(drop=True)}
