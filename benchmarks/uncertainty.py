@@ -31,7 +31,8 @@ from sklearn.metrics import roc_auc_score
 import scmmgan as smm
 from scmmgan._keys import Keys
 from scmmgan.model import uncertainty
-from scmmgan.tl import _problem
+from scmmgan.tl import _determined, _problem
+from scmmgan.tl._uncertainty import expressed
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 QUIET: dict[str, Any] = {"progress_bar": False}
@@ -159,16 +160,20 @@ def unmatched(name: str, draw: int, dropped: str = "CD4 T naive") -> list[dict[s
         names = {source: mdata[source].obs_names, target: mdata[target].obs_names[keep]}
         hid, truth = hidden(values, {m: mdata[m].var for m in values}, names, draw)
         # scores of cells are the coupling's: nothing has to be trained
-        smm.tl.align(hid, source, target, links="genes", method="coupling", random_state=draw, **QUIET)
-        smm.tl.uncertainty(hid, source, target, **QUIET)
+        none: dict[str, Any] = dict.fromkeys((source, target))
+        how = {"layer": none, "use_rep": none, "mask_var": none, "labels": none, "batch": none, "smooth": dict.fromkeys(none, 3), "n_pcs": dict.fromkeys(none, 50)}  # fmt: skip
+        problem = _problem.read(hid, [source, target], how, links="genes", pairs=None, random_state=draw)
+        kept, _ = expressed(hid[target].X)
+        coupling = problem.couple(draw)[0][source, target]
+        found = _determined.from_coupling(problem, (source, target), coupling, kept, draw)
         orphan = types.reindex(truth[source]).to_numpy() == dropped
-        obs = hid[source].obs
         partner = truth[target].get_indexer(truth[source])
-        y = dense(hid[target].X)[partner[~orphan]]
-        error = ((smm.get.mapped(hid, source, target).X[~orphan] - y) ** 2 / np.maximum(y.var(0), 1e-12)).mean(1)
+        smoothed, mapped = problem.domains[1].smoothed.columns(np.flatnonzero(kept)), problem.domains[1].transform.inverse(coupling.anchors, np.flatnonzero(kept))  # fmt: skip
+        y = smoothed[partner[~orphan]]
+        error = ((mapped[~orphan] - y) ** 2 / y.var(0)).mean(1)
         row = {"what": "unmatched", "data": name, "draw": draw, "to": target}
-        row |= {"auroc": float(roc_auc_score(orphan, obs["scmmgan_uncertainty"])), "auroc_unmatched": float(roc_auc_score(orphan, obs["scmmgan_unmatched"]))}  # fmt: skip
-        row["cell_raw_rest"] = float(spearmanr(obs["scmmgan_uncertainty"][~orphan], error)[0])
+        row |= {"auroc": float(roc_auc_score(orphan, found.cells)), "auroc_unmatched": float(roc_auc_score(orphan, 1 - coupling.weight))}  # fmt: skip
+        row["cell_smoothed_rest"] = float(spearmanr(found.cells[~orphan], error)[0])
         rows.append(row)
     return rows
 

@@ -252,7 +252,7 @@ def uncertainty(
     A new AnnData, cells of `source` × `features`: `X` float32, the variance in squared units of the (smoothed) layer of
     `target` that was read; `layers["relative"]` the same over the feature's variance in the population: 0 determined, 1 as
     variable as the population, beyond it where a cell is coupled with several kinds of cells (NaN for features that do not
-    vary). The share of a cell without a partner counts as not determined. `obs`, `var`, `obsm["spatial"]` and
+    vary). Cells without a partner count as not determined, as far as they lack one. `obs`, `var`, `obsm["spatial"]` and
     `uns["spatial"]` as in :func:`scmmgan.get.mapped`. Nothing is written to `mdata`.
 
     Raises
@@ -368,6 +368,6 @@ def _coupling_variance(
     found = model.conditional_variance(cells.obsm[plan], mean, variance)
     column = keys.unmatched(target if several else None)
     if column in cells.obs:
-        lost = cells.obs[column].to_numpy(dtype=np.float32)[:, None]
-        found += lost * (total.astype(np.float32) - found)
+        lost = model.lost(1 - cells.obs[column].to_numpy(dtype=np.float32))[:, None]
+        found += (lost * (total - found)).astype(np.float32)
     return found, total, names

@@ -53,7 +53,8 @@ def from_coupling(problem: Problem, pair: Pair, coupling: Coupling, kept: np.nda
     weight = coupling.weight.astype(np.float64)
     score, total = uncertainty.explained(plan, weight, mean, variance)
     # what found no partner is as uncertain as the population
-    cells = 1 - weight * (1 - uncertainty.cells(plan, mean, variance, total, kept))
+    cells = uncertainty.cells(plan, mean, variance, total, kept)
+    cells += uncertainty.lost(weight) * (1 - cells)
     mass = uncertainty.landmark_mass(plan, weight)
     return Determined(plan, weight, mass, mean, variance, score, cells, coupling.info)
 

@@ -92,8 +92,8 @@ def uncertainty(
     `mdata[target].var[f"{key}_detection"]` : float
         Share of cells in which a feature is above the lowest value of the layer.
     `mdata[source].obs[f"{key}_uncertainty"]` : float
-        Score of every cell: mean over the features that are not missing. The share of a cell without a partner counts
-        as not determined at all.
+        Score of every cell: mean over the features that are not missing. 1 − w² of it, w the matched share of the cell
+        (1 − `obs["{key}_unmatched"]`), counts as not determined at all.
     `mdata[target].varm[f"{key}_landmark_mean"]`, `_landmark_variance` : float32, features × landmarks
         What :func:`scmmgan.get.uncertainty` needs (with the coupling).
     `mdata[source].obsm[f"{key}_uncertainty_plan_{target}"]` : sparse, cells × landmarks
