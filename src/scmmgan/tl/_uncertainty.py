@@ -141,7 +141,6 @@ def uncertainty(
     known = _intervals.calibration_pairs(mdata, pair, pairs, coverage, problem)
     prior = problem.couple(int(params["random_state"]))
     kept, detection = expressed(_intervals.read_layer(mdata, target, params))
-    kept &= next(d.transform.sd for d in problem.domains if d.name == target) > 0
     slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
     record: dict[str, Any] = {"method": method}
     scores: dict[str, _draws.Scores] = {}
@@ -219,9 +218,13 @@ def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarra
     """Which features (g,) are expressed highly enough to be judged, and the share of cells (g,) that they are seen in.
 
     Seen: above the lowest value of the layer. With negative values (CLR, z-scores) that and the mean say nothing, and all
-    features are kept; of a small panel those that are seen.
+    features that vary are kept; of a small panel those that are seen.
     """
     n, g = matrix.shape
+    if sp.issparse(matrix):
+        varies = (matrix.max(axis=0).toarray() > matrix.min(axis=0).toarray()).ravel()
+    else:
+        varies = np.ptp(matrix, axis=0) > 0
     if sp.issparse(matrix):
         stored = matrix.tocoo()
         low = min(float(stored.data.min(initial=0)), 0.0)
@@ -233,8 +236,8 @@ def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarra
         seen = (matrix > low).sum(0)
     detection = seen / n
     if low < 0:
-        return np.ones(g, dtype=bool), detection
-    kept = detection >= MIN_DETECTION
+        return varies, detection
+    kept = varies & (detection >= MIN_DETECTION)
     if g >= PANEL:
         mean = np.asarray(matrix.mean(0), dtype=np.float64).ravel()
         kept &= mean >= np.quantile(mean, LOW_MEAN)
