@@ -281,3 +281,52 @@ def test_correlations_of_chosen_genes_as_a_copy(small_aligned: md.MuData, finger
         smm.get.correlations(small_aligned, "rna", "protein", gene="nowhere")
     with pytest.raises(KeyError, match="No correlations of 'protein' mapped to 'rna'"):
         smm.get.correlations(small_aligned, "protein", "rna")
+
+
+# --- uncertainty -------------------------------------------------------------------------------------------------
+
+
+def test_variance_of_chosen_features(small_aligned: md.MuData, fingerprint: Callable):
+    smm.tl.uncertainty(small_aligned, "rna", "protein")
+    names = list(small_aligned["protein"].var_names[[5, 2]])
+    before = fingerprint(small_aligned)
+    got = smm.get.uncertainty(small_aligned, "rna", "protein", features=names)
+    assert fingerprint(small_aligned) == before
+    assert list(got.var_names) == names
+    assert list(got.obs_names) == list(small_aligned["rna"].obs_names)
+    assert got.X.dtype == got.layers["relative"].dtype == np.float32
+    # squared units over squared units: one factor per feature, about its variance in the smoothed layer
+    factor = got.X / got.layers["relative"]
+    np.testing.assert_allclose(factor, factor[:1].repeat(len(factor), 0), rtol=1e-4)
+    at = small_aligned["protein"].var_names.get_indexer(names)
+    np.testing.assert_allclose(factor[0], transform_of(small_aligned, "protein").sd[at] ** 2, rtol=0.3)
+    one = smm.get.uncertainty(small_aligned, "rna", "protein", features=names[0])
+    np.testing.assert_array_equal(one.X[:, 0], got.X[:, 0])
+    # fewer cells and features of the same data
+    part = md.MuData({"rna": small_aligned["rna"][10:40].copy(), "protein": small_aligned["protein"][:, names].copy()})
+    part.uns["scmmgan"] = small_aligned.uns["scmmgan"]
+    np.testing.assert_allclose(smm.get.uncertainty(part, "rna", "protein", features=names).X, got.X[10:40], rtol=1e-6)
+
+
+def test_unmatched_share_counts_as_not_determined(small_aligned: md.MuData):
+    smm.tl.uncertainty(small_aligned, "rna", "protein")
+    small_aligned["rna"].obs["scmmgan_unmatched"] = np.r_[1.0, np.zeros(small_aligned["rna"].n_obs - 1)]
+    features = list(small_aligned["protein"].var_names)
+    relative = smm.get.uncertainty(small_aligned, "rna", "protein", features=features).layers["relative"]
+    np.testing.assert_allclose(relative[0], 1, rtol=1e-5)
+    assert (relative[1:].mean(1) < 0.9).mean() > 0.5
+
+
+def test_uncertainty_that_is_not_there(small_aligned: md.MuData):
+    for read in (smm.get.uncertainty_summary, lambda *of: smm.get.uncertainty(*of, features=["x"])):
+        with pytest.raises(KeyError, match=r"scmmgan\.tl\.uncertainty"):
+            read(small_aligned, "rna", "protein")
+    smm.tl.uncertainty(small_aligned, "rna", "protein")
+    with pytest.raises(KeyError, match="feature in 'protein' 'x'"):
+        smm.get.uncertainty(small_aligned, "rna", "protein", features=["x"])
+    smm.tl.uncertainty(small_aligned, "protein", "rna", method="seeds", progress_bar=False)
+    with pytest.raises(KeyError, match="not that of the coupling"):
+        smm.get.uncertainty(small_aligned, "protein", "rna", features=list(small_aligned["rna"].var_names[:2]))
+    found = smm.get.uncertainty_summary(small_aligned, "protein", "rna")
+    assert list(found["features"].columns) == ["uncertainty", "seeds", "detection"]
+    assert found["method"] == "seeds"

@@ -60,3 +60,19 @@ class Keys:
     def cluster(self, target: str | None = None) -> str:
         """`mdata[source].obs`: clusters of mapped cells; `target` named where there are several."""
         return "_".join(name for name in (self.key, "cluster", target) if name)
+
+    def detection(self) -> str:
+        """`mdata[target].var`: share of the cells in which a feature was seen."""
+        return f"{self.key}_detection"
+
+    def interval(self, source: str | None = None) -> str:
+        """`mdata[target].var`: half-width of the intervals around mapped values; `source` named where there are several."""
+        return "_".join(name for name in (self.key, "interval", source) if name)
+
+    def landmark_moments(self) -> tuple[str, str]:
+        """`mdata[target].varm`: mean and variance of features at the landmarks."""
+        return f"{self.key}_landmark_mean", f"{self.key}_landmark_variance"
+
+    def cell_plan(self, target: str) -> str:
+        """`mdata[source].obsm`: the coupling that uncertainty rests on."""
+        return f"{self.key}_uncertainty_plan_{target}"

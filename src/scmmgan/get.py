@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _slots
+from scmmgan import _slots, _variances
 from scmmgan._domain import modality
 from scmmgan._keys import Keys
 
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["correlations", "diagnosis", "embedding", "history", "mapped", "model"]
+__all__ = [
+    "correlations",
+    "diagnosis",
+    "embedding",
+    "history",
+    "mapped",
+    "model",
+    "uncertainty",
+    "uncertainty_summary",
+]
 
 
 def mapped(
@@ -70,10 +79,7 @@ def mapped(
     known = set(names) <= set(var.index)
     var = var.loc[names].copy() if known else pd.DataFrame(index=pd.Index(names, dtype=object))
     out = AnnData(values.copy(), obs=cells.obs.copy(), var=var)
-    if "spatial" in cells.obsm:
-        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
-    if "spatial" in cells.uns:
-        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+    _copy_places(cells, out)
     return out
 
 
@@ -284,3 +290,108 @@ def correlations(
     if unknown := [name for name in wanted if name not in there]:
         raise KeyError(f"No correlations of {unknown}. Found: {there}. Run `scmmgan.tl.correlations` for them.")
     return pd.concat([table[table["query"] == name] for name in wanted], ignore_index=True)
+
+
+def uncertainty(
+    mdata: MuData, source: str, target: str, *, features: str | Sequence[str], key: str = "scmmgan"
+) -> AnnData:
+    """Variance that the coupling leaves to chosen features in each cell of `source`.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, after :func:`scmmgan.tl.uncertainty` with `method="coupling"` or `"all"`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features they were mapped to.
+    features
+        Features of `target`, in the order wanted.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new AnnData, cells of `source` × `features`: `X` float32, the variance in squared units of the (smoothed) layer of
+    `target` that was read; `layers["relative"]` the same over the feature's variance in the population: 0 determined, 1 as
+    variable as the population, beyond it where a cell is coupled with several kinds of cells (NaN for features that do not
+    vary). Cells without a partner count as not determined, as far as they lack one. `obs`, `var`, `obsm["spatial"]` and
+    `uns["spatial"]` as in :func:`scmmgan.get.mapped`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or feature, or no uncertainty of the coupling.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.uncertainty(mdata, "rna", "protein")
+    >>> names = list(mdata["protein"].var_names[:2])
+    >>> smm.get.uncertainty(mdata, "rna", "protein", features=names).layers["relative"].shape == (mdata["rna"].n_obs, 2)
+    True
+    """
+    from anndata import AnnData
+
+    variance, total, names = _variances.of_coupling(mdata, source, target, features, Keys(key))
+    cells = modality(mdata, source)
+    out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out.layers["relative"] = np.where(total > 0, variance / total, np.nan).astype(np.float32)
+    _copy_places(cells, out)
+    return out
+
+
+def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> dict[str, Any]:
+    """Uncertainty of all mapped features, and what is known of its calibration.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, after :func:`scmmgan.tl.uncertainty`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features they were mapped to.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A dict: `features`, a table indexed by the features of `target` with the columns `uncertainty`, where computed
+    `coupling`, `noise`, `seeds` and `interval`, and `detection`; and what :func:`scmmgan.tl.uncertainty` wrote to `uns`:
+    `method`, the means with and without counterpart, `calibration`, `coverage`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or uncertainty.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.uncertainty(mdata, "rna", "protein")
+    >>> list(smm.get.uncertainty_summary(mdata, "rna", "protein")["features"].columns)
+    ['uncertainty', 'coupling', 'detection']
+    """
+    keys = Keys(key)
+    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
+    record, var = _variances.record(mdata, source, target, keys), mdata[target].var
+    suffix = source if several else None
+    columns = {"uncertainty": keys.uncertainty(None, suffix)}
+    columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
+    columns |= {"interval": keys.interval(suffix), "detection": keys.detection()}
+    table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
+    return {"features": table, **record}
+
+
+def _copy_places(cells: AnnData, out: AnnData) -> None:
+    """Coordinates and pictures of the source's cells."""
+    if "spatial" in cells.obsm:
+        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
+    if "spatial" in cells.uns:
+        out.uns["spatial"] = deepcopy(cells.uns["spatial"])

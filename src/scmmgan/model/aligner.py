@@ -13,7 +13,7 @@ import torch
 
 from scmmgan.model import training
 from scmmgan.model.coupling import Coupling
-from scmmgan.model.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator
+from scmmgan.model.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
 
 Pair = tuple[str, str]
 Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p × l), target (p' × l), sign, weight (l,)
@@ -26,13 +26,22 @@ class Aligner:
     """One generator for every ordered pair of modalities, between model spaces of the given widths.
 
     `networks` is `"default"`, `"paper"`, or `"coupling"`: the barycentric map of the coupling, which is not trained.
+    `noise`: width of the noise that generators take beside the cells of a modality; none by default.
     """
 
-    def __init__(self, widths: Mapping[str, int], networks: str = "default") -> None:
+    def __init__(
+        self, widths: Mapping[str, int], networks: str = "default", noise: Mapping[str, int] | None = None
+    ) -> None:
         self.widths = dict(widths)
         self.networks = networks
         self.block_sd = dict.fromkeys(widths, 1.0)
-        self.generators = {(a, b): GENERATORS[networks](widths[a], widths[b]) for a, b in permutations(widths, 2)}
+        self.noise = {m: width for m, width in (noise or {}).items() if width}
+        self.generators = {(a, b): self._generator(a, b) for a, b in permutations(widths, 2)}
+
+    def _generator(self, a: str, b: str) -> torch.nn.Module:
+        width = self.noise.get(a, 0)
+        found = GENERATORS[self.networks](self.widths[a] + width, self.widths[b])
+        return NoisyGenerator(found, width) if width else found
 
     @property
     def modalities(self) -> list[str]:
@@ -54,6 +63,7 @@ class Aligner:
         progress_bar: bool,
         networks: str = "default",
         coupled: bool = True,
+        noise: Mapping[str, int] | None = None,
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
@@ -62,7 +72,7 @@ class Aligner:
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the accelerators, too, and they are not restored
             torch.default_generator.manual_seed(random_state)
-            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks)
+            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, noise)
             discriminators = {
                 m: DISCRIMINATORS[networks](p) for m, p in aligner.widths.items() if networks in DISCRIMINATORS
             }
@@ -96,7 +106,11 @@ class Aligner:
         random_state: int,
     ) -> None:
         """Set the linear skips, or the cells that the coupling's own map remembers."""
-        for (a, b), generator in self.generators.items():
+        for i, ((a, b), generator) in enumerate(self.generators.items()):
+            if isinstance(generator, NoisyGenerator):
+                generator.rng.manual_seed(random_state + 1 + i)
+                generator = generator.inner
+            width = self.noise.get(a, 0)
             if isinstance(generator, BarycentricMap):
                 found = couplings[a, b]
                 generator.start_from(*(_float(v) for v in _ridge(x[a], found.anchors, found.weight)))
@@ -104,10 +118,10 @@ class Aligner:
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
             elif isinstance(generator, Generator) and shared and coupled:
-                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
+                generator.start_from(torch.eye(self.widths[b], self.widths[a] + width), torch.zeros(self.widths[b]))
             elif isinstance(generator, Generator) and coupled:
-                start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
-                generator.start_from(*(_float(v) for v in start))
+                weight, bias = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
+                generator.start_from(_float(np.pad(weight, ((0, 0), (0, width)))), _float(bias))
 
     def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
         """A history of one row for what was not trained: errors at the anchors and of the way there and back."""
@@ -128,6 +142,19 @@ class Aligner:
         starts = range(0, max(len(x), 1), CHUNK)
         return np.concatenate([generator(_float(x[i : i + CHUNK])).numpy() for i in starts])
 
+    @torch.inference_mode()
+    def sample(self, x: np.ndarray, source: str, target: str, rng: np.random.Generator) -> np.ndarray:
+        """Map cells like `translate`, with noise drawn for every one; only where generators take noise."""
+        generator = self.generators[source, target].eval()
+        if not isinstance(generator, NoisyGenerator):
+            raise ValueError(f"The generator from {source!r} to {target!r} was trained without noise.")
+        found = []
+        for start in range(0, max(len(x), 1), CHUNK):
+            part = x[start : start + CHUNK]
+            z = rng.standard_normal((len(part), generator.width), dtype=np.float32)
+            found.append(generator.sample(_float(part), _float(z)).numpy())
+        return np.concatenate(found)
+
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
         """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells."""
         return np.hstack([self.translate(x, modality, m) / np.float32(self.block_sd[m]) for m in self.modalities])
@@ -136,6 +163,8 @@ class Aligner:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
         config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
         config["networks"] = self.networks
+        if self.noise:
+            config["noise"] = self.noise
         weights = {
             f"{i}:{name}": value.detach().numpy().copy()
             for i, generator in enumerate(self.generators.values())
@@ -148,8 +177,9 @@ class Aligner:
         """Rebuild an aligner from what `state` gave."""
         found = json.loads(config)
         with torch.random.fork_rng(devices=[]):
-            # models written before there was a choice do not name their networks
-            aligner = cls({m: found["widths"][m] for m in found["modalities"]}, found.get("networks", "default"))
+            # models written before there was a choice do not name their networks, nor any noise
+            widths = {m: found["widths"][m] for m in found["modalities"]}
+            aligner = cls(widths, found.get("networks", "default"), found.get("noise"))
         aligner.block_sd = dict(found["block_sd"])
         for i, generator in enumerate(aligner.generators.values()):
             prefix = f"{i}:"

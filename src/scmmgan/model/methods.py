@@ -84,9 +84,14 @@ def fit(
     random_state: int,
     device: str,
     progress_bar: bool,
+    noise_dim: int | Mapping[str, int] = 0,
 ) -> tuple[Aligner, dict[str, list[float]]]:
-    """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history."""
+    """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
+
+    `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality.
+    """
     found = lookup(method)
+    noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
     recipe = Recipe(max_steps, batch_size, lr, check_geometry(geometry), cycle_as_real, found.betas, found.plain)
     return Aligner.fit(
         x,
@@ -98,5 +103,6 @@ def fit(
         random_state=random_state,
         device=device,
         progress_bar=progress_bar,
+        noise=noise,
         **found.settings,
     )

@@ -200,5 +200,23 @@ class BarycentricMap(nn.Module):
         return ((weight / weight.sum(1, keepdim=True))[:, :, None] * self.offsets[nearest]).sum(1)
 
 
+class NoisyGenerator(nn.Module):
+    """A generator of [x; z]: z ~ N(0, I) fresh at every call in training, 0 after it, so that a cell has one image."""
+
+    def __init__(self, inner: nn.Module, width: int) -> None:
+        super().__init__()
+        self.inner, self.width = inner, width
+        self.rng = torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map cells (B × n_in) to the target's model space (B × n_out)."""
+        shape = (len(x), self.width)
+        return self.sample(x, torch.randn(shape, generator=self.rng).to(x) if self.training else x.new_zeros(shape))
+
+    def sample(self, x: Tensor, z: Tensor) -> Tensor:
+        """Map cells with given noise (B × width)."""
+        return self.inner(torch.cat([x, z], dim=1))
+
+
 GENERATORS: dict[str, type[nn.Module]] = {"default": Generator, "paper": PaperGenerator, "coupling": BarycentricMap}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"default": Discriminator, "paper": PaperDiscriminator}

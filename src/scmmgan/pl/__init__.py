@@ -1,4 +1,4 @@
-"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis, correlations."""
+"""Pictures of an alignment, and of what follows from it."""
 
 from __future__ import annotations
 
@@ -7,5 +7,6 @@ from scmmgan.pl._correlations import correlations
 from scmmgan.pl._diagnosis import diagnosis
 from scmmgan.pl._history import history
 from scmmgan.pl._spatial_map import spatial_map
+from scmmgan.pl._uncertainty import uncertainty
 
-__all__ = ["alignment", "correlations", "diagnosis", "history", "spatial_map"]
+__all__ = ["alignment", "correlations", "diagnosis", "history", "spatial_map", "uncertainty"]

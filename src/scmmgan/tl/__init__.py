@@ -9,5 +9,6 @@ from ._diagnose import diagnose
 from ._importance import importance
 from ._match import match
 from ._transfer import transfer
+from ._uncertainty import uncertainty
 
-__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "transfer"]
+__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "transfer", "uncertainty"]

@@ -43,6 +43,7 @@ def align(
     max_steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    noise_dim: int | Mapping[str, int] = _problem.DEFAULTS["noise_dim"],
     random_state: int = 0,
     device: str = "auto",
     key_added: str = "scmmgan",
@@ -115,6 +116,10 @@ def align(
     lr
         Adam's learning rate (default 1e-3, METHOD §5), warmed up over 50 steps, decaying over the last 40 %.
         `"scmmgan-paper"`: 1e-4, constant.
+    noise_dim
+        Width of the noise z ~ N(0, I) that generators take beside a cell, drawn anew at every use in training (default
+        0: none; METHOD §7 takes half of model space). One number, or a dict by source modality. Mapped values are those
+        of z = 0; :func:`scmmgan.tl.uncertainty` draws. Not for `method="coupling"`.
     random_state
         Seed of everything random; the global numpy and torch generators stay untouched. The same seed gives the same bits on CPU.
     device
@@ -176,10 +181,7 @@ def align(
     keys = Keys(key_added)
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
-    if not copy:
-        _domain.check_writable(mdata, names)
-    elif mdata.isbacked:
-        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
+    _check_copy(mdata, names, copy=copy)
     random_state = arguments["random_state"]
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
     domains = problem.domains
@@ -190,7 +192,7 @@ def align(
     from scmmgan.model import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
-    settings = {name: arguments[name] for name in chosen}
+    settings = {name: arguments[name] for name in chosen} | {"noise_dim": per_modality["noise_dim"]}
     aligner, history = methods.fit(
         method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
     )
@@ -202,6 +204,14 @@ def align(
         diagnosis=records, ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
+
+
+def _check_copy(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
+    """ValueError where neither a copy nor `mdata` itself could take the results."""
+    if not copy:
+        _domain.check_writable(mdata, names)
+    elif mdata.isbacked:
+        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,13 +252,15 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
     """The arguments that may differ between modalities, as dicts; numbers are checked."""
     out = {
         argument: _domain.per_modality(arguments[argument], names, argument, _problem.DEFAULTS.get(argument))
-        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch")
+        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch", "noise_dim")
     }
-    for argument, low in (("smooth", 0), ("n_pcs", 1)):
+    for argument, low in (("smooth", 0), ("n_pcs", 1), ("noise_dim", 0)):
         out[argument] = {
             name: None if value is None else _domain.whole_number(value, argument, low=low)
             for name, value in out[argument].items()
         }
+    if arguments["method"] == "coupling" and any(out["noise_dim"].values()):
+        raise ValueError("`method='coupling'` trains nothing that could take noise. Leave `noise_dim` out.")
     return out
 
 

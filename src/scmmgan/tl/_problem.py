@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scmmgan.model.coupling import Coupling
 
 Pair = tuple[str, str]
-DEFAULTS = {"smooth": 3, "n_pcs": 50}  # of modalities that a dict leaves out
+DEFAULTS = {"smooth": 3, "n_pcs": 50, "noise_dim": 0}  # of modalities that a dict leaves out
 
 
 @dataclass(frozen=True)
