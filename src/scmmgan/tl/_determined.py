@@ -106,8 +106,6 @@ def counterparts(problem: Problem, pair: Pair, score: np.ndarray, kept: np.ndarr
     """Mean scores of features with a linked feature in the source and without, and a rank test that the former are lower."""
     from scipy.stats import mannwhitneyu
 
-    from scmmgan.model.evidence import MIN_PROFILES
-
     alone, order = _alone(problem, pair)
     if order not in alone.tables:
         return {}
@@ -127,8 +125,6 @@ def counterparts(problem: Problem, pair: Pair, score: np.ndarray, kept: np.ndarr
 
 def calibration(problem: Problem, pair: Pair, found: Determined, kept: np.ndarray, random_state: int) -> dict[str, Any]:
     """Predicted scores of linked features that the coupling did not know, and 1 − r² with their partners, carried over."""
-    from scmmgan.model.evidence import MIN_PROFILES
-
     alone, order = _alone(problem, pair)
     if order not in alone.tables:
         return {}
