@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["diagnosis", "embedding", "history", "mapped", "model"]
+__all__ = ["coordinates", "diagnosis", "embedding", "history", "mapped", "model"]
 
 
 def mapped(
@@ -196,6 +196,54 @@ def history(mdata: MuData, *, key: str = "scmmgan") -> pd.DataFrame:
     """
     found = _slots.record(mdata, Keys(key))["history"]
     return pd.DataFrame({name: np.asarray(values) for name, values in found.items()}).set_index("step")
+
+
+def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> pd.DataFrame:
+    """Where :func:`scmmgan.tl.place` put the cells of `source` in the tissue of `target`.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, with cells placed.
+    source
+        Modality whose cells were placed.
+    target
+        Modality with the tissue.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A table, cells × (`x`, `y`, where there is one `z`, `spread`), in the units of the target's coordinates; its `attrs`
+    name the `method` and the target's `obsm` key, `spatial`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, or cells were not placed.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(spatial=True)
+    >>> smm.tl.align(mdata, links="gene", spatial="spatial", max_steps=50, progress_bar=False)
+    >>> smm.tl.place(mdata, "protein", "rna")
+    >>> list(smm.get.coordinates(mdata, "protein", "rna"))
+    ['x', 'y', 'spread']
+    """
+    keys = Keys(key)
+    found = _slots.check_aligned(mdata, (source, target), keys)
+    used = _slots.record(mdata, keys).get("coordinates", {}).get(source, {}).get(target)
+    slot = keys.coordinates(target)
+    if used is None or slot not in mdata[source].obsm:
+        raise KeyError(f"Cells of {source!r} have no place in {target!r}. Run `scmmgan.tl.place(mdata, ...)` first.")
+    places = np.asarray(mdata[source].obsm[slot])
+    out = pd.DataFrame(places, index=mdata[source].obs_names, columns=list("xyz")[: places.shape[1]])
+    out["spread"] = (
+        mdata[source].obs[keys.spread(target if len(found["modalities"]) > 2 else None)].to_numpy(dtype=float)
+    )
+    out.attrs = {name: str(value) for name, value in used.items()}
+    return out
 
 
 def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from scmmgan.model import training
 from scmmgan.model.coupling import Coupling
@@ -20,6 +21,30 @@ Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p ×
 CHUNK = 8_192  # cells mapped at one time
 RIDGE = 1e-2  # of the mean variance, for the linear start
 REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
+SPATIAL = 1.0  # sd of coordinates beside features of sd 1
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that no axis is stretched."""
+
+    centre: list[float]
+    scale: float
+
+    @classmethod
+    def of(cls, coordinates: np.ndarray) -> Frame:
+        """The frame in which coordinates (n × d) have mean 0 and an sd of `SPATIAL` over all axes."""
+        centre = coordinates.mean(0)
+        sd = float(np.sqrt(((coordinates - centre) ** 2).mean()))
+        return cls(centre.tolist(), max(sd, 1e-12) / SPATIAL)
+
+    def encode(self, coordinates: np.ndarray) -> np.ndarray:
+        """Standardised coordinates."""
+        return (coordinates - np.asarray(self.centre)) / self.scale
+
+    def decode(self, standardised: np.ndarray) -> np.ndarray:
+        """Coordinates in the units of the tissue."""
+        return standardised.astype(np.float64) * self.scale + np.asarray(self.centre)
 
 
 class Aligner:
@@ -28,11 +53,18 @@ class Aligner:
     `networks` is `"default"`, `"paper"`, or `"coupling"`: the barycentric map of the coupling, which is not trained.
     """
 
-    def __init__(self, widths: Mapping[str, int], networks: str = "default") -> None:
+    def __init__(
+        self, widths: Mapping[str, int], networks: str = "default", frames: Mapping[str, Frame] | None = None
+    ) -> None:
         self.widths = dict(widths)
         self.networks = networks
+        self.frames = dict(frames or {})
         self.block_sd = dict.fromkeys(widths, 1.0)
-        self.generators = {(a, b): GENERATORS[networks](widths[a], widths[b]) for a, b in permutations(widths, 2)}
+        self.generators = {(a, b): GENERATORS[networks](widths[a], self._full(b)) for a, b in permutations(widths, 2)}
+
+    def _full(self, modality: str) -> int:
+        """Width of a modality's features and coordinates."""
+        return self.widths[modality] + (len(self.frames[modality].centre) if modality in self.frames else 0)
 
     @property
     def modalities(self) -> list[str]:
@@ -54,23 +86,33 @@ class Aligner:
         progress_bar: bool,
         networks: str = "default",
         coupled: bool = True,
+        coordinates: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
-        Without `coupled` only known pairs are followed, and the start is random.
+        Without `coupled` only known pairs are followed, and the start is random. Generators that enter a modality with
+        `coordinates` (n × d) emit these, too; those that leave it do not see them.
         """
+        frames = {m: Frame.of(v) for m, v in (coordinates or {}).items()}
+        places = {m: frames[m].encode(v) for m, v in (coordinates or {}).items()}
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the accelerators, too, and they are not restored
             torch.default_generator.manual_seed(random_state)
-            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks)
+            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, frames)
             discriminators = {
-                m: DISCRIMINATORS[networks](p) for m, p in aligner.widths.items() if networks in DISCRIMINATORS
+                m: DISCRIMINATORS[networks](aligner._full(m)) for m in aligner.widths if networks in DISCRIMINATORS
             }
         aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in x.items()}
-        aligner._start(x, couplings, shared=shared, coupled=coupled, random_state=random_state)
+        placed = {(a, b): _placed(c, x[b], places[b]) if b in places else c for (a, b), c in couplings.items()}
+        aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
         if networks not in DISCRIMINATORS:
             return aligner, aligner._errors(x, couplings)
-        problem = replace(_problem(x, couplings, loadings, weights, coupled, random_state, device), shared=shared)
+        full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
+        problem = replace(
+            _problem(full, placed, loadings, weights, coupled, random_state, device),
+            shared=shared,
+            widths={m: aligner.widths[m] for m in places},
+        )
         for net in (*aligner.generators.values(), *discriminators.values()):
             net.to(device)
         history = training.fit(
@@ -104,7 +146,12 @@ class Aligner:
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
             elif isinstance(generator, Generator) and shared:
-                generator.start_from(torch.eye(self.widths[b], self.widths[a]), torch.zeros(self.widths[b]))
+                weight, bias = torch.eye(self._full(b), self.widths[a]), torch.zeros(self._full(b))
+                if b in self.frames:
+                    # where a measured cell is tells where its like are
+                    learnt = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
+                    weight[self.widths[b] :], bias[self.widths[b] :] = (_float(v)[self.widths[b] :] for v in learnt)
+                generator.start_from(weight, bias)
             elif isinstance(generator, Generator) and coupled:
                 start = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
                 generator.start_from(*(_float(v) for v in start))
@@ -119,11 +166,18 @@ class Aligner:
         scale = len(self.widths) - 1
         return {"step": [0], "cycle": [cycle / scale], "anchors": [anchors / scale]}
 
-    @torch.inference_mode()
     def translate(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         """Map cells (n × p, model space of `source`) into the model space of `target`; each on its own."""
         if source == target:
             return np.asarray(x, dtype=np.float32)
+        return self._map(x, source, target)[:, : self.widths[target]]
+
+    def place(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`)."""
+        return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :])
+
+    @torch.inference_mode()
+    def _map(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         generator = self.generators[source, target].eval()
         starts = range(0, max(len(x), 1), CHUNK)
         return np.concatenate([generator(_float(x[i : i + CHUNK])).numpy() for i in starts])
@@ -136,6 +190,8 @@ class Aligner:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
         config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
         config["networks"] = self.networks
+        if self.frames:
+            config["frames"] = {m: asdict(frame) for m, frame in self.frames.items()}
         weights = {
             f"{i}:{name}": value.detach().numpy().copy()
             for i, generator in enumerate(self.generators.values())
@@ -149,7 +205,9 @@ class Aligner:
         found = json.loads(config)
         with torch.random.fork_rng(devices=[]):
             # models written before there was a choice do not name their networks
-            aligner = cls({m: found["widths"][m] for m in found["modalities"]}, found.get("networks", "default"))
+            widths = {m: found["widths"][m] for m in found["modalities"]}
+            frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
+            aligner = cls(widths, found.get("networks", "default"), frames)
         aligner.block_sd = dict(found["block_sd"])
         for i, generator in enumerate(aligner.generators.values()):
             prefix = f"{i}:"
@@ -181,6 +239,14 @@ def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray,
     gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
     weight = np.linalg.solve(gram, weighted @ (y - mean_y)).T
     return weight, mean_y - weight @ mean_x
+
+
+def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
+    """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features."""
+    means = np.asarray(coupling.plan @ coupling.landmarks.mean(places))
+    if coupling.known.any():
+        means[coupling.known] = places[cKDTree(x).query(coupling.anchors[coupling.known])[1]]
+    return replace(coupling, anchors=np.hstack([coupling.anchors, means]))
 
 
 def split(sizes: Mapping[str, int], random_state: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -84,8 +84,12 @@ def fit(
     random_state: int,
     device: str,
     progress_bar: bool,
+    coordinates: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Aligner, dict[str, list[float]]]:
-    """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history."""
+    """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
+
+    `coordinates` (n × d) of some modalities are mapped along.
+    """
     found = lookup(method)
     recipe = Recipe(max_steps, batch_size, lr, check_geometry(geometry), cycle_as_real, found.betas, found.plain)
     return Aligner.fit(
@@ -98,5 +102,6 @@ def fit(
         random_state=random_state,
         device=device,
         progress_bar=progress_bar,
+        coordinates=coordinates,
         **found.settings,
     )

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from ._align import align
 from ._diagnose import diagnose
+from ._place import place
 
-__all__ = ["align", "diagnose"]
+__all__ = ["align", "diagnose", "place"]
