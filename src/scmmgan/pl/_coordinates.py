@@ -177,7 +177,7 @@ def _draw(ax: Axes, xy: np.ndarray, real: np.ndarray, colors: Paint | None, name
     rank = np.where(colors.known, colors.values, -np.inf)
     mixed = np.random.default_rng(0).permutation(len(xy))
     order = mixed if colors.legend else np.argsort(rank, kind="stable")
-    values = np.ma.masked_invalid(colors.values[order])
+    values = colors.values[order]
     drawn = ax.scatter(
         *xy[order].T, c=values, cmap=colors.cmap, norm=colors.norm, s=size, zorder=2, plotnonfinite=True, **dots
     )

@@ -157,7 +157,7 @@ def _under_plan(
     mdata: MuData, source: str, target: str, places: np.ndarray, keys: Keys
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean place (n × d) and root mean squared distance from it (n,) under the plan; landmarks are clusters of spots."""
-    names = np.asarray(_slots.record(mdata, keys)["landmarks"][target]).astype(str)
+    names = [str(n) for n in _slots.record(mdata, keys)["landmarks"][target]]
     nodes = mdata[target].obs_names.get_indexer(names)
     if (nodes < 0).any():
         gone = names[int((nodes < 0).argmax())]
