@@ -64,7 +64,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             f"scmmgan.{name}"
             for name in ("_domain", "_links", "_known", "_slots", "_derived", "_keys", "get", "metrics", "model", "tl")
         },
-        {"captum", "torch", "threadpoolctl"},
+        {"captum", "sklearn", "torch", "threadpoolctl"},
     ),
     ("pl/*.py", CONTAINERS | {"matplotlib", "scmmgan.get", "scmmgan.pl"}, {"sklearn"}),
     ("get.py", CONTAINERS | {"scmmgan._domain", "scmmgan._slots", "scmmgan._keys"}, {"scmmgan.model.aligner"}),

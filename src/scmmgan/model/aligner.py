@@ -21,7 +21,7 @@ Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p ×
 CHUNK = 8_192  # cells mapped at one time
 RIDGE = 1e-2  # of the mean variance, for the linear start
 REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
-SPATIAL = 1.0  # sd of coordinates beside features of sd 1
+SPATIAL = 10.0  # sd of coordinates beside features of sd 1 (benchmarks/place.md)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-METHODS = ("generator", "nearest", "plan")
-NEIGHBORS = 10  # real spots whose mean place is taken (benchmarks/place.md)
+METHODS = ("nearest", "generator", "plan")
+NEIGHBORS = 10  # real spots, of which the most central one is taken (benchmarks/place.md)
 
 
 def place(
@@ -28,7 +28,7 @@ def place(
     source: str,
     target: str,
     *,
-    method: str = "auto",
+    method: str = "nearest",
     spatial: str | None = None,
     key: str = "scmmgan",
 ) -> None:
@@ -43,10 +43,10 @@ def place(
     target
         Modality with coordinates.
     method
-        `"generator"`: what the generator that enters `target` emits; needs `tl.align(spatial=)`. `"nearest"`: the mean
-        place of the 10 real spots that the mapped cell resembles most, in the target's model space. `"plan"`: the mean
-        under the coupling. Default `"auto"`: the generator where it was trained to, else the nearest spots (and the log
-        says so).
+        `"nearest"` (default, the best of the three in `benchmarks/place.md`): of the 10 real spots that the mapped cell
+        resembles most in the target's model space, the place of the one nearest to the others; always a real place.
+        `tl.align(spatial=)` makes it somewhat better and is not needed. `"generator"`: what the generator that enters
+        `target` emits, which `tl.align(spatial=)` trains to. `"plan"`: the mean under the coupling.
     spatial
         `obsm` key of the target's coordinates, 2 or 3 columns; default: the one that was aligned, else `"spatial"`.
     key
@@ -57,11 +57,13 @@ def place(
     `None`. Sets:
 
     `mdata[source].obsm[f"{key}_coordinates_{target}"]` : float64, cells × 2 or 3
-        Places in the units of the target's coordinates. A mean of several places that fit a cell alike may lie between
-        them, outside of the tissue even: see the spread.
+        Places in the units of the target's coordinates. The generator and the plan answer with a mean where several
+        places fit a cell alike, which may lie between them, outside of the tissue even.
     `mdata[source].obs[f"{key}_spread"]` : float32 (suffix `_{target}` with more than two modalities)
-        Root mean squared distance from the mean place under the cell's plan, in the same units; spots of one landmark
-        included. As large as the tissue's own where the coupling does not tell one place from another.
+        Root mean squared distance from the mean place under the cell's plan, in the same units, whatever the method;
+        spots of one landmark included. It says how far apart the places are between which the coupling did not decide.
+        It is no error bar: a coupling that is wrong may be sure (`benchmarks/place.md`); ask
+        :func:`scmmgan.tl.diagnose` first.
     `mdata.uns[key]["coordinates"][source][target]` : dict
         `method` and `spatial` as used.
 
@@ -87,7 +89,7 @@ def place(
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}. Name the modality with coordinates as `target`.")
     trained = _trained(mdata, target, keys)
-    method = _method(method, trained, spatial, target)
+    _check_method(method, trained, spatial, target)
     spatial = spatial or trained or "spatial"
     places = _domain.coordinates(mdata, target, spatial)
     several = len(found["modalities"]) > 2
@@ -118,22 +120,21 @@ def _trained(mdata: MuData, target: str, keys: Keys) -> str | None:
     return str(_problem.given(chosen[target] if isinstance(chosen, Mapping) else chosen))
 
 
-def _method(method: str, trained: str | None, spatial: str | None, target: str) -> str:
-    """The method to use, checked."""
-    if method not in (*METHODS, "auto"):
-        raise ValueError(f"`method` must be one of {['auto', *METHODS]}, got {method!r}.")
+def _check_method(method: str, trained: str | None, spatial: str | None, target: str) -> None:
+    """ValueError on an unknown method, or a generator that does not emit these coordinates."""
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {list(METHODS)}, got {method!r}.")
     if method == "generator" and trained is None:
         raise ValueError(
             f"The alignment does not map coordinates of {target!r} along. Give `spatial` to `scmmgan.tl.align`, or take "
             "`method='nearest'`."
         )
-    if trained is not None and spatial not in (None, trained) and method in ("generator", "auto"):
+    if method == "generator" and spatial not in (None, trained):
         raise ValueError(
             f"The alignment maps obsm[{trained!r}] along, not {spatial!r}. Take `method='nearest'` for that."
         )
-    if method == "auto" and trained is None:
-        logger.info("%r was aligned without `spatial`: cells go to the nearest spots in its model space.", target)
-    return method if method != "auto" else "generator" if trained else "nearest"
+    if trained is None:
+        logger.info("%r was aligned without `spatial`: no generator knows its coordinates; method %r.", target, method)
 
 
 def _block(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
@@ -146,11 +147,15 @@ def _block(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
 
 
 def _nearest(cells: np.ndarray, spots: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Mean place of the spots nearest to each cell."""
+    """Of the places of the spots nearest to each cell, the one with the least sum of distances to the others."""
     from sklearn.neighbors import NearestNeighbors
 
     k = min(NEIGHBORS, len(spots))
-    return places[NearestNeighbors(n_neighbors=k).fit(spots).kneighbors(cells, return_distance=False)].mean(1)
+    near = places[NearestNeighbors(n_neighbors=k).fit(spots).kneighbors(cells, return_distance=False)]
+    apart = np.zeros(near.shape[:2])
+    for other in range(k):
+        apart += np.linalg.norm(near - near[:, other, None], axis=2)
+    return near[np.arange(len(near)), apart.argmin(1)]
 
 
 def _under_plan(
