@@ -120,14 +120,14 @@ def test_spread_says_where_a_tissue_repeats_itself():
     np.testing.assert_allclose(np.median(spread[far > 0.3] / far[far > 0.3]), 1, atol=0.15)
 
 
-def test_nearest_is_the_most_central_of_ten_spots(placed: tuple[md.MuData, np.ndarray]):
+def test_nearest_is_the_most_central_of_twenty_spots(placed: tuple[md.MuData, np.ndarray]):
     mdata, _ = placed
     smm.tl.place(mdata, "cells", "rna", method="nearest")
     model = smm.get.model(mdata)
     start = model.widths["cells"]
     y = mdata["cells"].obsm["X_scmmgan"][:, start:].astype(float) * model.block_sd["rna"]
     distance = ((y[:, None] - own_space(mdata, "rna")[None]) ** 2).sum(2)
-    near = mdata["rna"].obsm["spatial"][np.argsort(distance, axis=1)[:, :10]]
+    near = mdata["rna"].obsm["spatial"][np.argsort(distance, axis=1)[:, :20]]
     apart = np.sqrt(((near[:, :, None] - near[:, None]) ** 2).sum(3)).sum(2)
     np.testing.assert_array_equal(mdata["cells"].obsm[SLOT], near[np.arange(240), apart.argmin(1)])
 

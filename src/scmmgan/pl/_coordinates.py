@@ -64,8 +64,8 @@ def coordinates(
     key
         Name of the alignment (`key_added` of :func:`scmmgan.tl.align`).
     ax
-        One axes per panel; by default those of a new figure, 85 mm (one panel) or 170 mm wide. The second coordinate
-        grows downwards, as in images.
+        One axes per panel; by default those of a new figure, 85 mm (one panel) or 170 mm wide. Of two
+        coordinates the second one grows downwards, as in images.
     show
         Whether to show the picture; by default only in interactive sessions, notebooks included.
     return_fig
@@ -102,12 +102,15 @@ def coordinates(
     if not names or ncols < 1:
         raise ValueError(f"Nothing to draw: {len(names)} panels, ncols={ncols}. Name a `color`; ncols is 1 or more.")
     values = [_values(mdata[source], str(n), layer, table, source) if n is not None else None for n in names]
+    # two coordinates are those of an image
+    flat = real.shape[1] == 2
     xy, real = table.to_numpy()[:, shown], real[:, shown]
     ncols = min(ncols, len(names))
     shape = (-(-len(names) // ncols), ncols)
     low, high = np.vstack([xy, real]).min(0), np.vstack([xy, real]).max(0)
     width = WIDTH / max(ncols, 2)
-    height = float(np.clip(width * (high[1] - low[1]) / max(high[0] - low[0], 1e-12), 0.8, HEIGHT)) + 0.9
+    # a legend or colour bar takes a quarter of the width
+    height = float(np.clip(0.75 * width * (high[1] - low[1]) / max(high[0] - low[0], 1e-12), 0.8, HEIGHT)) + 0.7
     figure, axes = make_axes(ax, len(names), shape=shape, size=(width * ncols, height * shape[0]))
     for panel, name, found in zip(axes, names, values):
         panel.set_xlabel(NAMES[shown[0]], fontsize=SMALL, labelpad=1)
@@ -115,10 +118,10 @@ def coordinates(
         title = fill(str(name), 34) if name is not None else fill(f"{source} placed in {target}", 34)
         panel.set_title(title, fontsize=TEXT, loc="left")
         _draw(panel, xy, real, None if found is None else paint(found, cmap), name, source)
-        # as images are stored; the margin keeps dots whole
+        # the margin keeps dots whole
         panel.margins(0.04)
         panel.set(aspect="equal")
-        if not panel.yaxis_inverted():
+        if flat and not panel.yaxis_inverted():
             panel.invert_yaxis()
     return finish(figure, axes if several else axes[0], own=ax is None, show=show, return_fig=return_fig)
 
@@ -182,10 +185,10 @@ def _draw(ax: Axes, xy: np.ndarray, real: np.ndarray, colors: Paint | None, name
         *xy[order].T, c=values, cmap=colors.cmap, norm=colors.norm, s=size, zorder=2, plotnonfinite=True, **dots
     )
     if colors.legend:
-        columns = max(1, min(3, 40 // max(len(label) + 3 for label in colors.legend)))
         style: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handletextpad": 0.1, "columnspacing": 0.8}
-        # under the axis' numbers and name
-        ax.legend(handles=colors.handles(), loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=columns, **style)
+        columns = -(-len(colors.legend) // 16)
+        ax.legend(handles=colors.handles(), loc="upper left", bbox_to_anchor=(1.0, 1.03), ncols=columns, **style)
         return
-    label = "spread, in units of the coordinates" if name == "spread" else f"{name} ({source})"
-    colorbar(figure, drawn, label, colors.extend, ax=ax, location="bottom", shrink=0.7, aspect=30, pad=0.02)
+    # as high as the panel is drawn, whose sides have the proportions of the tissue
+    label = "units of the coordinates" if name == "spread" else source
+    colorbar(figure, drawn, fill(label, 14), colors.extend, cax=ax.inset_axes((1.03, 0.0, 0.035, 1.0)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 METHODS = ("nearest", "generator", "plan")
-NEIGHBORS = 10  # real spots, of which the most central one is taken (benchmarks/place.md)
+NEIGHBORS = 20  # real spots, of which the most central one is taken (benchmarks/place.md)
 
 
 def place(
@@ -43,7 +43,7 @@ def place(
     target
         Modality with coordinates.
     method
-        `"nearest"` (default, the best of the three in `benchmarks/place.md`): of the 10 real spots that the mapped cell
+        `"nearest"` (default, the best of the three in `benchmarks/place.md`): of the 20 real spots that the mapped cell
         resembles most in the target's model space, the place of the one nearest to the others; always a real place.
         `tl.align(spatial=)` makes it somewhat better and is not needed. `"generator"`: what the generator that enters
         `target` emits, which `tl.align(spatial=)` trains to. `"plan"`: the mean under the coupling.
