@@ -46,7 +46,7 @@ def error(placed: np.ndarray, truth: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def _placed() -> tuple[md.MuData, np.ndarray]:
     mdata, links, truth = tissue()
-    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=300, progress_bar=False)
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=150, progress_bar=False)
     return mdata, truth
 
 
@@ -74,7 +74,7 @@ def test_cells_are_placed_near_the_truth(placed: tuple[md.MuData, np.ndarray], m
 def test_three_columns_and_two_tissues():
     mdata, links, truth = tissue(d=3)
     mdata["cells"].obsm["spatial"] = truth[:, :2] / 10
-    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=200, progress_bar=False)
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=100, progress_bar=False)
     for source, target in (("cells", "rna"), ("rna", "cells")):
         smm.tl.place(mdata, source, target, method="generator")
     assert error(mdata["cells"].obsm[SLOT], truth) < 0.4 * error(truth.mean(0)[None], truth)

@@ -98,7 +98,7 @@ def coordinates(
     real = _tissue(mdata, target, table.attrs["spatial"])
     shown = _axes_to_draw(dims, real.shape[1])
     several = color is not None and not isinstance(color, str)
-    names = [color] if not several else list(color or ())
+    names: list[str | None] = [color] if color is None or isinstance(color, str) else list(color)
     if not names or ncols < 1:
         raise ValueError(f"Nothing to draw: {len(names)} panels, ncols={ncols}. Name a `color`; ncols is 1 or more.")
     values = [_values(mdata[source], str(n), layer, table, source) if n is not None else None for n in names]
@@ -168,13 +168,13 @@ def _draw(ax: Axes, xy: np.ndarray, real: np.ndarray, colors: Paint | None, name
     n = max(len(xy), len(real))
     size = float(np.clip(6_000 / n, 0.6, 9))
     dots: dict[str, Any] = {"linewidths": 0, "rasterized": n > 20_000}
-    ax.scatter(*real.T, s=size, color=MISSING, zorder=1, **dots)
+    ax.scatter(real[:, 0], real[:, 1], s=size, color=MISSING, zorder=1, **dots)
     ax.tick_params(labelsize=SMALL, width=0.6, length=2)
     ax.locator_params(nbins=4)
     ax.spines[:].set_linewidth(0.4)
     figure = ax.figure.figure
     if colors is None:
-        ax.scatter(*xy.T, s=size, color=OKABE_ITO[0], zorder=2, **dots)
+        ax.scatter(xy[:, 0], xy[:, 1], s=size, color=OKABE_ITO[0], zorder=2, **dots)
         return
     # high values are rare and would be hidden; of labels the order is random, but always the same
     rank = np.where(colors.known, colors.values, -np.inf)
@@ -182,8 +182,9 @@ def _draw(ax: Axes, xy: np.ndarray, real: np.ndarray, colors: Paint | None, name
     order = mixed if colors.legend else np.argsort(rank, kind="stable")
     values = colors.values[order]
     drawn = ax.scatter(
-        *xy[order].T, c=values, cmap=colors.cmap, norm=colors.norm, s=size, zorder=2, plotnonfinite=True, **dots
-    )
+        xy[order, 0], xy[order, 1], c=values, cmap=colors.cmap, norm=colors.norm, s=size, zorder=2, plotnonfinite=True,
+        **dots,
+    )  # fmt: skip
     if colors.legend:
         style: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handletextpad": 0.1, "columnspacing": 0.8}
         columns = -(-len(colors.legend) // 16)

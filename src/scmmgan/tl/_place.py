@@ -169,7 +169,7 @@ def _under_plan(
         raise KeyError(f"{target!r} has no cell {gone!r}, a landmark of the alignment {keys.key!r}: align it again.")
     spots = _block(mdata, target, target, keys)
     # the spots that are nearest to a landmark's node stand for its cluster
-    label = cKDTree(spots[nodes]).query(spots)[1]
+    label = np.asarray(cKDTree(spots[nodes]).query(spots)[1])
     member = sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape=(len(nodes), len(label)))
     size = np.maximum(np.asarray(member.sum(1)), 1)
     # squares about the tissue's centre: about a far origin they would round away
