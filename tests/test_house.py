@@ -44,8 +44,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             {"scipy", "sklearn", "tqdm", "scmmgan.model"},
             {"torch", "ot", "pynndescent", "threadpoolctl"},
         )
-        for name in ("transform", "diffusion", "coupling", "diagnosis")
+        for name in ("transform", "diffusion", "coupling", "diagnosis", "matching")
     ],
+    ("model/attribution.py", {"torch", "scmmgan.model"}, {"captum"}),
     (
         "model/*.py",
         {"scipy", "sklearn", "torch", "lightning", "lightning_fabric", "tqdm", "scmmgan.model"},
@@ -166,7 +167,7 @@ def loaded_after(statement: str, names: list[str]) -> dict:
     return json.loads(done.stdout)
 
 
-HEAVY = ["torch", "scanpy", "muon", "pynndescent", "ot", "lightning", "lightning_fabric", "numba"]
+HEAVY = ["torch", "scanpy", "muon", "pynndescent", "ot", "lightning", "lightning_fabric", "numba", "captum"]
 
 
 def test_import_is_light():

@@ -254,6 +254,16 @@ def test_without_spatial_nothing_is_recorded():
     assert smm.get.model(mdata).frames == {}
 
 
+def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarray]):
+    pytest.importorskip("captum")
+    mdata, _ = placed
+    smm.tl.diagnose(mdata)
+    smm.tl.match(mdata, "cells", "rna")
+    smm.tl.importance(mdata, "cells", "rna", feature="G0", n_cells=40)
+    assert mdata["cells"].obsm["X_scmmgan"].shape[1] == sum(smm.get.model(mdata).widths.values())
+    assert len(smm.get.mapped(mdata, "cells", "rna").var_names) == 30
+
+
 # --- slots and errors --------------------------------------------------------------------------------------------
 
 

@@ -145,7 +145,7 @@ class Aligner:
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
-            elif isinstance(generator, Generator) and shared:
+            elif isinstance(generator, Generator) and shared and coupled:
                 weight, bias = torch.eye(self._full(b), self.widths[a]), torch.zeros(self._full(b))
                 if b in self.frames:
                     # where a measured cell is tells where its like are

@@ -1,9 +1,12 @@
-"""Tools: alignment of modalities, and its diagnosis."""
+"""Tools: alignment of modalities, its diagnosis, and what follows from it."""
 
 from __future__ import annotations
 
 from ._align import align
 from ._diagnose import diagnose
+from ._importance import importance
+from ._match import match
 from ._place import place
+from ._transfer import transfer
 
-__all__ = ["align", "diagnose", "place"]
+__all__ = ["align", "diagnose", "importance", "match", "place", "transfer"]

@@ -111,9 +111,9 @@ def align(
     cycle_as_real
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
-        Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .5 (METHOD §5). 0 leaves a term out. `"scmmgan-paper"`: anchors (known pairs) and links 10,
-        geometry 1.
+        Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1
+        (METHOD §5); `geometry` .1 and, in a shared space, `identity` 10 (benchmarks/accuracy.md). 0 leaves a term out.
+        `"scmmgan-paper"`: anchors (known pairs) and links 10, geometry 1, no identity.
     max_steps
         Training steps (default 1,000, METHOD §5; `"scmmgan-paper"`: 20,000).
     batch_size
@@ -122,7 +122,7 @@ def align(
         Adam's learning rate (default 1e-3, METHOD §5), warmed up over 50 steps, decaying over the last 40 %.
         `"scmmgan-paper"`: 1e-4, constant.
     random_state
-        Seed of everything random; global generators stay untouched. The same seed gives the same bits on CPU.
+        Seed of everything random; the global numpy and torch generators stay untouched. The same seed gives the same bits on CPU.
     device
         `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"mps"`.
     key_added
@@ -182,7 +182,10 @@ def align(
     keys = Keys(key_added)
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
-    _check_writable(mdata, names, copy=copy)
+    if not copy:
+        _domain.check_writable(mdata, names)
+    elif mdata.isbacked:
+        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
     random_state = arguments["random_state"]
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
     domains, coordinates = problem.domains, _domain.read_coordinates(mdata, names, spatial)
@@ -206,14 +209,6 @@ def align(
         diagnosis=records, ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
-
-
-def _check_writable(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
-    """ValueError where results could not be written, before anything is computed."""
-    if copy and mdata.isbacked:
-        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
-    if not copy and (mdata.is_view or any(mdata[name].is_view for name in names)):
-        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
