@@ -259,7 +259,7 @@ def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarr
     mdata, _ = placed
     smm.tl.diagnose(mdata)
     smm.tl.match(mdata, "cells", "rna")
-    smm.tl.importance(mdata, "cells", "rna", feature="G0", n_cells=40)
+    smm.tl.importance(mdata, "cells", "rna", features="G0", n_cells=40)
     assert mdata["cells"].obsm["X_scmmgan"].shape[1] == sum(smm.get.model(mdata).widths.values())
     assert len(smm.get.mapped(mdata, "cells", "rna").var_names) == 30
 
