@@ -65,7 +65,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             f"scmmgan.{name}"
             for name in ("_domain", "_links", "_known", "_slots", "_derived", "_keys", "get", "metrics", "model", "tl")
         },
-        {"captum", "torch", "threadpoolctl"},
+        {"captum", "sklearn", "torch", "threadpoolctl"},
     ),
     (
         "pl/*.py",
@@ -74,11 +74,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     (
         "get.py",
-        CONTAINERS | {"scmmgan._domain", "scmmgan._slots", "scmmgan._variances", "scmmgan._keys"},
+        CONTAINERS | {"scmmgan._domain", "scmmgan._slots", "scmmgan._reading", "scmmgan._keys"},
         {"scmmgan.model.aligner"},
     ),
     (
-        "_variances.py",
+        "_reading.py",
         CONTAINERS | {"scmmgan._domain", "scmmgan._slots", "scmmgan._keys"},
         {"scmmgan.model.uncertainty"},
     ),

@@ -253,6 +253,37 @@ def read_domains(
     ], shared
 
 
+def read_coordinates(mdata: MuData, names: Sequence[str], spatial: Any) -> dict[str, np.ndarray]:
+    """Checked coordinates (n × 2 or 3, float64) by modality, of those that `spatial` (obsm key, or a dict) names."""
+    if isinstance(spatial, Mapping):
+        chosen = {name: key for name, key in per_modality(spatial, names, "spatial").items() if key is not None}
+    else:
+        chosen = {} if spatial is None else {name: spatial for name in names if spatial in mdata[name].obsm}
+        if spatial is not None and not chosen:
+            found = {name: list(mdata[name].obsm) for name in names}
+            raise KeyError(f"No modality has obsm[{spatial!r}] that `spatial` names. Found: {found}.")
+    return {name: coordinates(mdata, name, key) for name, key in chosen.items()}
+
+
+def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
+    """Checked coordinates (n × 2 or 3, float64) of a modality's cells."""
+    adata = modality(mdata, name)
+    if key not in adata.obsm:
+        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm))
+    values = np.asarray(adata.obsm[key])
+    if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"obsm[{key!r}] of {name!r} has shape {values.shape} and dtype {values.dtype}; coordinates are 2 or 3 "
+            "columns of numbers. Name another key."
+        )
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"obsm[{key!r}] of {name!r} holds NaN or infinite coordinates. Drop those cells first.")
+    if not np.ptp(values, axis=0).any():
+        raise ValueError(f"obsm[{key!r}] of {name!r} puts all cells at one place. Name another key.")
+    return values
+
+
 def _smoothed(
     matrix: np.ndarray | sp.csr_matrix, t: int, mask: np.ndarray | None, batch: np.ndarray | None, random_state: int
 ) -> Matrix:

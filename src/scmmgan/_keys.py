@@ -37,6 +37,14 @@ class Keys:
         """`mdata[source].obs`: whether rival couplings send the cell elsewhere; `target` named where there are several."""
         return f"{self.key}_ambiguous" + (f"_{target}" if target else "")
 
+    def coordinates(self, target: str) -> str:
+        """`mdata[source].obsm`: places of the source's cells in the target's tissue."""
+        return f"{self.key}_coordinates_{target}"
+
+    def spread(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: how far places under the plan are apart; `target` named where there are several."""
+        return "_".join(name for name in (self.key, "spread", target) if name)
+
     def uncertainty(self, part: str | None = None, source: str | None = None) -> str:
         """`mdata[target].var`: uncertainty of mapped features, of one `part`; `source` named where there are several."""
         return "_".join(name for name in (self.key, "uncertainty", part, source) if name)

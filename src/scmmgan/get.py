@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from scmmgan import _slots, _variances
+from scmmgan import _reading, _slots
 from scmmgan._domain import modality
 from scmmgan._keys import Keys
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from scmmgan.model.aligner import Aligner
 
 __all__ = [
+    "coordinates",
     "correlations",
     "diagnosis",
     "embedding",
@@ -79,7 +79,7 @@ def mapped(
     known = set(names) <= set(var.index)
     var = var.loc[names].copy() if known else pd.DataFrame(index=pd.Index(names, dtype=object))
     out = AnnData(values.copy(), obs=cells.obs.copy(), var=var)
-    _copy_places(cells, out)
+    _reading.copy_places(cells, out)
     return out
 
 
@@ -112,29 +112,7 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     >>> smm.get.embedding(mdata).n_obs == mdata.n_obs
     True
     """
-    from anndata import AnnData
-
-    keys = Keys(key)
-    names = _slots.config(mdata, keys)["modalities"]
-    found = _slots.check_aligned(mdata, names, keys)
-    parts = []
-    for name in names:
-        obs = mdata[name].obs.copy()
-        # categories of one name may differ between modalities
-        obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
-        obs["modality"] = name
-        parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
-    # a column without any value in one modality would decide the type of the others'
-    obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
-    for column in obs.select_dtypes(object).columns:
-        obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
-    obs["modality"] = pd.Categorical(obs["modality"], categories=names)
-    var = pd.DataFrame(
-        {"modality": np.repeat(names, [found["widths"][m] for m in names])},
-        index=[f"{m}_{i}" for m in names for i in range(found["widths"][m])],
-    )
-    x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
-    return AnnData(x, obs=obs, var=var)
+    return _reading.joint(mdata, Keys(key))
 
 
 def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> dict[str, Any]:
@@ -202,6 +180,42 @@ def history(mdata: MuData, *, key: str = "scmmgan") -> pd.DataFrame:
     """
     found = _slots.record(mdata, Keys(key))["history"]
     return pd.DataFrame({name: np.asarray(values) for name, values in found.items()}).set_index("step")
+
+
+def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> pd.DataFrame:
+    """Where :func:`scmmgan.tl.place` put the cells of `source` in the tissue of `target`.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data, with cells placed.
+    source
+        Modality whose cells were placed.
+    target
+        Modality with the tissue.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A table, cells × (`x`, `y`, where there is one `z`, `spread`), in the units of the target's coordinates; its `attrs`
+    name the `method` and the target's `obsm` key, `spatial`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, or cells were not placed.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(spatial=True)
+    >>> smm.tl.align(mdata, links="gene", spatial="spatial", max_steps=50, progress_bar=False)
+    >>> smm.tl.place(mdata, "protein", "rna")
+    >>> list(smm.get.coordinates(mdata, "protein", "rna"))
+    ['x', 'y', 'spread']
+    """
+    return _reading.places(mdata, source, target, Keys(key))
 
 
 def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
@@ -335,12 +349,12 @@ def uncertainty(
     """
     from anndata import AnnData
 
-    variance, total, names = _variances.of_coupling(mdata, source, target, features, Keys(key))
+    variance, total, names = _reading.of_coupling(mdata, source, target, features, Keys(key))
     cells = modality(mdata, source)
     out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
     with np.errstate(invalid="ignore", divide="ignore"):
         out.layers["relative"] = np.where(total > 0, variance / total, np.nan).astype(np.float32)
-    _copy_places(cells, out)
+    _reading.copy_places(cells, out)
     return out
 
 
@@ -378,20 +392,4 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     >>> list(smm.get.uncertainty_summary(mdata, "rna", "protein")["features"].columns)
     ['uncertainty', 'coupling', 'detection']
     """
-    keys = Keys(key)
-    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
-    record, var = _variances.record(mdata, source, target, keys), mdata[target].var
-    suffix = source if several else None
-    columns = {"uncertainty": keys.uncertainty(None, suffix)}
-    columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
-    columns |= {"interval": keys.interval(suffix), "detection": keys.detection()}
-    table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
-    return {"features": table, **record}
-
-
-def _copy_places(cells: AnnData, out: AnnData) -> None:
-    """Coordinates and pictures of the source's cells."""
-    if "spatial" in cells.obsm:
-        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
-    if "spatial" in cells.uns:
-        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+    return _reading.summary(mdata, source, target, Keys(key))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from scmmgan.model import training
 from scmmgan.model.coupling import Coupling
@@ -20,6 +21,30 @@ Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p ×
 CHUNK = 8_192  # cells mapped at one time
 RIDGE = 1e-2  # of the mean variance, for the linear start
 REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
+SPATIAL = 10.0  # sd of coordinates beside features of sd 1 (benchmarks/place.md)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that no axis is stretched."""
+
+    centre: list[float]
+    scale: float
+
+    @classmethod
+    def of(cls, coordinates: np.ndarray) -> Frame:
+        """The frame in which coordinates (n × d) have mean 0 and an sd of `SPATIAL` over all axes."""
+        centre = coordinates.mean(0)
+        sd = float(np.sqrt(((coordinates - centre) ** 2).mean()))
+        return cls(centre.tolist(), max(sd, 1e-12) / SPATIAL)
+
+    def encode(self, coordinates: np.ndarray) -> np.ndarray:
+        """Standardised coordinates."""
+        return (coordinates - np.asarray(self.centre)) / self.scale
+
+    def decode(self, standardised: np.ndarray) -> np.ndarray:
+        """Coordinates in the units of the tissue."""
+        return standardised.astype(np.float64) * self.scale + np.asarray(self.centre)
 
 
 class Aligner:
@@ -30,18 +55,27 @@ class Aligner:
     """
 
     def __init__(
-        self, widths: Mapping[str, int], networks: str = "default", noise: Mapping[str, int] | None = None
+        self,
+        widths: Mapping[str, int],
+        networks: str = "default",
+        noise: Mapping[str, int] | None = None,
+        frames: Mapping[str, Frame] | None = None,
     ) -> None:
         self.widths = dict(widths)
         self.networks = networks
+        self.frames = dict(frames or {})
         self.block_sd = dict.fromkeys(widths, 1.0)
         self.noise = {m: width for m, width in (noise or {}).items() if width}
         self.generators = {(a, b): self._generator(a, b) for a, b in permutations(widths, 2)}
 
     def _generator(self, a: str, b: str) -> torch.nn.Module:
         width = self.noise.get(a, 0)
-        found = GENERATORS[self.networks](self.widths[a] + width, self.widths[b])
+        found = GENERATORS[self.networks](self.widths[a] + width, self._full(b))
         return NoisyGenerator(found, width) if width else found
+
+    def _full(self, modality: str) -> int:
+        """Width of a modality's features and coordinates."""
+        return self.widths[modality] + (len(self.frames[modality].centre) if modality in self.frames else 0)
 
     @property
     def modalities(self) -> list[str]:
@@ -64,23 +98,33 @@ class Aligner:
         networks: str = "default",
         coupled: bool = True,
         noise: Mapping[str, int] | None = None,
+        coordinates: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
-        Without `coupled` only known pairs are followed, and the start is random.
+        Without `coupled` only known pairs are followed, and the start is random. Generators that enter a modality with
+        `coordinates` (n × d) emit these, too; those that leave it do not see them.
         """
+        frames = {m: Frame.of(v) for m, v in (coordinates or {}).items()}
+        places = {m: frames[m].encode(v) for m, v in (coordinates or {}).items()}
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the accelerators, too, and they are not restored
             torch.default_generator.manual_seed(random_state)
-            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, noise)
+            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, noise, frames)
             discriminators = {
-                m: DISCRIMINATORS[networks](p) for m, p in aligner.widths.items() if networks in DISCRIMINATORS
+                m: DISCRIMINATORS[networks](aligner._full(m)) for m in aligner.widths if networks in DISCRIMINATORS
             }
         aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in x.items()}
-        aligner._start(x, couplings, shared=shared, coupled=coupled, random_state=random_state)
+        placed = {(a, b): _placed(c, x[b], places[b]) if b in places else c for (a, b), c in couplings.items()}
+        aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
         if networks not in DISCRIMINATORS:
             return aligner, aligner._errors(x, couplings)
-        problem = replace(_problem(x, couplings, loadings, weights, coupled, random_state, device), shared=shared)
+        full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
+        problem = replace(
+            _problem(full, placed, loadings, weights, coupled, random_state, device),
+            shared=shared,
+            widths={m: aligner.widths[m] for m in places},
+        )
         for net in (*aligner.generators.values(), *discriminators.values()):
             net.to(device)
         history = training.fit(
@@ -118,7 +162,13 @@ class Aligner:
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
             elif isinstance(generator, Generator) and shared and coupled:
-                generator.start_from(torch.eye(self.widths[b], self.widths[a] + width), torch.zeros(self.widths[b]))
+                start, middle = torch.eye(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
+                if b in self.frames:
+                    # where a measured cell is tells where its like are
+                    learnt = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
+                    slope, where = (_float(v)[self.widths[b] :] for v in learnt)
+                    start[self.widths[b] :, : self.widths[a]], middle[self.widths[b] :] = slope, where
+                generator.start_from(start, middle)
             elif isinstance(generator, Generator) and coupled:
                 weight, bias = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
                 generator.start_from(_float(np.pad(weight, ((0, 0), (0, width)))), _float(bias))
@@ -133,11 +183,18 @@ class Aligner:
         scale = len(self.widths) - 1
         return {"step": [0], "cycle": [cycle / scale], "anchors": [anchors / scale]}
 
-    @torch.inference_mode()
     def translate(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         """Map cells (n × p, model space of `source`) into the model space of `target`; each on its own."""
         if source == target:
             return np.asarray(x, dtype=np.float32)
+        return self._map(x, source, target)[:, : self.widths[target]]
+
+    def place(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`)."""
+        return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :])
+
+    @torch.inference_mode()
+    def _map(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         generator = self.generators[source, target].eval()
         starts = range(0, max(len(x), 1), CHUNK)
         return np.concatenate([generator(_float(x[i : i + CHUNK])).numpy() for i in starts])
@@ -152,7 +209,7 @@ class Aligner:
         for start in range(0, max(len(x), 1), CHUNK):
             part = x[start : start + CHUNK]
             z = rng.standard_normal((len(part), generator.width), dtype=np.float32)
-            found.append(generator.sample(_float(part), _float(z)).numpy())
+            found.append(generator.sample(_float(part), _float(z)).numpy()[:, : self.widths[target]])
         return np.concatenate(found)
 
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
@@ -165,6 +222,8 @@ class Aligner:
         config["networks"] = self.networks
         if self.noise:
             config["noise"] = self.noise
+        if self.frames:
+            config["frames"] = {m: asdict(frame) for m, frame in self.frames.items()}
         weights = {
             f"{i}:{name}": value.detach().numpy().copy()
             for i, generator in enumerate(self.generators.values())
@@ -177,9 +236,10 @@ class Aligner:
         """Rebuild an aligner from what `state` gave."""
         found = json.loads(config)
         with torch.random.fork_rng(devices=[]):
-            # models written before there was a choice do not name their networks, nor any noise
+            # models written before there was a choice do not name their networks, nor noise or coordinates
             widths = {m: found["widths"][m] for m in found["modalities"]}
-            aligner = cls(widths, found.get("networks", "default"), found.get("noise"))
+            frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
+            aligner = cls(widths, found.get("networks", "default"), found.get("noise"), frames)
         aligner.block_sd = dict(found["block_sd"])
         for i, generator in enumerate(aligner.generators.values()):
             prefix = f"{i}:"
@@ -211,6 +271,14 @@ def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray,
     gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
     weight = np.linalg.solve(gram, weighted @ (y - mean_y)).T
     return weight, mean_y - weight @ mean_x
+
+
+def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
+    """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features."""
+    means = np.asarray(coupling.plan @ coupling.landmarks.mean(places))
+    if coupling.known.any():
+        means[coupling.known] = places[cKDTree(x).query(coupling.anchors[coupling.known])[1]]
+    return replace(coupling, anchors=np.hstack([coupling.anchors, means]))
 
 
 def split(sizes: Mapping[str, int], random_state: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -45,7 +45,8 @@ def path_gradients(generator: nn.Module, x: np.ndarray, loadings: np.ndarray) ->
     cells, decoder = (torch.from_numpy(np.array(v, dtype=np.float32)) for v in (x, loadings))
 
     def predict(at: Tensor) -> Tensor:
-        return generator(at) @ decoder
+        # a generator into a tissue emits coordinates after the features
+        return generator(at)[:, : len(decoder)] @ decoder
 
     integrated = IntegratedGradients(predict, multiply_by_inputs=False)
     gradient = [

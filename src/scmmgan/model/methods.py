@@ -85,10 +85,12 @@ def fit(
     device: str,
     progress_bar: bool,
     noise_dim: int | Mapping[str, int] = 0,
+    coordinates: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
-    `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality.
+    `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
+    (n × d) of some modalities are mapped along.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
@@ -104,5 +106,6 @@ def fit(
         device=device,
         progress_bar=progress_bar,
         noise=noise,
+        coordinates=coordinates,
         **found.settings,
     )

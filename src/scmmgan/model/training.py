@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,10 +62,15 @@ class Problem:
     held_out: dict[str, Tensor]  # row numbers to check on
     weights: dict[str, float]
     shared: bool = False  # all modalities in one space, where a cell's image is near the cell
+    widths: dict[str, int] = field(default_factory=dict)  # of the features where coordinates follow them (METHOD §9)
 
     def anchored(self, source: str, target: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Anchors and their weights for some cells of the source."""
         return self.anchors[source, target][rows], self.anchor_weight[source, target][rows]
+
+    def features(self, modality: str, cells: Tensor) -> Tensor:
+        """Cells without their coordinates: what a generator reads, and what geometry, links and identity compare."""
+        return cells[:, : self.widths[modality]] if modality in self.widths else cells
 
 
 @dataclass(frozen=True)
@@ -200,11 +205,11 @@ def _step(
 ) -> dict[str, float]:
     """One discriminator step, then one generator step; returns every loss term as a float."""
     x = {m: problem.x[m][at] for m, at in rows.items()}
-    mapped = {pair: net(x[pair[0]]) for pair, net in mappers.nets.items()}
+    mapped = {pair: net(problem.features(pair[0], x[pair[0]])) for pair, net in mappers.nets.items()}
     cycled: dict[Pair, Tensor] = {}
     if problem.weights["cycle"] or recipe.cycle_as_real:
         with frozen_statistics(mappers.norms):
-            cycled = {(s, t): mappers.nets[t, s](y) for (s, t), y in mapped.items()}
+            cycled = {(s, t): mappers.nets[t, s](problem.features(t, y)) for (s, t), y in mapped.items()}
     out: dict[str, float] = {}
     if problem.weights["adversarial"]:
         penalty = step % EVERY == 0 and not recipe.plain
@@ -265,14 +270,15 @@ def _mapper_terms(
                 known = weight * problem.known[source, target][rows[source]]
                 share = known.sum() / weight.sum().clamp(min=1e-9)
                 parts["pairs"].append(share * losses.anchor_loss(y, anchors, known))
+        before, after = problem.features(source, x[source]), problem.features(target, y)
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
-            parts["links"].append(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
+            parts["links"].append(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
         if weights["identity"] and problem.shared:
-            parts["identity"].append(losses.identity_loss(x[source], y))
+            parts["identity"].append(losses.identity_loss(before, after))
         if weights["geometry"] and geometry:
             # looked up by name, as all terms are
-            parts["geometry"].append(getattr(losses, f"{geometry}_loss")(x[source], y))
+            parts["geometry"].append(getattr(losses, f"{geometry}_loss")(before, after))
     return {name: torch.stack(values).sum() for name, values in parts.items()}
 
 
@@ -301,16 +307,18 @@ def _held_out_score(
     x = {m: problem.x[m][at] for m, at in problem.held_out.items()}
     weights, score = problem.weights, 0.0
     for (source, target), net in generators.items():
-        y = net(x[source])
+        before = problem.features(source, x[source])
+        y = net(before)
+        after = problem.features(target, y)
         if weights["cycle"]:
-            score += float(losses.cycle_loss(x[source], generators[target, source](y)))
+            score += float(losses.cycle_loss(x[source], generators[target, source](after)))
         if weights["anchors"] and (source, target) in problem.anchors:
             score += float(losses.anchor_loss(y, *problem.anchored(source, target, problem.held_out[source])))
         if weights["identity"] and problem.shared:
-            score += float(losses.identity_loss(x[source], y))
+            score += float(losses.identity_loss(before, after))
         if weights["links"] and (source, target) in problem.links:
             link = problem.links[source, target]
-            score += float(losses.link_loss(x[source] @ link.source, y @ link.target, link.sign, link.weight))
+            score += float(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
     _load(parameters, current)
     for net in generators.values():
         net.train()

@@ -8,7 +8,8 @@ from ._correlations import correlations
 from ._diagnose import diagnose
 from ._importance import importance
 from ._match import match
+from ._place import place
 from ._transfer import transfer
 from ._uncertainty import uncertainty
 
-__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "transfer", "uncertainty"]
+__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "place", "transfer", "uncertainty"]

@@ -36,6 +36,7 @@ def align(
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
     n_pcs: int | Mapping[str, int] = _problem.DEFAULTS["n_pcs"],
     smooth: int | Mapping[str, int | None] | None = _problem.DEFAULTS["smooth"],
+    spatial: str | Mapping[str, str] | None = None,
     method: str = "scmmgan",
     geometry: str | None = "auto",
     cycle_as_real: bool = False,
@@ -95,6 +96,9 @@ def align(
         Principal components of model space (default 50, METHOD §2).
     smooth
         Diffusion steps of the smoothing before the PCA (default 3, METHOD §2); `None` or 0: none.
+    spatial
+        `obsm` key of coordinates (2 or 3 columns) that are mapped along (METHOD §9), for :func:`scmmgan.tl.place`; a key
+        is for all modalities that have it, or give a dict. Default `None`.
     method
         `"scmmgan"` (default). For comparison: `"coupling"`, the coupling itself as a map, between the 15 nearest cells,
         without training (nothing below down to `lr` matters to it); `"scmmgan-paper"`, the published networks, weights
@@ -184,7 +188,7 @@ def align(
     _check_copy(mdata, names, copy=copy)
     random_state = arguments["random_state"]
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
-    domains = problem.domains
+    domains, coordinates = problem.domains, _domain.read_coordinates(mdata, names, spatial)
     written = _slots.written_features(domains, per_modality["features"])
     couplings, loadings = problem.couple(random_state)
     records, ambiguous = problem.diagnose(couplings, random_state)
@@ -194,8 +198,9 @@ def align(
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
     settings = {name: arguments[name] for name in chosen} | {"noise_dim": per_modality["noise_dim"]}
     aligner, history = methods.fit(
-        method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
-    )
+        method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar,
+        coordinates=coordinates, **settings
+    )  # fmt: skip
     records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
     mdata = mdata.copy() if copy else mdata
     params = _params(arguments | {"modalities": names}, couplings, problem.shared, time.perf_counter() - start)

@@ -1,0 +1,182 @@
+"""Where in the tissue dissociated cells would be (METHOD §9)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.spatial import cKDTree
+
+from scmmgan import _derived, _domain, _slots, get
+from scmmgan._keys import Keys
+from scmmgan.tl import _problem
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
+
+METHODS = ("nearest", "generator", "plan")
+NEIGHBORS = 20  # real spots, of which the most central one is taken (benchmarks/place.md)
+
+
+def place(
+    mdata: MuData,
+    source: str,
+    target: str,
+    *,
+    method: str = "nearest",
+    spatial: str | None = None,
+    key: str = "scmmgan",
+) -> None:
+    """Give cells of `source` coordinates in the tissue of `target`, and say how far they are determined.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    source
+        Modality whose cells are placed, dissociated ones say.
+    target
+        Modality with coordinates.
+    method
+        `"nearest"` (default, the best of the three in `benchmarks/place.md`): of the 20 real spots that the mapped cell
+        resembles most in the target's model space, the place of the one nearest to the others; always a real place.
+        `tl.align(spatial=)` makes it somewhat better and is not needed. `"generator"`: what the generator that enters
+        `target` emits, which `tl.align(spatial=)` trains to. `"plan"`: the mean under the coupling.
+    spatial
+        `obsm` key of the target's coordinates, 2 or 3 columns; default: the one that was aligned, else `"spatial"`.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    `None`. Sets:
+
+    `mdata[source].obsm[f"{key}_coordinates_{target}"]` : float64, cells × 2 or 3
+        Places in the units of the target's coordinates. The generator and the plan answer with a mean where several
+        places fit a cell alike, which may lie between them, outside of the tissue even.
+    `mdata[source].obs[f"{key}_spread"]` : float32 (suffix `_{target}` with more than two modalities)
+        Root mean squared distance from the mean place under the cell's plan, in the same units, whatever the method;
+        spots of one landmark included. It says how far apart the places are between which the coupling did not decide.
+        It is no error bar: a coupling that is wrong may be sure (`benchmarks/place.md`); ask
+        :func:`scmmgan.tl.diagnose` first.
+    `mdata.uns[key]["coordinates"][source][target]` : dict
+        `method` and `spatial` as used.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or `obsm` key, or landmarks of the target are gone.
+    ValueError
+        If `method` is unknown, or the generator emits no coordinates; if these are not 2 or 3 columns of finite numbers;
+        if slots of these names hold something else.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(spatial=True)
+    >>> smm.tl.align(mdata, links="gene", spatial="spatial", max_steps=50, progress_bar=False)
+    >>> smm.tl.place(mdata, "protein", "rna")
+    >>> mdata["protein"].obsm["scmmgan_coordinates_rna"].shape == (mdata["protein"].n_obs, 2)
+    True
+    """
+    keys = Keys(key)
+    found = _slots.check_aligned(mdata, (source, target), keys)
+    if source == target:
+        raise ValueError(f"`source` and `target` are both {source!r}. Name the modality with coordinates as `target`.")
+    trained = _trained(mdata, target, keys)
+    _check_method(method, trained, spatial, target)
+    spatial = spatial or trained or "spatial"
+    places = _domain.coordinates(mdata, target, spatial)
+    several = len(found["modalities"]) > 2
+    slots = (
+        (source, "obsm", keys.coordinates(target)),
+        (source, "obs", keys.spread(target if several else None)),
+    )
+    _derived.check_free(mdata, slots, keys)
+    means, spread = _under_plan(mdata, source, target, places, keys)
+    if method == "generator":
+        cells = _block(mdata, source, source, keys)
+        placed = get.model(mdata, key=key).place(cells, source, target)
+    elif method == "nearest":
+        placed = _nearest(_block(mdata, source, target, keys), _block(mdata, target, target, keys), places)
+    else:
+        placed = means
+    record: dict[str, Any] = dict(_slots.record(mdata, keys).get("coordinates", {}))
+    record[source] = {**record.get(source, {}), target: {"method": method, "spatial": spatial}}
+    values = dict(zip(slots, (placed, spread.astype(np.float32))))
+    _derived.write(mdata, values, keys, uns={"coordinates": record})
+
+
+def _trained(mdata: MuData, target: str, keys: Keys) -> str | None:
+    """The obsm key of the coordinates that the alignment maps along, if it does for this target."""
+    if target not in _slots.config(mdata, keys).get("frames", {}):
+        return None
+    chosen = _slots.record(mdata, keys)["params"]["spatial"]
+    return str(_problem.given(chosen[target] if isinstance(chosen, Mapping) else chosen))
+
+
+def _check_method(method: str, trained: str | None, spatial: str | None, target: str) -> None:
+    """ValueError on an unknown method, or a generator that does not emit these coordinates."""
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {list(METHODS)}, got {method!r}.")
+    if method == "generator" and trained is None:
+        raise ValueError(
+            f"The alignment does not map coordinates of {target!r} along. Give `spatial` to `scmmgan.tl.align`, or take "
+            "`method='nearest'`."
+        )
+    if method == "generator" and spatial not in (None, trained):
+        raise ValueError(
+            f"The alignment maps obsm[{trained!r}] along, not {spatial!r}. Take `method='nearest'` for that."
+        )
+    if trained is None:
+        logger.info("%r was aligned without `spatial`: no generator knows its coordinates; method %r.", target, method)
+
+
+def _block(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
+    """Cells of a modality in the model space of one, as the embedding keeps them."""
+    found = _slots.config(mdata, keys)
+    widths, order = found["widths"], found["modalities"]
+    start = sum(widths[m] for m in order[: order.index(space)])
+    block = np.asarray(mdata[name].obsm[keys.embedding])[:, start : start + widths[space]]
+    return block * np.float32(found["block_sd"][space])
+
+
+def _nearest(cells: np.ndarray, spots: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of the places of the spots nearest to each cell, the one with the least sum of distances to the others."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(NEIGHBORS, len(spots))
+    near = places[NearestNeighbors(n_neighbors=k).fit(spots).kneighbors(cells, return_distance=False)]
+    apart = np.zeros(near.shape[:2])
+    for other in range(k):
+        apart += np.linalg.norm(near - near[:, other, None], axis=2)
+    return near[np.arange(len(near)), apart.argmin(1)]
+
+
+def _under_plan(
+    mdata: MuData, source: str, target: str, places: np.ndarray, keys: Keys
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean place (n × d) and root mean squared distance from it (n,) under the plan; landmarks are clusters of spots."""
+    names = [str(n) for n in _slots.record(mdata, keys)["landmarks"][target]]
+    nodes = mdata[target].obs_names.get_indexer(names)
+    if (nodes < 0).any():
+        gone = names[int((nodes < 0).argmax())]
+        raise KeyError(f"{target!r} has no cell {gone!r}, a landmark of the alignment {keys.key!r}: align it again.")
+    spots = _block(mdata, target, target, keys)
+    # the spots that are nearest to a landmark's node stand for its cluster
+    label = np.asarray(cKDTree(spots[nodes]).query(spots)[1])
+    member = sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape=(len(nodes), len(label)))
+    size = np.maximum(np.asarray(member.sum(1)), 1)
+    # squares about the tissue's centre: about a far origin they would round away
+    centre = places.mean(0)
+    around = places - centre
+    plan = sp.csr_matrix(mdata[source].obsm[keys.plan(target)]).astype(np.float64)
+    mean = np.asarray(plan @ ((member @ around) / size))
+    squares = np.asarray(plan @ ((member @ (around**2)) / size))
+    spread = np.sqrt(np.maximum((squares - mean**2).sum(1), 0))
+    return mean + centre, spread

@@ -1,0 +1,379 @@
+"""`tl.place` and `tl.align(spatial=)`: what generators read and emit, places against references, errors, slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scmmgan as smm
+from helpers import own_space
+from scmmgan.model import training
+from scmmgan.model.aligner import Aligner, Frame
+from scmmgan.model.coupling import Coupling, Landmarks
+
+SLOT, SPREAD = "scmmgan_coordinates_rna", "scmmgan_spread"
+
+
+def tissue(n: int = 240, seed: int = 0, d: int = 2, noise: float = 0.15) -> tuple[md.MuData, pd.DataFrame, np.ndarray]:
+    """Spots on a band far from the origin with genes that vary smoothly over it, cells of the same band, shuffled, truth."""
+    rng = np.random.default_rng(seed)
+    places = rng.random((2 * n, d)) * np.array([4.0, 1.0, 0.5])[:d]
+    waves, phase = rng.normal(size=(d, 30)), rng.random(30) * 2 * np.pi
+    values = np.sin(1.2 * places @ waves + phase) + noise * rng.normal(size=(2 * n, 30))
+    order = rng.permutation(n) + n
+    # only the first 15 genes are linked, by a table
+    rna = ad.AnnData(values[:n].astype(np.float32), var=pd.DataFrame(index=[f"G{i}" for i in range(30)]))
+    cells = ad.AnnData(values[order].astype(np.float32), var=pd.DataFrame(index=[f"c{i}" for i in range(30)]))
+    rna.obs_names, cells.obs_names = [f"s{i}" for i in range(n)], [f"q{i}" for i in range(n)]
+    rna.obsm["spatial"] = 100 * places[:n] + 5_000
+    with md.set_options(pull_on_update=False):
+        mdata = md.MuData({"cells": cells, "rna": rna})
+    links = pd.DataFrame({"cells": cells.var_names[:15], "rna": rna.var_names[:15]})
+    return mdata, links, 100 * places[order] + 5_000
+
+
+def error(placed: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.median(np.linalg.norm(placed - truth, axis=1)))
+
+
+@pytest.fixture(scope="module")
+def _placed() -> tuple[md.MuData, np.ndarray]:
+    mdata, links, truth = tissue()
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=150, progress_bar=False)
+    return mdata, truth
+
+
+@pytest.fixture
+def placed(_placed: tuple[md.MuData, np.ndarray]) -> tuple[md.MuData, np.ndarray]:
+    return _placed[0].copy(), _placed[1]
+
+
+# --- places ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["generator", "nearest", "plan"])
+def test_cells_are_placed_near_the_truth(placed: tuple[md.MuData, np.ndarray], method: str):
+    mdata, truth = placed
+    smm.tl.place(mdata, "cells", "rna", method=method)
+    found = mdata["cells"].obsm[SLOT]
+    centre = mdata["rna"].obsm["spatial"].mean(0)
+    assert found.shape == truth.shape
+    assert error(found, truth) < 0.35 * error(centre[None], truth)
+    # in the units of the tissue, and spread over all of it
+    np.testing.assert_allclose(found.mean(0), truth.mean(0), atol=25)
+    assert np.ptp(found[:, 0]) > 0.7 * np.ptp(truth[:, 0])
+
+
+def test_three_columns_and_two_tissues():
+    mdata, links, truth = tissue(d=3)
+    mdata["cells"].obsm["spatial"] = truth[:, :2] / 10
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=100, progress_bar=False)
+    for source, target in (("cells", "rna"), ("rna", "cells")):
+        smm.tl.place(mdata, source, target, method="generator")
+    assert error(mdata["cells"].obsm[SLOT], truth) < 0.4 * error(truth.mean(0)[None], truth)
+    assert mdata["rna"].obsm["scmmgan_coordinates_cells"].shape == (240, 2)
+    own = mdata["rna"].obsm["spatial"][:, :2] / 10
+    assert error(mdata["rna"].obsm["scmmgan_coordinates_cells"], own) < 0.4 * error(own.mean(0)[None], own)
+
+
+def test_spread_and_mean_under_the_plan(placed: tuple[md.MuData, np.ndarray]):
+    """Against the plain sum over all pairs of a cell and a spot."""
+    mdata, _ = placed
+    smm.tl.place(mdata, "cells", "rna", method="plan")
+    x, places = own_space(mdata, "rna").astype(float), mdata["rna"].obsm["spatial"]
+    nodes = mdata["rna"].obs_names.get_indexer(mdata.uns["scmmgan"]["landmarks"]["rna"])
+    label = ((x[:, None] - x[nodes][None]) ** 2).sum(2).argmin(1)
+    plan = mdata["cells"].obsm["scmmgan_plan_rna"].toarray().astype(float)
+    weight = plan[:, label] / np.bincount(label)[label]
+    mean = weight @ places
+    spread = np.sqrt((weight * ((places[None] - mean[:, None]) ** 2).sum(2)).sum(1))
+    np.testing.assert_allclose(mdata["cells"].obsm[SLOT], mean, rtol=1e-5)
+    np.testing.assert_allclose(mdata["cells"].obs[SPREAD], spread, rtol=1e-3)
+
+
+def test_spread_says_where_a_tissue_repeats_itself():
+    """Two halves with the same genes: a cell of them fits both, a cell of the middle one place."""
+    rng = np.random.default_rng(0)
+    at = rng.random(400)
+    folded = np.abs(at - 0.5)
+    values = np.sin(6 * folded[:, None] * rng.normal(size=24) + rng.random(24) * 6) + 0.05 * rng.normal(size=(400, 24))
+    order = rng.permutation(200)
+    spots = ad.AnnData(values[:200].astype(np.float32), obsm={"spatial": np.column_stack([at, 0.01 * at])[:200]})
+    cells = ad.AnnData(values[200:][order].astype(np.float32))
+    spots.obs_names, cells.obs_names = [f"s{i}" for i in range(200)], [f"q{i}" for i in range(200)]
+    spots.var_names = cells.var_names = [f"G{i}" for i in range(24)]
+    with md.set_options(pull_on_update=False):
+        mdata = md.MuData({"cells": cells, "rna": spots})
+    smm.tl.align(mdata, links="var_names", method="coupling", progress_bar=False)
+    smm.tl.place(mdata, "cells", "rna")
+    far = folded[200:][order]
+    spread = mdata["cells"].obs[SPREAD].to_numpy()
+    # two places at 2 · far of each other: their rms distance from the middle is far
+    assert np.corrcoef(spread, far)[0, 1] > 0.9
+    np.testing.assert_allclose(np.median(spread[far > 0.3] / far[far > 0.3]), 1, atol=0.15)
+
+
+def test_nearest_is_the_most_central_of_twenty_spots(placed: tuple[md.MuData, np.ndarray]):
+    mdata, _ = placed
+    smm.tl.place(mdata, "cells", "rna", method="nearest")
+    model = smm.get.model(mdata)
+    start = model.widths["cells"]
+    y = mdata["cells"].obsm["X_scmmgan"][:, start:].astype(float) * model.block_sd["rna"]
+    distance = ((y[:, None] - own_space(mdata, "rna")[None]) ** 2).sum(2)
+    near = mdata["rna"].obsm["spatial"][np.argsort(distance, axis=1)[:, :20]]
+    apart = np.sqrt(((near[:, :, None] - near[:, None]) ** 2).sum(3)).sum(2)
+    np.testing.assert_array_equal(mdata["cells"].obsm[SLOT], near[np.arange(240), apart.argmin(1)])
+
+
+def test_without_spatial_the_nearest_spots_serve_and_the_log_says_so(caplog: pytest.LogCaptureFixture):
+    mdata, links, truth = tissue()
+    mdata["rna"].obsm["other"] = mdata["rna"].obsm["spatial"] * 2
+    smm.tl.align(mdata, links=links, max_steps=20, progress_bar=False)
+    with caplog.at_level("INFO", "scmmgan"):
+        smm.tl.place(mdata, "cells", "rna", spatial="other")
+    assert "'rna' was aligned without `spatial`" in caplog.text
+    assert error(mdata["cells"].obsm[SLOT], truth * 2) < 0.4 * error(2 * truth.mean(0)[None], 2 * truth)
+    assert mdata.uns["scmmgan"]["coordinates"]["cells"]["rna"] == {"method": "nearest", "spatial": "other"}
+    with pytest.raises(ValueError, match="does not map coordinates of 'rna' along"):
+        smm.tl.place(mdata, "cells", "rna", method="generator")
+
+
+def test_coordinates_do_not_change_with_the_rows(placed: tuple[md.MuData, np.ndarray]):
+    """A cell's place is its own: the same whatever other cells are placed with it."""
+    mdata, _ = placed
+    aligner, x = smm.get.model(mdata), own_space(mdata, "cells")
+    whole = aligner.place(x, "cells", "rna")
+    np.testing.assert_allclose(aligner.place(x[:7], "cells", "rna"), whole[:7], rtol=1e-5)
+    smm.tl.place(mdata, "cells", "rna", method="generator")
+    np.testing.assert_allclose(mdata["cells"].obsm[SLOT], whole, rtol=1e-5)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def test_widths_of_networks(placed: tuple[md.MuData, np.ndarray]):
+    """The generator that enters the tissue emits coordinates; the one that leaves it does not read them."""
+    aligner = smm.get.model(placed[0])
+    p = aligner.widths
+    into, out = aligner.generators["cells", "rna"], aligner.generators["rna", "cells"]
+    assert into.skip.weight.shape == (p["rna"] + 2, p["cells"])
+    assert out.skip.weight.shape == (p["cells"], p["rna"])
+    assert aligner.translate(own_space(placed[0], "cells"), "cells", "rna").shape[1] == p["rna"]
+
+
+def test_terms_that_see_coordinates():
+    """Discriminator, cycle and anchors do; geometry, links and identity do not."""
+    rng = np.random.default_rng(0)
+    seen: dict[str, set[int]] = {}
+
+    def spy(name: str):
+        original = getattr(training.losses, name)
+
+        def loss(*arguments, **settings):
+            seen.setdefault(name, set()).update(
+                a.shape[1] for a in arguments if isinstance(a, torch.Tensor) and a.dim() == 2
+            )
+            return original(*arguments, **settings)
+
+        return loss
+
+    x = {"a": rng.normal(size=(64, 5)).astype(np.float32), "b": rng.normal(size=(64, 5)).astype(np.float32)}
+    landmarks = Landmarks(np.arange(64), np.full(64, 1 / 64), np.arange(64), x["b"])
+
+    found = {
+        ("a", "b"): Coupling(sp.identity(64, format="csr"), x["b"], landmarks),
+        ("b", "a"): Coupling(sp.identity(64, format="csr"), x["a"], landmarks),
+    }
+    link = (np.eye(5)[:, :3], np.eye(5)[:, :3], np.ones(3), np.ones(3))
+    names = ("cycle_loss", "anchor_loss", "identity_loss", "heat_loss", "gradient_penalty")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(training.losses, name, spy(name))
+        Aligner.fit(
+            x, found, {("a", "b"): link, ("b", "a"): link}, shared=True, weights=training.WEIGHTS,
+            recipe=training.Recipe(4, 32, 1e-3), random_state=0, device="cpu", progress_bar=False,
+            coordinates={"b": rng.normal(size=(64, 3))},
+        )  # fmt: skip
+    assert seen["cycle_loss"] == seen["anchor_loss"] == seen["gradient_penalty"] == {5, 8}
+    assert seen["identity_loss"] == seen["heat_loss"] == {5}
+
+
+def test_known_partners_lend_their_places():
+    mdata, _, _ = tissue(n=120)
+    pairs = pd.DataFrame({"cells": mdata["cells"].obs_names[:110], "rna": mdata["rna"].obs_names[110:0:-1]})
+    smm.tl.align(mdata, links=None, pairs=pairs, method="coupling", spatial="spatial", progress_bar=False)
+    smm.tl.place(mdata, "cells", "rna", method="generator")
+    # the coupling's map sends a remembered cell to its anchor
+    np.testing.assert_allclose(
+        mdata["cells"][pairs["cells"]].obsm[SLOT], mdata["rna"][pairs["rna"]].obsm["spatial"], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("method", ["coupling", "scmmgan-paper", "cyclegan"])
+def test_every_method_maps_coordinates(method: str):
+    mdata, links, _ = tissue(n=60)
+    smm.tl.align(mdata, links=links, method=method, spatial={"rna": "spatial"}, max_steps=4, progress_bar=False)
+    smm.tl.place(mdata, "cells", "rna", method="generator")
+    assert np.isfinite(mdata["cells"].obsm[SLOT]).all()
+
+
+def test_frame_keeps_the_tissue_in_shape():
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(50, 3)) * [30, 3, 1] + 1e4
+    frame = Frame.of(places)
+    small = frame.encode(places)
+    np.testing.assert_allclose(frame.decode(small), places)
+    np.testing.assert_allclose(small.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(
+        np.ptp(small, axis=0) / np.ptp(small[:, 0]), np.ptp(places, axis=0) / np.ptp(places[:, 0])
+    )
+
+
+def test_the_same_seed_gives_the_same_places():
+    runs = []
+    for _ in range(2):
+        mdata, links, _ = tissue(n=60)
+        smm.tl.align(mdata, links=links, spatial="spatial", max_steps=6, random_state=3, progress_bar=False)
+        smm.tl.place(mdata, "cells", "rna", method="generator")
+        runs.append(mdata["cells"].obsm[SLOT])
+    np.testing.assert_array_equal(*runs)
+
+
+def test_without_spatial_nothing_is_recorded():
+    mdata, links, _ = tissue(n=60)
+    smm.tl.align(mdata, links=links, max_steps=2, progress_bar=False)
+    assert "frames" not in str(mdata.uns["scmmgan"]["model"]["config"])
+    assert mdata.uns["scmmgan"]["params"]["spatial"] == "None"
+    assert smm.get.model(mdata).frames == {}
+
+
+def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarray]):
+    pytest.importorskip("captum")
+    mdata, _ = placed
+    smm.tl.diagnose(mdata)
+    smm.tl.match(mdata, "cells", "rna")
+    smm.tl.importance(mdata, "cells", "rna", features="G0", n_cells=40)
+    assert mdata["cells"].obsm["X_scmmgan"].shape[1] == sum(smm.get.model(mdata).widths.values())
+    assert len(smm.get.mapped(mdata, "cells", "rna").var_names) == 30
+
+
+# --- slots and errors --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+def test_round_trip(placed: tuple[md.MuData, np.ndarray], tmp_path: Path, fmt: str):
+    mdata, _ = placed
+    smm.tl.place(mdata, "cells", "rna")
+    path = tmp_path / f"a.{fmt}"
+    if fmt == "h5mu":
+        mdata.write(path)
+        back = md.read(path)
+    else:
+        mdata.write_zarr(path)
+        back = md.read_zarr(path)
+    pd.testing.assert_frame_equal(smm.get.coordinates(back, "cells", "rna"), smm.get.coordinates(mdata, "cells", "rna"))
+    before = mdata["cells"].obsm[SLOT]
+    smm.tl.place(back, "cells", "rna")
+    np.testing.assert_allclose(back["cells"].obsm[SLOT], before, rtol=1e-6)
+
+
+def test_writes_only_its_slots(placed: tuple[md.MuData, np.ndarray], fingerprint):
+    mdata, _ = placed
+    before = fingerprint(mdata)
+    smm.tl.place(mdata, "cells", "rna")
+    after = fingerprint(mdata)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {f"cells.obsm[{SLOT}]", f"cells.obs[{SPREAD}]", ".uns[scmmgan]"}
+    assert set(before) <= set(after)
+
+
+def test_the_next_alignment_removes_places(placed: tuple[md.MuData, np.ndarray]):
+    mdata, _ = placed
+    smm.tl.place(mdata, "cells", "rna")
+    smm.tl.align(mdata, links=tissue()[1], method="coupling", progress_bar=False)
+    assert SLOT not in mdata["cells"].obsm
+    assert SPREAD not in mdata["cells"].obs
+    with pytest.raises(KeyError, match="have no place in 'rna'"):
+        smm.get.coordinates(mdata, "cells", "rna")
+
+
+def test_three_modalities_name_the_target():
+    mdata = smm.datasets.toy(n_cells=80, n_modalities=3, spatial=True)
+    smm.tl.align(mdata, links="gene", spatial="spatial", max_steps=2, progress_bar=False)
+    smm.tl.place(mdata, "atac", "rna")
+    smm.tl.place(mdata, "protein", "rna", method="plan")
+    assert "scmmgan_spread_rna" in mdata["atac"].obs
+    assert smm.get.coordinates(mdata, "atac", "rna").attrs["method"] == "nearest"
+    assert smm.get.coordinates(mdata, "protein", "rna").attrs["method"] == "plan"
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "kind", "message"),
+    [
+        (None, {"source": "rna"}, ValueError, "both 'rna'"),
+        (None, {"target": "prot"}, KeyError, "No modality 'prot'"),
+        (None, {"key": "other"}, KeyError, "No alignment 'other'"),
+        (None, {"method": "gan"}, ValueError, "must be one of .*'nearest'"),
+        (
+            None,
+            {"spatial": "X_umap", "method": "generator"},
+            ValueError,
+            "maps obsm\\['spatial'\\] along, not 'X_umap'",
+        ),
+        (None, {"spatial": "X_umap"}, KeyError, "No obsm key in 'rna' 'X_umap'"),
+        ("gone", {}, KeyError, "No obsm key in 'rna' 'spatial'"),
+        ("nan", {}, ValueError, "NaN or infinite coordinates"),
+        ("taken", {}, ValueError, "has 'scmmgan_spread' already"),
+    ],
+)
+def test_errors_before_anything_is_written(placed, fingerprint, change, arguments, kind, message):
+    mdata, _ = placed
+    if change == "gone":
+        del mdata["rna"].obsm["spatial"]
+    elif change == "nan":
+        mdata["rna"].obsm["spatial"] = np.where(np.arange(240)[:, None] == 3, np.nan, mdata["rna"].obsm["spatial"])
+    elif change == "taken":
+        mdata["cells"].obs[SPREAD] = 1.0
+    before = fingerprint(mdata)
+    call = {"source": "cells", "target": "rna", **arguments}
+    with pytest.raises(kind, match=message):
+        smm.tl.place(mdata, call.pop("source"), call.pop("target"), **call)
+    assert fingerprint(mdata) == before
+
+
+def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray]):
+    mdata, _ = placed
+    kept = np.ones(240, bool)
+    kept[mdata["rna"].obs_names.get_loc(mdata.uns["scmmgan"]["landmarks"]["rna"][0])] = False
+    with md.set_options(pull_on_update=False):
+        cut = md.MuData({"cells": mdata["cells"].copy(), "rna": mdata["rna"][kept].copy()}, uns=dict(mdata.uns))
+    with pytest.raises(KeyError, match="a landmark of the alignment"):
+        smm.tl.place(cut, "cells", "rna")
+
+
+@pytest.mark.parametrize(
+    ("values", "spatial", "kind", "message"),
+    [
+        (None, "nowhere", KeyError, "No modality has obsm\\['nowhere'\\]"),
+        (None, {"cells": "spatial"}, KeyError, "No obsm key in 'cells' 'spatial'"),
+        (None, {"prot": "spatial"}, KeyError, "names modalities \\['prot'\\]"),
+        (np.zeros((60, 4)), "spatial", ValueError, "2 or 3 columns"),
+        (np.full((60, 2), np.nan), "spatial", ValueError, "NaN or infinite"),
+        (np.ones((60, 2)), "spatial", ValueError, "all cells at one place"),
+        (np.full((60, 2), "x"), "spatial", ValueError, "columns of numbers"),
+    ],
+)
+def test_align_refuses_what_are_no_coordinates(values, spatial, kind, message):
+    mdata, links, _ = tissue(n=60)
+    if values is not None:
+        mdata["rna"].obsm["spatial"] = values
+    with pytest.raises(kind, match=message):
+        smm.tl.align(mdata, links=links, spatial=spatial, max_steps=2, progress_bar=False)
+    assert "scmmgan" not in mdata.uns
