@@ -348,6 +348,11 @@ def test_errors_before_anything_is_written(placed, fingerprint, change, argument
     assert fingerprint(mdata) == before
 
 
+def test_a_view_is_refused(placed: tuple[md.MuData, np.ndarray]):
+    with pytest.raises(ValueError, match="is a view"):
+        smm.tl.place(placed[0][:400], "cells", "rna")
+
+
 def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray]):
     mdata, _ = placed
     kept = np.ones(240, bool)

@@ -182,11 +182,10 @@ def align(
     names = _domain.check_modalities(mdata, modalities)
     arguments |= _settings(arguments)
     per_modality = _per_modality(arguments, names)
-    keys = Keys(key_added)
+    keys, random_state = Keys(key_added), arguments["random_state"]
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
     _check_copy(mdata, names, copy=copy)
-    random_state = arguments["random_state"]
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
     domains, coordinates = problem.domains, _domain.read_coordinates(mdata, names, spatial)
     written = _slots.written_features(domains, per_modality["features"])
@@ -196,11 +195,11 @@ def align(
     from scmmgan.model import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
-    settings = {name: arguments[name] for name in chosen} | {"noise_dim": per_modality["noise_dim"]}
+    settings = {name: arguments[name] for name in chosen}
+    settings |= {"noise_dim": per_modality["noise_dim"], "coordinates": coordinates}
     aligner, history = methods.fit(
-        method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar,
-        coordinates=coordinates, **settings
-    )  # fmt: skip
+        method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
+    )
     records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
     mdata = mdata.copy() if copy else mdata
     params = _params(arguments | {"modalities": names}, couplings, problem.shared, time.perf_counter() - start)

@@ -73,7 +73,7 @@ def place(
         If there is no such alignment, modality or `obsm` key, or landmarks of the target are gone.
     ValueError
         If `method` is unknown, or the generator emits no coordinates; if these are not 2 or 3 columns of finite numbers;
-        if slots of these names hold something else.
+        if slots of these names hold something else, or `mdata` is a view.
 
     Examples
     --------
@@ -86,6 +86,7 @@ def place(
     """
     keys = Keys(key)
     found = _slots.check_aligned(mdata, (source, target), keys)
+    _domain.check_writable(mdata, [source])
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}. Name the modality with coordinates as `target`.")
     trained = _trained(mdata, target, keys)
