@@ -34,9 +34,9 @@ def drawn(aligned: md.MuData) -> md.MuData:
         table["r_measured"], table["r_mapped"], table["change"] = a, b, np.arctanh(b) - np.arctanh(a)
         for side in ("measured", "mapped"):
             table[f"rank_{side}"] = table[f"r_{side}"].rank(ascending=False).astype(int)
-        tables.append(table.assign(verdict=verdict))
+        tables.append(table.assign(candidate=verdict, verdict=verdict))
     record = {"table": pd.concat(tables, ignore_index=True), "n_top": 150, "threshold": 0.1, "signed": True}
-    aligned.uns["scmmgan"]["correlations"] = {"spots": {"cells": {**record, "reference": "source"}}}
+    aligned.uns["scmmgan"]["correlations"] = {"spots": {"cells": {**record, "reference": "source", "supported": True}}}
     return aligned
 
 
@@ -109,6 +109,17 @@ def test_unsigned_and_target_as_reference(drawn: md.MuData):
     for box in found["spurious"]:
         assert (box.get_y(), box.get_y() + box.get_height()) == pytest.approx((-0.1, 0.1))
     assert sorted(box.get_x() for box in found["spurious"])[0] == pytest.approx(-1)
+
+
+def test_candidates_of_an_unsupported_alignment_are_open_circles(drawn: md.MuData):
+    stored = drawn.uns["scmmgan"]["correlations"]["spots"]["cells"]
+    stored["supported"] = False
+    stored["table"]["verdict"] = ""
+    (ax,) = smm.pl.correlations(drawn, "spots", "cells", gene="G1", show=False)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["30 spurious?", "12 novel?"]
+    for points, verdict in zip(ax.collections[1:3], ("spurious", "novel")):
+        assert not len(points.get_facecolors())
+        assert to_hex(points.get_edgecolors()[0]) == COLORS[verdict].lower()
 
 
 def test_nothing_found_is_drawn_as_well(drawn: md.MuData):

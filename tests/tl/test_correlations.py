@@ -117,6 +117,7 @@ def test_no_verdict_without_support(caplog: pytest.LogCaptureFixture, spots: md.
     smm.tl.correlations(spots, "spatial", "rna", gene="A_0", n_top=100)
     table = smm.get.correlations(spots, "spatial", "rna")
     assert (table["verdict"] == "").all()
+    assert (table["candidate"] == "spurious").any()
     assert "Nothing supports" in caplog.text
     assert (table["q_measured"] < 0.05).any()
 
@@ -150,6 +151,8 @@ def test_verdicts_follow_their_rule(spots: md.MuData):
         rule = (table[f"rank_{strong}"] <= 100) & (table[f"q_{strong}"] < 0.05) & (table[f"upper_{weak}"] < 0.1)
         rule &= table[f"r_{strong}"] >= 0.1
         np.testing.assert_array_equal(table["verdict"] == verdict, rule)
+        paper = (table[f"rank_{strong}"] <= 100) & (table[f"r_{weak}"] < 0.1)
+        np.testing.assert_array_equal(table["listed"] == verdict, paper)
 
 
 def test_unsigned_sees_negative_correlations(spots: md.MuData):

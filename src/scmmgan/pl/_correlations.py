@@ -39,7 +39,8 @@ def correlations(
 
     The shaded regions are those of the paper's lists: among the `n_top` strongest on one side (and at least `threshold`),
     below `threshold` on the other. Coloured are the features of these regions that :func:`scmmgan.tl.correlations` found
-    spurious or novel with error control; the others there are grey. Names stand beside their points, those of the largest
+    spurious or novel with error control; the others there are grey. Where nothing supports the alignment these are
+    candidates without a verdict: open circles, with a question mark in the legend. Names stand beside their points, those of the largest
     change first, and none where it would cover another one. Points are rasterised in vector output.
 
     Parameters
@@ -89,6 +90,7 @@ def correlations(
     if not (isinstance(n_names, int | np.integer) and n_names >= 0):
         raise ValueError(f"`n_names` must be a whole number, 0 or more, got {n_names!r}.")
     rule = mdata.uns[key]["correlations"][source][target]
+    table = table if rule["supported"] else table.assign(verdict=table["candidate"])
     where = source if rule["reference"] == "source" else target
     queries = table["query"].unique().tolist()
     columns = min(len(queries), 2)
@@ -98,7 +100,7 @@ def correlations(
     for panel, name in zip(axes, queries):
         part = table[table["query"] == name]
         _regions(panel, part, rule)
-        _points(panel, part)
+        _points(panel, part, supported=bool(rule["supported"]))
         panel.set_title(name, fontsize=TEXT + 1, fontweight="bold", pad=15)
         panel.set_xlabel(f"correlation measured in {where}", fontsize=TEXT)
         panel.set_ylabel(f"correlation in {source} mapped to {target}", fontsize=TEXT)
@@ -138,16 +140,18 @@ def _regions(ax: Axes, part: pd.DataFrame, rule: Mapping[str, Any]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _points(ax: Axes, part: pd.DataFrame) -> None:
+def _points(ax: Axes, part: pd.DataFrame, *, supported: bool) -> None:
     """All features, those with a verdict above the others, and how many there are."""
     size = float(np.clip(6000 / len(part), 2, 9))
     for verdict in ("", "spurious", "novel"):
         chosen = part[part["verdict"] == verdict]
         color = COLORS.get(verdict, "0.55")
-        label = f"{len(chosen)} {verdict}" if verdict else ""
+        label = f"{len(chosen)} {verdict}{'' if supported else '?'}" if verdict else ""
+        hollow = bool(verdict) and not supported
         ax.scatter(
-            chosen["r_measured"], chosen["r_mapped"], s=size + 3 * bool(verdict), color=color, linewidths=0,
-            alpha=1 if verdict else 0.6, rasterized=True, label=label, zorder=3 if verdict else 2,
+            chosen["r_measured"], chosen["r_mapped"], s=size + 3 * bool(verdict), edgecolors=color,
+            facecolors="none" if hollow else color, linewidths=0.8 if hollow else 0, alpha=1 if verdict else 0.6,
+            rasterized=True, label=label, zorder=3 if verdict else 2,
         )  # fmt: skip
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
