@@ -260,6 +260,29 @@ def test_refusals(read: Callable, small: md.MuData):
         read(small["rna"])
 
 
+# --- correlations ------------------------------------------------------------------------------------------------
+
+
+def test_correlations_of_chosen_genes_as_a_copy(small_aligned: md.MuData, fingerprint: Callable):
+    genes = smm.pp.link_features(small_aligned, "rna", "protein", on="gene")["rna"].tolist()
+    with pytest.raises(KeyError, match=r"Run `scmmgan\.tl\.correlations"):
+        smm.get.correlations(small_aligned, "rna", "protein")
+    smm.tl.correlations(small_aligned, "rna", "protein", gene=genes[:3])
+    before = fingerprint(small_aligned)
+    table = smm.get.correlations(small_aligned, "rna", "protein")
+    assert table["query"].unique().tolist() == genes[:3]
+    assert list(table.columns[:5]) == ["query", "feature", "measured_as", "r_measured", "r_mapped"]
+    chosen = smm.get.correlations(small_aligned, "rna", "protein", gene=[genes[2], genes[0]])
+    assert chosen["query"].unique().tolist() == [genes[2], genes[0]]
+    table["verdict"] = "mine"
+    table.loc[0, "r_mapped"] = 2.0
+    assert fingerprint(small_aligned) == before
+    with pytest.raises(KeyError, match="nowhere"):
+        smm.get.correlations(small_aligned, "rna", "protein", gene="nowhere")
+    with pytest.raises(KeyError, match="No correlations of 'protein' mapped to 'rna'"):
+        smm.get.correlations(small_aligned, "protein", "rna")
+
+
 # --- uncertainty -------------------------------------------------------------------------------------------------
 
 

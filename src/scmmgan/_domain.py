@@ -74,6 +74,12 @@ def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
     return names
 
 
+def check_writable(mdata: MuData, names: Sequence[str]) -> None:
+    """ValueError where results could not be written, before anything is computed."""
+    if mdata.is_view or any(mdata[name].is_view for name in names):
+        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
+
+
 def storable(name: str) -> bool:
     """Whether HDF5 and zarr take the name for one key and not for a path."""
     return not ("/" in name or "\\" in name or name in ("", ".", ".."))

@@ -24,9 +24,9 @@ SCALE, POWER = 1_000.0, 0.75
 COLUMNS = ["chrom", "start", "end"]
 PEAK_NAME = r"^([^:]+)([:_-])([0-9]+)([_-])([0-9]+)$"
 MAX_POSITION = 2**40  # far beyond any chromosome, and chromosome × position still fits 64 bits
-STRANDS = {"+": 1, "1": 1, "-": -1, "-1": -1, ".": 0, "*": 0, "0": 0, "nan": 0, "None": 0, "<NA>": 0, "": 0}
+STRANDS = {"+": 1, "1": 1, "+1": 1, "-": -1, "-1": -1, ".": 0, "*": 0, "0": 0, "nan": 0, "None": 0, "<NA>": 0, "": 0}
 HELP = (
-    "Genes need the `var` columns chrom, start, end (and strand), or a table `genes=`; "
+    "Genes need the `var` columns chrom, start, end (and strand) or interval, or a table `genes=`; "
     "peaks need names like 'chr1:10-20', 'chr1_10_20' or 'chr1-10-20', or the same columns."
 )
 
@@ -41,7 +41,7 @@ def genomic_links(
         raise TypeError(
             f"`genes` must be a DataFrame with the columns {COLUMNS} and strand, got {type(genes).__name__}."
         )
-    var = {name: modality(mdata, name).var for name in (source, target)}
+    var = {name: _placed(modality(mdata, name).var) for name in (source, target)}
     gene_side = _gene_side(var, genes)
     peak_side = target if gene_side == source else source
     gene = _genes(var[gene_side], gene_side, genes)
@@ -96,6 +96,13 @@ def _found(var: pd.DataFrame, genes: pd.DataFrame | None) -> str:
     have = [c for c in (*COLUMNS, "strand") if c in var]
     text = f"{len(var)} features, {_named(var)} of them named like peaks, {'columns ' + ', '.join(have) if have else 'no interval columns'}"
     return text if genes is None else text + f", {var.index.isin(_gene_names(genes)).sum()} names in `genes`"
+
+
+def _placed(var: pd.DataFrame) -> pd.DataFrame:
+    """`var` with chrom, start, end from a column `interval` ("chr1:10-20", as 10x multiome files have it)."""
+    if _has_columns(var) or "interval" not in var:
+        return var
+    return var.drop(columns=COLUMNS, errors="ignore").join(_parse(pd.Index(var["interval"])).set_axis(var.index))
 
 
 def _has_columns(var: pd.DataFrame) -> bool:
@@ -174,7 +181,8 @@ def _peaks(var: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _parse(names: pd.Index) -> pd.DataFrame:
     """chrom, start, end of names like `chr1:10-20`, `chr1_10_20` and `chr1-10-20`; missing where they are not."""
-    parts = pd.Series(names.astype(str).astype(object), index=names).str.extract(PEAK_NAME)
+    # browsers write thousands apart
+    parts = pd.Series(names.astype(str).astype(object), index=names).str.replace(",", "").str.extract(PEAK_NAME)
     same = (parts[1] + parts[3]).isin([":-", "__", "--"])
     return parts.loc[:, [0, 2, 4]].where(same).set_axis(COLUMNS, axis=1)
 

@@ -45,6 +45,22 @@ class Keys:
         """`mdata[source].obs`: uncertainty of mapped cells; `target` named where there are several."""
         return "_".join(name for name in (self.key, "uncertainty", target) if name)
 
+    def match(self, target: str) -> str:
+        """`mdata[source].obs`: name of the best partner, `.obsm`: weights of the partners (cells × cells of the target)."""
+        return f"{self.key}_match_{target}"
+
+    def match_confidence(self, target: str) -> str:
+        """`mdata[source].obs`: how far the partners are to be trusted."""
+        return f"{self.match(target)}_confidence"
+
+    def transferred(self, target: str, column: str, part: str | None = None) -> str:
+        """`mdata[source].obs`: what the target's cells have in `column`; `.obsm`: shares of labels; or a `part` of it."""
+        return "_".join(name for name in (self.key, target, column, part) if name)
+
+    def cluster(self, target: str | None = None) -> str:
+        """`mdata[source].obs`: clusters of mapped cells; `target` named where there are several."""
+        return "_".join(name for name in (self.key, "cluster", target) if name)
+
     def detection(self) -> str:
         """`mdata[target].var`: share of the cells in which a feature was seen."""
         return f"{self.key}_detection"

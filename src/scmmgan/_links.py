@@ -25,19 +25,26 @@ SPELL = r".str.upper().str.replace(r'^(ENS\w+)\.\d+$', r'\1', regex=True)"  # wh
 SUFFIX = re.compile(r"[._-]\d+$")  # what keeps repeated names apart, "CD3D-1"; part of the name in "TRAV8-2"
 
 
-def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFrame | None) -> pd.DataFrame | None:
+def link_table(
+    mdata: MuData, source: str, target: str, links: str | pd.DataFrame | None, *, required: bool = True
+) -> pd.DataFrame | None:
     """Linked features as a table with columns source, target, weight, sign; None when nothing is linked.
 
-    `links` is what `tl.align` takes: "auto", "var_names", a `var` column, a table, or None.
+    `links` is what `tl.align` takes: "auto", "var_names", a `var` column, a table, or None. Too few matches of an
+    explicit choice are an error, or where it is not `required` of this pair None and a warning.
     """
     if links is None:
         return None
     check_pair(mdata, source, target)
     column = ""
     if isinstance(links, pd.DataFrame):
+        if not required and not {source, target} <= set(links):
+            return None
         table = _from_table(mdata, source, target, links)
     elif isinstance(links, str):
         column = "var_names" if links == "auto" else links
+        if not required and not _named(mdata, (source, target), column):
+            column = "var_names"
         table = _from_names(mdata, source, target, column)
     else:
         raise TypeError(f"`links` must be a str, a DataFrame or None, got {type(links).__name__}.")
@@ -46,6 +53,9 @@ def link_table(mdata: MuData, source: str, target: str, links: str | pd.DataFram
             "%d equal var_names in %r and %r, fewer than %d: no links. %s",
             len(table), source, target, MIN_AUTO, _would_match(mdata, source, target, column),
         )  # fmt: skip
+        return None
+    if len(table) < MIN_LINKS and not required:
+        logger.warning("`links` matches %d features of %r with %r: no links for this pair.", len(table), source, target)
         return None
     if len(table) < MIN_LINKS:
         hint = f"{_would_match(mdata, source, target, column)} " if column else ""
@@ -83,8 +93,13 @@ def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
     return keys[keys != ""]
 
 
+def _named(mdata: MuData, pair: tuple[str, str], column: str) -> bool:
+    """Whether a modality of the two has the `var` column."""
+    return column == "var_names" or any(column in modality(mdata, m).var for m in pair)
+
+
 def _from_names(mdata: MuData, source: str, target: str, column: str) -> pd.DataFrame:
-    if column != "var_names" and not any(column in modality(mdata, m).var for m in (source, target)):
+    if not _named(mdata, (source, target), column):
         found = sorted({c for m in (source, target) for c in modality(mdata, m).var})
         hint = "`links` also takes a table" + (
             ": that of `pp.link_features(on='genomic')`." if column == "genomic" else "."
@@ -111,6 +126,8 @@ def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) ->
             )
     if not links.columns.is_unique:
         raise ValueError(f"The table `links` has columns of one name: {list(links)}. Drop or rename them.")
+    # a row with a gap is a link of other modalities
+    links = links[links[[source, target]].notna().all(axis=1)]
     table = pd.DataFrame({m: links[m].astype(object).to_numpy() for m in (source, target)}).astype(str).astype(object)
     for extra in ("weight", "sign"):
         numbers = pd.to_numeric(links[extra], errors="coerce") if extra in links else pd.Series(1.0, links.index)

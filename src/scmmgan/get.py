@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _slots
-from scmmgan._domain import missing_key, modality
+from scmmgan import _slots, _uncertain
+from scmmgan._domain import modality
 from scmmgan._keys import Keys
 
 if TYPE_CHECKING:
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from scmmgan.model.aligner import Aligner
 
-__all__ = ["diagnosis", "embedding", "history", "mapped", "model", "uncertainty", "uncertainty_summary"]
+__all__ = [
+    "correlations",
+    "diagnosis",
+    "embedding",
+    "history",
+    "mapped",
+    "model",
+    "uncertainty",
+    "uncertainty_summary",
+]
 
 
 def mapped(
@@ -229,6 +238,60 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
     return Aligner.from_state(str(stored["config"]), stored["weights"])
 
 
+def correlations(
+    mdata: MuData, source: str, target: str, *, gene: str | Sequence[str] | None = None, key: str = "scmmgan"
+) -> pd.DataFrame:
+    """Spurious and novel correlations.
+
+    Parameters
+    ----------
+    mdata
+        Data after :func:`scmmgan.tl.correlations`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features they were mapped to.
+    gene
+        Genes asked for, as they were named there; default: all.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new table, one row per gene and feature compared with it; :func:`scmmgan.tl.correlations` describes the columns.
+    Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, or no correlations of the two modalities or of a gene.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(shared_genes=True)
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> smm.tl.correlations(mdata, "rna", "protein", gene="gene_0")
+    >>> table = smm.get.correlations(mdata, "rna", "protein", gene="gene_0")
+    >>> table["feature"].is_unique
+    True
+    """
+    _slots.check_aligned(mdata, (source, target), Keys(key))
+    found = _slots.record(mdata, Keys(key)).get("correlations", {}).get(source, {})
+    if target not in found:
+        raise KeyError(
+            f"No correlations of {source!r} mapped to {target!r} for the alignment {key!r}. "
+            f"Run `scmmgan.tl.correlations(mdata, {source!r}, {target!r}, gene=...)`."
+        )
+    table = pd.DataFrame(found[target]["table"]).reset_index(drop=True)
+    if gene is None:
+        return table
+    wanted, there = [gene] if isinstance(gene, str) else list(gene), table["query"].unique().tolist()
+    if unknown := [name for name in wanted if name not in there]:
+        raise KeyError(f"No correlations of {unknown}. Found: {there}. Run `scmmgan.tl.correlations` for them.")
+    return pd.concat([table[table["query"] == name] for name in wanted], ignore_index=True)
+
+
 def uncertainty(
     mdata: MuData, source: str, target: str, *, features: str | Sequence[str], key: str = "scmmgan"
 ) -> AnnData:
@@ -272,7 +335,7 @@ def uncertainty(
     """
     from anndata import AnnData
 
-    variance, total, names = _coupling_variance(mdata, source, target, features, Keys(key))
+    variance, total, names = _uncertain.coupling_variance(mdata, source, target, features, Keys(key))
     cells = modality(mdata, source)
     out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -317,7 +380,7 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     """
     keys = Keys(key)
     several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
-    record, var = _uncertainty_record(mdata, source, target, keys), mdata[target].var
+    record, var = _uncertain.uncertainty_record(mdata, source, target, keys), mdata[target].var
     suffix = source if several else None
     columns = {"uncertainty": keys.uncertainty(None, suffix)}
     columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
@@ -326,48 +389,9 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     return {"features": table, **record}
 
 
-def _uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
-    """What `tl.uncertainty` wrote to `uns` for two modalities; KeyError where it was not run."""
-    found = _slots.record(mdata, keys).get("uncertainty", {}).get(source, {}).get(target)
-    if found is None:
-        raise KeyError(
-            f"No uncertainty from {source!r} to {target!r} in the alignment {keys.key!r}. "
-            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
-        )
-    return dict(found)
-
-
 def _copy_places(cells: AnnData, out: AnnData) -> None:
     """Coordinates and pictures of the source's cells."""
     if "spatial" in cells.obsm:
         out.obsm["spatial"] = np.array(cells.obsm["spatial"])
     if "spatial" in cells.uns:
         out.uns["spatial"] = deepcopy(cells.uns["spatial"])
-
-
-def _coupling_variance(
-    mdata: MuData, source: str, target: str, features: str | Sequence[str], keys: Keys
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Conditional variance (cells × features), variance in the population (features,), names."""
-    from scmmgan.model import uncertainty as model
-
-    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
-    cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
-    table = _uncertainty_record(mdata, source, target, keys)
-    if "landmark_mass" not in table or plan not in cells.obsm or keys.landmark_moments()[0] not in other.varm:
-        raise KeyError(
-            f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
-            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
-        )
-    names = [features] if isinstance(features, str) else [str(name) for name in features]
-    at = other.var_names.get_indexer(pd.Index(names, dtype=object))
-    if (at < 0).any():
-        raise missing_key(f"feature in {target!r}", names[int((at < 0).argmax())], list(other.var_names))
-    mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
-    total = model.total_variance(np.asarray(table["landmark_mass"]), mean, variance)
-    found = model.conditional_variance(cells.obsm[plan], mean, variance)
-    column = keys.unmatched(target if several else None)
-    if column in cells.obs:
-        lost = model.lost(1 - cells.obs[column].to_numpy(dtype=np.float32))[:, None]
-        found += (lost * (total - found)).astype(np.float32)
-    return found, total, names

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 from scmmgan import pl
+from scmmgan.pl import _predicted
 
 GREY = "#d9d9d9"
 
@@ -52,6 +53,108 @@ def test_panels_are_components_of_the_right_blocks(aligned):
         assert ax.get_ylabel() == f"PC 2 ({variance[1] / variance.sum():.0%})"
     titles = [ax.get_title() for ax in axes]
     assert titles == ["before: spots\n60 cells", "before: cells\n45 cells", "after: joint embedding\n105 cells"]
+
+
+def test_shared_space_has_one_panel_before(aligned):
+    aligned.uns["scmmgan"]["params"]["shared_space"] = True
+    config = aligned.uns["scmmgan"]["model"]["config"]
+    aligned.uns["scmmgan"]["model"]["config"] = config.replace('"cells": 2', '"cells": 3')
+    rng = np.random.default_rng(1)
+    for name, n in (("spots", 60), ("cells", 45)):
+        aligned[name].obsm["X_scmmgan"] = rng.normal(size=(n, 6)) + (name == "cells") * np.repeat([0, 3], 3)
+    axes = pl.alignment(aligned, show=False)
+    assert [ax.get_title() for ax in axes] == [
+        "before: spots and cells\n105 cells",
+        "after: joint embedding\n105 cells",
+    ]
+    assert axes[0].get_xlabel().startswith("joint PC 1 (")
+    # each modality's own block: all axes of one space
+    own = np.vstack([aligned["spots"].obsm["X_scmmgan"][:, :3], aligned["cells"].obsm["X_scmmgan"][:, 3:]])
+    offsets = np.abs(np.asarray(axes[0].collections[0].get_offsets()))
+    np.testing.assert_allclose(in_order(offsets), in_order(components(own)), atol=1e-6)
+    assert len(set(points(axes[0]).values())) == 2
+
+
+def test_after_in_the_components_of_the_target(aligned):
+    """Mapped spots among measured cells, on axes that the cells alone decide."""
+    axes = pl.alignment(aligned, "spots", "cells", show=False)
+    assert axes.shape == (3,)
+    assert axes[2].get_title() == "after: spots mapped to cells\n105 cells"
+    mapped, own = (aligned[name].obsm["X_scmmgan"][:, 3:] for name in ("spots", "cells"))
+    _, s, vt = np.linalg.svd(own - own.mean(0), full_matrices=False)
+    expected = np.abs((np.vstack([mapped, own]) - own.mean(0)) @ vt[:2].T)
+    drawn = axes[2].collections[0]
+    np.testing.assert_allclose(in_order(np.abs(np.asarray(drawn.get_offsets()))), in_order(expected), atol=1e-4)
+    assert axes[2].get_xlabel() == f"cells PC 1 ({s[0] ** 2 / (s**2).sum():.0%})"
+    assert [int((drawn.get_array() == code).sum()) for code in (0, 1)] == [60, 45]
+    # the other way round: other axes, the same panels before
+    back = pl.alignment(aligned, "cells", "spots", show=False)
+    assert back[2].get_title() == "after: cells mapped to spots\n105 cells"
+    assert [ax.get_title() for ax in back[:2]] == [ax.get_title() for ax in axes[:2]]
+
+
+# --- predicted against measured ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paired(aligned):
+    """40 spots whose partners are cells, in another order."""
+    return pd.DataFrame({"spots": [f"spot{i}" for i in range(40)], "cells": [f"cell{44 - i}" for i in range(40)]})
+
+
+def test_predicted_against_measured(aligned, paired):
+    axes = pl.alignment(aligned, "spots", "cells", pairs=paired, features=["A1", "G0"], show=False)
+    assert axes.shape == (5,)
+    for ax, name, column in zip(axes[3:], ("A1", "G0"), (0, 3)):
+        x = aligned["cells"].X[44 - np.arange(40), column]
+        y = aligned["spots"].obsm["scmmgan_cells"][:40, column]
+        np.testing.assert_allclose(ax.collections[0].get_offsets(), np.column_stack([x, y]), rtol=1e-4, atol=1e-4)
+        assert ax.get_title() == f"{name}\nr = {np.corrcoef(x, y)[0, 1]:.2f}, 40 pairs"
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("measured (cells: X)", "predicted (cells: X)")
+    figure = axes[0].figure
+    figure.canvas.draw()
+    boxes = [ax.get_tightbbox() for ax in axes]
+    assert not any(a.padded(-1).overlaps(b.padded(-1)) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_measured_values_are_of_the_layer_that_was_read(aligned, paired):
+    aligned["cells"].layers["clr"] = aligned["cells"].X * 2
+    aligned.uns["scmmgan"]["params"] |= {"layer": {"spots": "None", "cells": "clr"}, "smooth": 3}
+    ax = pl.alignment(aligned, "spots", "cells", pairs=paired, features="A1", show=False)[3]
+    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 0], 2 * aligned["cells"].X[44 - np.arange(40), 0])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("measured (cells: clr)", "predicted (cells: clr, smoothed)")
+
+
+def test_pairs_that_the_alignment_was_given_are_left_out(aligned, paired):
+    params = aligned.uns["scmmgan"]["params"]
+    params |= {"pairs": paired[["cells", "spots"]].iloc[:15], "modalities": np.array(["cells", "spots"], dtype=object)}
+    ax = pl.alignment(aligned, "spots", "cells", pairs=paired, features="A1", show=False)[3]
+    assert ax.get_title().endswith(", 25 pairs")
+    y = aligned["spots"].obsm["scmmgan_cells"][15:40, 0]
+    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 1], y, rtol=1e-4, atol=1e-4)
+    params["pairs"] = paired
+    with pytest.raises(ValueError, match=r"'scmmgan' was given all of these pairs"):
+        pl.alignment(aligned, "spots", "cells", pairs=paired, features="A1")
+
+
+def test_constant_features_have_no_r(aligned, paired):
+    aligned["cells"].X[:, 0] = 1
+    ax = pl.alignment(aligned, "spots", "cells", pairs=paired, features="A1", show=False)[3]
+    assert ax.get_title() == "A1\nr: constant, 40 pairs"
+
+
+def test_many_pairs_are_binned_on_one_scale(aligned, paired, monkeypatch):
+    monkeypatch.setattr(_predicted, "BINNED", 39)
+    axes = pl.alignment(aligned, "spots", "cells", pairs=paired, features=["A1", "G0"], show=False)
+    counts = [ax.collections[0].get_array() for ax in axes[3:]]
+    assert [count.sum() for count in counts] == [40, 40]
+    assert min(count.min() for count in counts) == 1
+    assert axes[3].collections[0].get_clim() == axes[4].collections[0].get_clim()
+    (bar,) = [ax for ax in axes[0].figure.axes if ax not in list(axes)]
+    assert bar.get_ylabel() == "pairs"
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
 
 
 def test_modalities_have_two_colours_in_mixed_order(aligned):
@@ -184,4 +287,33 @@ def test_unknown_names(aligned):
         pl.alignment(aligned, color="dept")
     with pytest.raises(KeyError, match=r"other.*scmmgan\.tl\.align"):
         pl.alignment(aligned, key="other")
+    with pytest.raises(KeyError, match=r"No modality 'rna'.*'spots'"):
+        pl.alignment(aligned, "rna", "cells")
+    with pytest.raises(KeyError, match=r"No feature in 'cells' 'A2'.*'A23'"):
+        pl.alignment(aligned, "spots", "cells", pairs="obs_names", features="A2")
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "kwargs"),
+    [
+        (["spots"], {}),
+        ([], {"target": "cells"}),
+        (["spots", "cells"], {"pairs": "obs_names"}),
+        (["spots", "cells"], {"features": ["A1"]}),
+        (["spots", "cells"], {"features": [], "pairs": "obs_names"}),
+        ([], {"features": ["A1"], "pairs": "obs_names"}),
+    ],
+)
+def test_arguments_that_go_together(aligned, names, kwargs):
+    with pytest.raises(ValueError, match=r"`source` and `target` go together, and so do `pairs` and `features`"):
+        pl.alignment(aligned, *names, **kwargs)
+    assert plt.get_fignums() == []
+
+
+def test_pairs_that_are_none(aligned):
+    with pytest.raises(ValueError, match=r"`pairs` gives 0 pairs of 'spots' and 'cells'"):
+        pl.alignment(aligned, "spots", "cells", pairs="obs_names", features="A1")
+    with pytest.raises(ValueError, match="both 'spots'"):
+        pl.alignment(aligned, "spots", "spots")
     assert plt.get_fignums() == []

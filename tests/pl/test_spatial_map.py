@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from scmmgan import pl
+from scmmgan import get, pl
+from scmmgan._keys import Keys
 
 
 def draw(mdata, features, **kwargs):
@@ -19,6 +22,21 @@ def draw(mdata, features, **kwargs):
 def bar_of(ax):
     (bar,) = ax.child_axes
     return bar
+
+
+def heads(axes):
+    """Titles, lines that were wrapped joined again; a second sentence begins with "as"."""
+    return [ax.get_title(loc="left").replace("\n", " ") for ax in axes]
+
+
+def said(ax):
+    """Text of a panel without values."""
+    assert not ax.collections
+    assert not ax.images
+    assert not ax.child_axes
+    assert not any(spine.get_visible() for spine in ax.spines.values())
+    (text,) = ax.texts
+    return text.get_text().replace("\n", " ")
 
 
 def column(mdata, *names):
@@ -36,8 +54,9 @@ def test_spots_lie_and_shine_as_in_the_data(aligned):
         assert spots.get_rasterized()
     np.testing.assert_allclose(measured.get_array(), column(aligned, "G0"))
     np.testing.assert_allclose(mapped.get_array(), aligned["spots"].obsm["scmmgan_cells"][:, 3], rtol=1e-4, atol=1e-5)
-    assert [ax.get_title(loc="left") for ax in axes[0]] == ["G0\nmeasured in spots", "G0\nmapped to cells"]
-    assert [bar_of(ax).get_xlabel() for ax in axes[0]] == ["spots (layer units)", "cells (layer units)"]
+    assert heads(axes[0]) == ["measured in spots", "mapped to cells"]
+    assert axes[0, 0].get_ylabel() == "G0"
+    assert [bar_of(ax).get_xlabel() for ax in axes[0]] == ["spots: X", "cells: X"]
 
 
 def test_panels_share_the_map_as_in_images(aligned):
@@ -89,10 +108,10 @@ def test_rare_and_constant_features(aligned):
 def test_linked_features(aligned):
     axes = draw(aligned, ["A1", "A23"])
     np.testing.assert_allclose(axes[0, 0].collections[0].get_array(), column(aligned, "G1"))
-    assert axes[0, 0].get_title(loc="left") == "G1\nmeasured in spots"
+    assert heads(axes[0]) == ["measured in spots as G1", "mapped to cells"]
     np.testing.assert_allclose(axes[1, 0].collections[0].get_array(), column(aligned, "G2", "G3"))
-    assert axes[1, 0].get_title(loc="left") == "mean of G2, G3\nmeasured in spots"
-    assert axes[1, 1].get_title(loc="left") == "A23\nmapped to cells"
+    assert heads(axes[1]) == ["as the mean of G2, G3", ""]
+    assert [row[0].get_ylabel() for row in axes] == ["A1", "A23"]
 
 
 def test_table_of_links(aligned):
@@ -100,7 +119,7 @@ def test_table_of_links(aligned):
     aligned.uns["scmmgan"]["params"]["links"] = links
     axes = draw(aligned, ["A-none", "A23"])
     np.testing.assert_allclose(axes[0, 0].collections[0].get_array(), column(aligned, "G5"))
-    assert axes[1, 0].get_title(loc="left") == "A23\nnot measured in spots"
+    assert said(axes[1, 0]) == "not measured in spots"
 
 
 @pytest.mark.parametrize("links", ["None", "auto", "var_names"])
@@ -108,16 +127,17 @@ def test_without_a_column_of_links_equal_names_count(aligned, links):
     aligned.uns["scmmgan"]["params"]["links"] = links
     axes = draw(aligned, ["G0", "A1"])
     np.testing.assert_allclose(axes[0, 0].collections[0].get_array(), column(aligned, "G0"))
-    assert axes[1, 0].get_title(loc="left") == "A1\nnot measured in spots"
+    assert said(axes[1, 0]) == "not measured in spots"
 
 
-def test_panels_of_what_one_side_lacks_stay_empty(aligned):
+def test_panels_of_what_one_side_lacks_say_so(aligned):
     axes = draw(aligned, ["A-none", "G7"])
-    assert axes[0, 0].get_title(loc="left") == "A-none\nnot measured in spots"
-    assert axes[1, 1].get_title(loc="left") == "G7\nnot measured in cells"
-    for empty in (axes[0, 0], axes[1, 1]):
-        assert not empty.axison
-        assert len(empty.collections) == len(empty.child_axes) == 0
+    assert said(axes[0, 0]) == "not measured in spots"
+    assert said(axes[1, 1]) == "not measured in cells"
+    # the row keeps its name, the columns their heads
+    assert axes[0, 0].get_ylabel() == "A-none"
+    assert axes[0, 0].axison
+    assert heads(axes[0]) == ["measured in spots", "mapped to cells"]
     assert len(axes[0, 1].collections) == len(axes[1, 0].collections) == 1
 
 
@@ -142,7 +162,7 @@ def test_labels_of_the_source(aligned):
     assert [text.get_text() for text in legend.get_texts()] == ["outer", "inner"]
     colors = [to_hex(face) for face in spots.get_facecolors()[[0, -1]]]
     assert colors == [handle.get_color().lower() for handle in legend.legend_handles]
-    assert not right.axison
+    assert heads([left, right]) == ["", ""]
     assert len(left.child_axes) == 0
 
 
@@ -159,7 +179,7 @@ def test_numbers_of_the_source(aligned):
     left, right = draw(aligned, "depth")[0]
     np.testing.assert_allclose(left.collections[0].get_array(), aligned["spots"].obs["depth"])
     assert bar_of(left).get_xlabel() == "depth"
-    assert not right.axison
+    assert said(right) == ""
 
 
 def test_cells_without_coordinates_are_left_out(aligned):
@@ -170,26 +190,294 @@ def test_cells_without_coordinates_are_left_out(aligned):
         assert np.isfinite(ax.get_xlim()).all()
 
 
-@pytest.mark.parametrize("ncols", [1, 2, 3, 9])
-def test_grid_fits_the_page(aligned, ncols):
-    figure = draw(aligned, ["G0", "A1", "A23"], ncols=ncols, return_fig=True)
+@pytest.mark.parametrize(("n_keys", "flat"), [(1, False), (2, True), (4, False)])
+def test_grid_fits_the_page(aligned, with_uncertainty, n_keys, flat):
+    if flat:
+        aligned["spots"].obsm["spatial"][:, 1] /= 8
+    with_uncertainty()
+    keys = ["scmmgan", *(again(aligned, f"method{i}") for i in range(1, n_keys))]
+    aligned["spots"].obs["a_long_name_without_gaps"] = 1.0
+    names = ["A-none", "A23", "a_long_name_without_gaps", "depth", "G7"]
+    figure = draw(aligned, names, keys=keys, return_fig=True)
     assert figure.get_figwidth() * 25.4 < 170.1
     figure.canvas.draw()
-    panels = [ax for ax in figure.axes if ax.collections]
+    panels = [ax for ax in figure.axes if ax.collections or ax.texts]
     boxes = [ax.get_tightbbox() for ax in panels]
     for i, one in enumerate(boxes):
-        assert one.x0 >= 0
-        assert one.x1 <= figure.bbox.x1
-        assert one.y0 >= 0
-        assert one.y1 <= figure.bbox.y1
+        assert one.x0 >= -0.5  # half a pixel
+        assert one.x1 <= figure.bbox.x1 + 0.5
+        assert one.y0 >= -0.5
+        assert one.y1 <= figure.bbox.y1 + 0.5
         for other in boxes[:i]:
-            # titles, panels, bars and their names keep clear of each other
+            # heads, panels, bars and their names keep clear of each other
             assert not one.padded(-1).overlaps(other.padded(-1))
 
 
-def test_order_of_panels(aligned):
-    titles = [ax.get_title(loc="left").split("\n")[0] for ax in draw(aligned, ["G0", "A1", "G5"], ncols=2).flat]
-    assert titles == ["G0", "G0", "G1", "A1", "G5", "G5"]
+# --- several alignments and uncertainty --------------------------------------------------------------------------
+
+
+def again(mdata, name: str, factor: float = 1.5) -> str:
+    """A further alignment: the same one, its mapped values farther from the mean."""
+    mdata.uns[name] = copy.deepcopy(mdata.uns["scmmgan"])
+    for adata in mdata.mod.values():
+        adata.obsm[f"X_{name}"] = adata.obsm["X_scmmgan"] * factor
+    return name
+
+
+@pytest.fixture
+def with_uncertainty(aligned, monkeypatch):
+    """As `tl.uncertainty` leaves it: `var` columns, NaN for a rarely seen feature, and `get.uncertainty`."""
+
+    def run(key="scmmgan", source=None):
+        aligned["cells"].var[Keys(key).uncertainty("coupling", source)] = [0.5, np.nan, 0.5, 0.5]
+        return np.random.default_rng(1).random(60)
+
+    def fake(mdata, source, target, *, features, key):
+        found = get.mapped(mdata, source, target, features=features, key=key)
+        values = np.repeat(np.random.default_rng(1).random(60)[:, None], len(features), axis=1)
+        found.X = values * 7
+        # a cell that is coupled with several kinds of cells
+        values[0, [name == "A1" for name in features]] = 1.5
+        found.layers["relative"] = values
+        return found
+
+    monkeypatch.setattr(get, "uncertainty", fake, raising=False)
+    return run
+
+
+def test_further_alignments_share_the_scale_of_a_feature(aligned):
+    again(aligned, "other")
+    axes = draw(aligned, ["G0", "A1"], keys=["scmmgan", "other"])
+    assert axes.shape == (2, 3)
+    assert heads(axes[0]) == ["measured in spots", "mapped to cells (scmmgan)", "mapped to cells (other)"]
+    assert heads(axes[1]) == ["as G1", "", ""]
+    for name, row in zip(["G0", "A1"], axes):
+        mapped = [
+            get.mapped(aligned, "spots", "cells", features=[name], key=key).X[:, 0] for key in ("scmmgan", "other")
+        ]
+        for ax, values in zip(row[1:], mapped):
+            np.testing.assert_allclose(ax.collections[0].get_array(), values, rtol=1e-5)
+            np.testing.assert_allclose(ax.collections[0].get_clim(), np.percentile(mapped, [1, 99]), rtol=1e-5)
+    assert axes[0, 1].collections[0].get_clim() != axes[1, 1].collections[0].get_clim()
+    assert axes[0, 0].collections[0].get_clim() != axes[0, 1].collections[0].get_clim()
+
+
+def test_alignments_of_different_layers_do_not_share_it(aligned):
+    again(aligned, "other")
+    aligned.uns["other"]["params"]["layer"] = {"cells": "clr"}
+    axes = draw(aligned, "G0", keys=["scmmgan", "other"])
+    assert [bar_of(ax).get_xlabel() for ax in axes[0, 1:]] == ["cells: X", "cells: clr"]
+    values = get.mapped(aligned, "spots", "cells", features=["G0"], key="other").X
+    np.testing.assert_allclose(axes[0, 2].collections[0].get_clim(), np.percentile(values, [1, 99]), rtol=1e-5)
+
+
+def test_units_of_smoothed_layers_and_representations(aligned):
+    params = aligned.uns["scmmgan"]["params"]
+    params["smooth"] = {"spots": 3, "cells": 3}
+    assert [bar_of(ax).get_xlabel() for ax in draw(aligned, "G0")[0]] == ["spots: X", "cells: X, smoothed"]
+    params["use_rep"] = {"spots": "None", "cells": "X_lsi"}
+    assert bar_of(draw(aligned, "G0")[0, 1]).get_xlabel() == "cells: X_lsi"
+
+
+def test_first_of_several_says_what_was_measured(aligned):
+    again(aligned, "other")
+    aligned.uns["other"]["params"] = {"links": "None", "layer": {"spots": "halved"}}
+    axes = draw(aligned, ["A1", "G0"], keys=["other", "scmmgan"])
+    assert said(axes[0, 0]) == "not measured in spots"
+    np.testing.assert_allclose(axes[1, 0].collections[0].get_array(), column(aligned, "G0") / 2)
+    assert bar_of(axes[1, 0]).get_xlabel() == "spots: halved"
+
+
+@pytest.mark.parametrize("source", [None, "spots"])
+def test_uncertainty_is_relative_from_0_to_1(aligned, with_uncertainty, source):
+    expected = with_uncertainty(source=source)
+    axes = draw(aligned, ["G0", "A23", "G7", "depth", "A1"])
+    assert axes.shape == (5, 3)
+    assert heads(axes[0]) == ["measured in spots", "mapped to cells", "uncertainty"]
+    spots = axes[0, 2].collections[0]
+    np.testing.assert_allclose(spots.get_array(), expected)
+    assert spots.get_clim() == (0, 1)
+    assert bar_of(axes[0, 2]).get_xlabel() == "variance left / all"
+    assert said(axes[1, 2]) == "too rarely seen to judge"
+    assert said(axes[2, 2]) == "not measured in cells"
+    assert said(axes[3, 2]) == ""
+    assert [bar_of(axes[row, 2])._colorbar.extend for row in (0, 4)] == ["neither", "max"]
+    assert axes[4, 2].collections[0].get_clim() == (0, 1)
+    assert draw(aligned, "G0", uncertainty=False).shape == (1, 2)
+
+
+def test_uncertainty_stands_beside_its_alignment(aligned, with_uncertainty):
+    again(aligned, "other")
+    with_uncertainty("other")
+    axes = draw(aligned, "G0", keys=["scmmgan", "other"])
+    heads_ = ["measured in spots", "mapped to cells (scmmgan)", "mapped to cells (other)", "uncertainty"]
+    assert heads(axes[0]) == heads_
+
+
+def test_uncertainty_that_was_not_computed_is_left_out(aligned, caplog):
+    with caplog.at_level("INFO", logger="scmmgan"):
+        assert draw(aligned, ["G0", "A1"]).shape == (2, 2)
+    (line,) = caplog.messages
+    assert "scmmgan.tl.uncertainty(mdata, 'spots', 'cells')" in line
+    caplog.clear()
+    # of another kind: no variance of each cell
+    aligned["cells"].var[Keys().uncertainty("noise")] = aligned["cells"].var[Keys().uncertainty()] = 0.5
+    assert draw(aligned, "G0").shape == (1, 2)
+    caplog.clear()
+    with caplog.at_level("INFO", logger="scmmgan"):
+        draw(aligned, "G0", uncertainty=False)
+    assert caplog.messages == []
+
+
+# --- over the tissue image ---------------------------------------------------------------------------------------
+
+SCALE = 10.0  # pixels per unit: spots are 20 pixels apart
+
+
+@pytest.fixture
+def with_image(aligned):
+    """Spots over a black image, white 14 × 14 pixels around each spot's centre."""
+    xy = aligned["spots"].obsm["spatial"][:, :2]
+    image = np.zeros((140, 220, 3))
+    for x, y in np.rint(xy * SCALE).astype(int):
+        image[max(y - 7, 0) : y + 8, max(x - 7, 0) : x + 8] = 1
+    entry = {
+        "images": {"lowres": image[::2, ::2], "hires": image},
+        "scalefactors": {"tissue_hires_scalef": SCALE, "tissue_lowres_scalef": SCALE / 2, "spot_diameter_fullres": 0.8},
+    }
+    aligned["spots"].uns["spatial"] = {"section": entry}
+    return aligned
+
+
+def rendered(axes):
+    figure = axes[0, 0].figure
+    figure.set_dpi(200)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def around(ax, xy, offset):
+    """Rendered colours at an offset (units of the coordinates) of each spot, (spots, 3), and whether it is in the map."""
+    places = xy + offset
+    pixels = rendered(np.array([[ax]]))
+    x, y = np.rint(ax.transData.transform(places)).astype(int).T
+    inside = ((places > [ax.get_xlim()[0], ax.get_ylim()[1]]) & (places < [ax.get_xlim()[1], ax.get_ylim()[0]])).all(1)
+    return pixels[len(pixels) - 1 - y.clip(0, len(pixels) - 1), x.clip(0, pixels.shape[1] - 1)], inside
+
+
+@pytest.mark.parametrize("kind", ["hires", "lowres"])
+def test_image_and_spots_lie_on_each_other(with_image, kind):
+    if kind == "lowres":
+        del with_image["spots"].uns["spatial"]["section"]["images"]["hires"]
+    ax = draw(with_image, "G0")[0, 0]
+    xy = with_image["spots"].obsm["spatial"][:, :2]
+    spots = ax.collections[0]
+    np.testing.assert_array_equal(spots.get_offsets(), xy)
+    np.testing.assert_allclose(spots.get_widths(), 0.8)
+    assert ax.images[0].get_zorder() < spots.get_zorder()
+    # a spot has a radius of .4, its white square half a width of .75, the next spot is 2 away
+    half = 0.55
+    for offset in ([half, 0], [-half, 0], [0, half], [0, -half], [half, half], [-half, -half]):
+        colors, inside = around(ax, xy, np.array(offset))
+        inside &= (xy + offset >= 0).all(1)  # the image begins at 0
+        assert inside.sum() >= 40
+        assert (colors[inside] > 200).all()
+    for offset in ([1.0, 0], [0, 1.0], [1.0, 1.0]):
+        colors, inside = around(ax, xy, np.array(offset))
+        inside &= (xy + offset < [21, 13]).all(1)
+        assert inside.sum() >= 40
+        assert (colors[inside] < 60).all()
+
+
+def test_image_is_cut_to_the_map(with_image):
+    entry = with_image["spots"].uns["spatial"]["section"]
+    wide = np.zeros((1400, 2200, 3))
+    wide[:140, :220] = entry["images"]["hires"]
+    entry["images"]["hires"] = wide
+    ax = draw(with_image, "G0")[0, 0]
+    shown = ax.images[0].get_array()
+    assert shown.shape[:2] <= (140, 220)
+    np.testing.assert_allclose(ax.get_xlim(), (-0.8, 18.8))
+    left, right, bottom, top = ax.images[0].get_extent()
+    np.testing.assert_allclose([left, top], -0.05)
+    np.testing.assert_allclose([(right - left) / shown.shape[1], (bottom - top) / shown.shape[0]], 1 / SCALE)
+
+
+def test_grey_images_and_no_image(with_image):
+    entry = with_image["spots"].uns["spatial"]["section"]
+    entry["images"]["hires"] = entry["images"]["hires"][..., 0]
+    assert len(draw(with_image, "G0")[0, 0].images) == 1
+    axes = draw(with_image, "G0", image=False)
+    assert not axes[0, 0].images
+    np.testing.assert_allclose(axes[0, 0].collections[0].get_widths(), 0.8)
+    np.testing.assert_allclose(draw(with_image, "G0", size=1.5)[0, 0].collections[0].get_widths(), 1.5)
+    # other coordinates are none of the image's
+    flat = draw(with_image, "G0", basis="flat")[0, 0]
+    assert not flat.images
+    np.testing.assert_allclose(flat.collections[0].get_widths(), 6.0)
+    # empty panels and legends stay white
+    axes = draw(with_image, ["A-none", "layer"])
+    assert [len(ax.images) for ax in axes.flat] == [0, 1, 1, 0]
+
+
+def test_one_of_several_libraries(with_image):
+    stored = with_image["spots"].uns["spatial"]
+    stored["second"] = copy.deepcopy(stored["section"])
+    stored["second"]["scalefactors"]["spot_diameter_fullres"] = 0.5
+    with pytest.raises(ValueError, match=r"several libraries: \['section', 'second'\].*`library_id`"):
+        draw(with_image, "G0")
+    np.testing.assert_allclose(draw(with_image, "G0", library_id="second")[0, 0].collections[0].get_widths(), 0.5)
+    with pytest.raises(KeyError, match=r"No library 'third'.*\['section', 'second'\]"):
+        draw(with_image, "G0", library_id="third")
+    with_image["spots"].obs["library_id"] = np.repeat(["section", "second"], [45, 15])
+    axes = draw(with_image, ["G0", "depth"], library_id="second")
+    for ax in (axes[0, 0], axes[0, 1], axes[1, 0]):
+        np.testing.assert_array_equal(ax.collections[0].get_offsets(), with_image["spots"].obsm["spatial"][45:, :2])
+    mapped = with_image["spots"].obsm["scmmgan_cells"][45:, 3]
+    np.testing.assert_allclose(axes[0, 1].collections[0].get_array(), mapped, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(axes[0, 1].collections[0].get_clim(), np.percentile(mapped, [1, 99]), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"`library_id` chooses.*'X_flat'"):
+        draw(with_image, "G0", basis="flat", library_id="second")
+
+
+def test_images_that_do_not_fit(with_image):
+    factors = with_image["spots"].uns["spatial"]["section"]["scalefactors"]
+    factors["tissue_hires_scalef"] = 1000.0
+    del factors["tissue_lowres_scalef"]
+    with_image["spots"].obsm["spatial"] = with_image["spots"].obsm["spatial"] + 5
+    with pytest.raises(ValueError, match=r"image ends at \[0\.2, 0\.1\].*scale factor 1000.*`image=False`"):
+        draw(with_image, "G0")
+    del factors["tissue_hires_scalef"]
+    with pytest.raises(
+        KeyError, match=r"'hires'.*'section'.*'tissue_hires_scalef'.*spot_diameter_fullres.*`image=False`"
+    ):
+        draw(with_image, "G0")
+    assert draw(with_image, "G0", image=False).shape == (1, 2)
+
+
+def test_other_contents_of_uns_spatial(aligned):
+    aligned["spots"].uns["spatial"] = {"metadata": "text"}
+    assert not draw(aligned, "G0")[0, 0].images
+    aligned["spots"].uns["spatial"] = {"section": {"metadata": {"source": "text"}}}
+    np.testing.assert_allclose(draw(aligned, "G0")[0, 0].collections[0].get_widths(), 2.0)
+
+
+# --- results in other packages' pictures -------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # scanpy's own
+def test_mapped_cells_in_scanpy(with_image):
+    """`get.mapped` as it is: coordinates, image and values arrive in scanpy's picture."""
+    import scanpy as sc
+
+    mapped = get.mapped(with_image, "spots", "cells")
+    ax = sc.pl.embedding(mapped, basis="spatial", color="A23", sort_order=False, show=False)
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), with_image["spots"].obsm["spatial"][:, :2])
+    np.testing.assert_array_equal(ax.collections[0].get_array(), mapped[:, "A23"].X[:, 0])
+    assert mapped.uns["spatial"]["section"]["scalefactors"]["spot_diameter_fullres"] == 0.8
+
+
+# --- axes, errors ------------------------------------------------------------------------------------------------
 
 
 def test_given_axes(aligned):
@@ -215,7 +503,9 @@ def test_return_values(aligned, monkeypatch):
         ("g0", {}, KeyError, r"\['g0'\].*'cells' \(4\) and 'spots' \(8\).*Close matches: 'G0'"),
         (["G0", "dpth"], {}, KeyError, r"\['dpth'\].*Close matches: 'depth'"),
         ([], {}, ValueError, "0 features"),
-        ("G0", {"ncols": 0}, ValueError, "ncols=0"),
+        ("G0", {"keys": []}, ValueError, "0 alignments"),
+        ("G0", {"keys": ["scmmgan", "other"]}, KeyError, r"other.*scmmgan\.tl\.align"),
+        ("G0", {"library_id": "section"}, KeyError, r"No library 'section'.*Found: \[\]"),
         ("G0", {"source": "spot"}, KeyError, r"No modality 'spot'.*Close matches: 'spots'.*\['spots', 'cells'\]"),
         ("G0", {"target": "rna"}, KeyError, r"No modality 'rna'"),
         ("G0", {"basis": "spatia"}, KeyError, r"No coordinates 'spatia'.*Close matches: 'spatial'"),

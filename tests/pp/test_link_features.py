@@ -169,6 +169,16 @@ def test_peak_names(spelling: str, chrom: str):
     assert table["atac"].tolist() == peaks[:3]
 
 
+def test_interval_column_and_thousands():
+    """Genes and peaks as 10x multiome files have them, and numbers as genome browsers write them."""
+    genes = pd.DataFrame({"interval": ["chr1:0-7000"], "strand": "-"}, index=["G"])
+    peaks = pd.DataFrame(
+        {"interval": [f"chr1:{s:,}-{s + 100:,}" for s in (1_000, 3_000, 5_000, 90_000)]}, index=list("abcd")
+    )
+    table = smm.pp.link_features(multiome(genes, peaks), "rna", "atac", on="genomic")
+    assert table["atac"].tolist() == ["a", "b", "c"]
+
+
 def test_names_that_say_no_place_are_left_out(caplog: pytest.LogCaptureFixture):
     odd = ["ATACfeat_003", "chr1_100_200-1", "chr1:100_200", "TRAV8-2", "chr1:100-200:+"]
     with caplog.at_level(logging.WARNING, logger="scmmgan"):

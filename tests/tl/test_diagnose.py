@@ -95,6 +95,38 @@ def test_links_and_pairs():
     assert align(mdata, links="gene", pairs=true_pairs(mdata, 3))["verdict"] == "supported by links"
 
 
+def test_right_links_do_not_support_what_wrong_labels_made_of_them():
+    """Labels renamed in one modality lead the coupling away from links that hold among themselves."""
+    mdata = smm.datasets.toy()
+    types = sorted(set(mdata["rna"].obs["cell_type"]))
+    renamed = dict(zip(types, types[1:] + types[:1]))
+    mdata["rna"].obs["known"] = mdata["rna"].obs["cell_type"].astype(str)
+    mdata["protein"].obs["known"] = mdata["protein"].obs["cell_type"].astype(str)
+    right = align(mdata, links="gene", labels="known")
+    assert right["supported"]
+    assert right["links_in_use"] > 0.8
+    mdata["protein"].obs["known"] = [renamed[t] for t in mdata["protein"].obs["cell_type"]]
+    wrong = align(mdata, links="gene", labels="known")
+    assert wrong["links_mean"] > 0.8
+    assert wrong["links_in_use"] < 0.3
+    assert "links" not in wrong["verdict"]
+    assert "labels or pairs contradict them" in wrong["statement"]
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_a_few_wrong_pairs_do_not_outweigh_the_links(n: int):
+    mdata = smm.datasets.toy()
+    pairs = true_pairs(mdata, n)
+    pairs["protein"] = np.roll(pairs["protein"], 1)
+    score = {}
+    for name, known in (("without", None), ("with", pairs)):
+        align(mdata, links="gene", pairs=known)
+        rows = [np.argsort(mdata.uns["truth"][m]["cell"]) for m in ("rna", "protein")]
+        joint = [mdata[m].obsm["X_scmmgan"][r] for m, r in zip(("rna", "protein"), rows)]
+        score[name] = smm.metrics.foscttm(*joint)
+    assert score["with"] < score["without"] + 0.05
+
+
 def test_few_links_judge_what_the_shapes_chose():
     mdata = smm.datasets.toy(n_linked=6)
     record = align(mdata, links="gene")
@@ -303,9 +335,48 @@ def test_refused_with_reasons_and_nothing_written(small_aligned: md.MuData, smal
         smm.get.diagnosis(small_aligned, "rna", "protein")
 
 
+def test_scored_on_cells_that_training_held_out_whatever_the_seed(monkeypatch: pytest.MonkeyPatch):
+    mdata = smm.datasets.toy(n_cells=60)
+    smm.tl.align(mdata, links="gene", random_state=3, **COUPLED)
+    seeds, score = [], _quality.score_map
+    monkeypatch.setattr(_quality, "score_map", lambda *a, **k: (seeds.append(k["random_state"]), score(*a, **k))[1])
+    smm.tl.diagnose(mdata, random_state=5)
+    assert seeds == [3]
+
+
+def test_full_where_nothing_but_links_is_trained_on():
+    mdata = smm.datasets.toy(n_cells=60)
+    off = dict.fromkeys(("adversarial", "cycle", "anchors", "geometry"), 0)
+    smm.tl.align(mdata, links="gene", weights=off, max_steps=5, progress_bar=False)
+    smm.tl.diagnose(mdata, full=True, max_steps=5, progress_bar=False)
+    assert "null_cycle" in smm.get.diagnosis(mdata, "rna", "protein")
+
+
+def test_a_view_is_refused(small_aligned: md.MuData):
+    view = small_aligned[:, :]
+    with pytest.raises(ValueError, match="view"):
+        smm.tl.diagnose(view)
+    assert view.is_view
+
+
+def test_cells_in_another_order_than_was_aligned():
+    mdata = smm.datasets.toy(n_cells=60)
+    smm.tl.align(mdata, links="gene", **COUPLED)
+    mdata["rna"].X = mdata["rna"].X[::-1].copy()
+    with pytest.raises(ValueError, match="no longer what was aligned"):
+        smm.tl.diagnose(mdata)
+
+
 def test_other_data_than_was_aligned():
     mdata = smm.datasets.toy(n_cells=60)
     smm.tl.align(mdata, links="gene", n_pcs=9, **COUPLED)
     mdata.uns["scmmgan"]["params"]["n_pcs"] = 5
     with pytest.raises(ValueError, match="no longer what was aligned"):
         smm.tl.diagnose(mdata)
+
+
+def test_modalities_that_a_dict_left_out():
+    mdata = smm.datasets.toy(n_cells=60)
+    smm.tl.align(mdata, links="gene", smooth={"protein": None}, n_pcs={"rna": 9}, **COUPLED)
+    smm.tl.diagnose(mdata)
+    assert smm.get.diagnosis(mdata, "rna", "protein")["supported"]

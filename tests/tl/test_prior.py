@@ -176,3 +176,34 @@ def test_of_too_many_links_the_heaviest_of_the_most_variable_serve(monkeypatch: 
     # equal names make a shared space, which chooses by itself
     named = table.assign(atac=table["rna"])
     assert len(_prior._fewer(named, domains)) == len(named)
+
+
+def test_of_three_modalities_some_may_share_no_links(caplog: pytest.LogCaptureFixture):
+    """A `var` column or a table that names features of two of three; a choice that links none is still an error."""
+    mdata = smm.datasets.toy(n_cells=60, n_modalities=3, n_features=[30, 20, 25])
+    del mdata["atac"].var["gene"]
+    nothing = dict.fromkeys(mdata.mod)
+    names = list(mdata.mod)
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        found = _prior.tables(mdata, names, "gene", nothing)
+    assert ("rna", "protein") in found
+    assert all(len(table) >= 3 for table in found.values())
+    table = found["rna", "protein"]
+    assert list(_prior.tables(mdata, names, table, nothing)) == [("rna", "protein")]
+    with pytest.raises(KeyError, match="genes"):
+        _prior.tables(mdata, names, "genes", nothing)
+    with pytest.raises(ValueError, match="at least 3"):
+        _prior.tables(mdata, names, table[:2], nothing)
+
+
+def test_link_tables_with_gaps_and_extreme_weights():
+    mdata = smm.datasets.toy(n_cells=60, n_modalities=3, n_features=[30, 20, 25])
+    nothing = dict.fromkeys(mdata.mod)
+    gene = _links.link_table(mdata, "rna", "protein", "gene")
+    both = pd.concat([gene[["rna", "protein"]], _links.link_table(mdata, "rna", "atac", "gene")[["rna", "atac"]]])
+    found = _prior.tables(mdata, list(mdata.mod), both, nothing)
+    assert set(found) == {("rna", "protein"), ("rna", "atac")}
+    assert len(found["rna", "protein"]) == len(gene)
+    for weight in (1e80, 1e-60):
+        scaled = _prior.tables(mdata, ["rna", "protein"], gene.assign(weight=weight), nothing)
+        assert (scaled["rna", "protein"]["weight"] == 1).all()

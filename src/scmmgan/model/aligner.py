@@ -117,7 +117,7 @@ class Aligner:
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
-            elif isinstance(generator, Generator) and shared:
+            elif isinstance(generator, Generator) and shared and coupled:
                 generator.start_from(torch.eye(self.widths[b], self.widths[a] + width), torch.zeros(self.widths[b]))
             elif isinstance(generator, Generator) and coupled:
                 weight, bias = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)

@@ -158,18 +158,20 @@ def couple_known(
     shares = None if labels is None else _label_shares(x, labels, landmarks)
     profiles = [] if pairs is None else [evidence.pair_profiles(x, pairs, random_state=random_state)]
     views = profiles if linked is None else [linked, *profiles]
+    # beside links, pairs count by their number
+    share = 1.0 if linked is None or pairs is None else evidence.pair_share(pairs)
     info: dict[str, Any] = {"kind": "links" if linked is not None else "pairs"}
-    plans = _plans(views, landmarks, shares)
+    plans = _plans(views, landmarks, shares, share)
     if linked is not None:
         weight = np.ones(next(iter(linked.values())).shape[1])
         for _ in range(ROUNDS if refine else 0):
             weight = _agreement(plans, linked, landmarks) ** 2
             views = [{m: values * weight for m, values in linked.items()}, *profiles]
-            plans = _plans(views, landmarks, shares)
+            plans = _plans(views, landmarks, shares, share)
         info["link_weight"] = weight
     if refine:
         anchors = _anchors(plans, landmarks, x)
-        plans = _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, shares)
+        plans = _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, shares, share)
     first = next(iter(x))
     return {
         (a, b): _coupling(plan, landmarks[b], x[b], info, _partners(pairs, first=a == first))
@@ -183,9 +185,14 @@ def _partners(pairs: np.ndarray | None, *, first: bool) -> np.ndarray | None:
 
 
 def _plans(
-    views: list[dict[str, np.ndarray]], landmarks: dict[str, Landmarks], labels: _Labels | None
+    views: list[dict[str, np.ndarray]],
+    landmarks: dict[str, Landmarks],
+    labels: _Labels | None,
+    share: float = 1.0,
 ) -> dict[Pair, np.ndarray]:
     """Relaxed plans (n × m) of cells with landmarks, both directions; costs of several views count alike.
+
+    The second view, where there is one, counts `share`.
 
     Rows sum to the share of a cell's mass that finds a partner: about 1, far less where nothing resembles the cell.
     """
@@ -193,7 +200,7 @@ def _plans(
     plans = {}
     for source, target in ((first, second), (second, first)):
         costs = [_correlation_distance(v[source], landmarks[target].mean(v[target])) for v in views]
-        cost = np.sum([c / c.mean() for c in costs], axis=0)
+        cost = np.sum([c / c.mean() * (share if i == 1 else 1.0) for i, c in enumerate(costs)], axis=0)
         cost /= cost.mean()
         if labels is not None:
             cost += labels.cost(source, target)

@@ -228,6 +228,7 @@ def held_out_pairs(
     mean = {m: landmarks[m].mean(v) for m, v in profiles.items()}
     places = {m: landmarks[m].mean(v) for m, v in x.items()}
     links = None if linked is None else _link_costs(linked, landmarks, rows)
+    share = 1.0 if linked is None else evidence.pair_share(pairs)
     cells = {m: v[np.sort(rng.permutation(len(v))[:MAX_CELLS])] for m, v in x.items()}
     score, plans = np.zeros((len(order), 2, len(pairs))), []
     for i, shuffled in enumerate(order):
@@ -237,7 +238,7 @@ def held_out_pairs(
             use = {first: (out, seen), second: (shuffled[out], shuffled[seen])}
             cost = distance(mean[first][:, seen], mean[second][:, shuffled[seen]])
             scale = cost.mean()
-            cost = cost / scale + (0 if links is None else links[0])
+            cost = share * cost / scale + (0 if links is None else links[0])
             total = cost.mean()
             plan, u, v = transport(cost / total, landmarks[first].mass, landmarks[second].mass)
             if i == 0:
@@ -245,7 +246,7 @@ def held_out_pairs(
             for way, (s, t, potential) in enumerate(((first, second, v), (second, first, u))):
                 held, columns = use[s]
                 own = profiles[s][rows[s][held]][:, columns]
-                cost = distance(own, mean[t][:, use[t][1]]) / scale
+                cost = share * distance(own, mean[t][:, use[t][1]]) / scale
                 cost += 0 if links is None else links[1 + way][held]
                 weight = np.exp(-(cost - cost.min(1, keepdims=True)) / total / EPSILON) * potential
                 score[i, way, out] = nearer(cells[t], shares(weight) @ places[t], x[t][rows[t][use[t][0]]])

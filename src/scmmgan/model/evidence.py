@@ -10,6 +10,7 @@ N_CANONICAL = 20
 PAIR_WEIGHT = 20.0  # of a known pair, where cells with their anchors count 1
 FORBIDDEN = 10.0  # cost of two different labels, in units of the mean cost of everything else
 HIDING = 0.05  # share of cells without a label in which a label may hide
+MIN_PROFILES = 100  # known pairs from which on they place cells without the shapes (benchmarks/accuracy.md)
 MAX_PROFILES = 300  # known pairs that serve as coordinates
 
 
@@ -18,6 +19,11 @@ def pair_profiles(x: dict[str, np.ndarray], pairs: np.ndarray, *, random_state: 
     if len(pairs) > MAX_PROFILES:
         pairs = pairs[np.sort(np.random.default_rng(random_state).permutation(len(pairs))[:MAX_PROFILES])]
     return profiles(x, {m: cells[rows] for (m, cells), rows in zip(x.items(), pairs.T)})
+
+
+def pair_share(pairs: np.ndarray) -> float:
+    """Weight of profiles over pairs beside linked features: few pairs tell little."""
+    return min(1.0, len(pairs) / MIN_PROFILES)
 
 
 def profiles(x: dict[str, np.ndarray], points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

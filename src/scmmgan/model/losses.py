@@ -59,7 +59,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def link_loss(source: Tensor, mapped: Tensor, sign: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over links of 1 - sign · correlation over the batch; columns are linked features."""
-    return (weight * (1 - sign * correlation(source, mapped))).sum() / weight.sum()
+    return (weight * (1 - sign * correlation(source, mapped))).sum() / weight.sum().clamp(min=1e-9)
 
 
 def heat_loss(x: Tensor, mapped: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis, uncertainty."""
+"""Pictures of an alignment: training history, modalities before and after, features in space, diagnosis, and more."""
 
 from __future__ import annotations
 
 from scmmgan.pl._alignment import alignment
+from scmmgan.pl._correlations import correlations
 from scmmgan.pl._diagnosis import diagnosis
 from scmmgan.pl._history import history
 from scmmgan.pl._spatial_map import spatial_map
 from scmmgan.pl._uncertainty import uncertainty
 
-__all__ = ["alignment", "diagnosis", "history", "spatial_map", "uncertainty"]
+__all__ = ["alignment", "correlations", "diagnosis", "history", "spatial_map", "uncertainty"]

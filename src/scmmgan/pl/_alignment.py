@@ -1,8 +1,10 @@
-"""Both modalities before and after alignment."""
+"""Modalities before and after alignment, and predicted against measured values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.pl._predicted import draw_predictions, predict
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
@@ -21,8 +24,12 @@ if TYPE_CHECKING:
 
 def alignment(
     mdata: MuData,
+    source: str | None = None,
+    target: str | None = None,
     *,
     color: str = "modality",
+    features: str | Sequence[str] | None = None,
+    pairs: str | pd.DataFrame | None = None,
     key: str = "scmmgan",
     cmap: str | Colormap = "viridis",
     size: float | None = None,
@@ -30,32 +37,45 @@ def alignment(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | np.ndarray | None:
-    """Both modalities before and after alignment.
+    """Modalities before and after alignment, and predicted against measured values.
 
-    One panel for each modality before (its measured cells in its own model space, on that space's first two
-    principal components) and a last panel after (all cells in the joint embedding, on its first two principal
-    components). Cells are drawn in random order, so that no modality hides another; cells without a value in
-    `color` lie below, light grey. Points are rasterised in vector output.
+    Before: one panel for each modality, its measured cells in its own model space, on that space's first two principal
+    components. Modalities in a shared space (equal names of most features) lie in one panel, on their joint components;
+    platform shifts do not show there, as every feature is z-scored in each modality. After: all cells in the joint
+    embedding, on its first two components; with `source` and `target` the mapped cells of the source among the measured
+    ones of the target, on the first two components of the latter. Cells are drawn in random order, so that no modality
+    hides another; cells without a value in `color` lie below, light grey. Points are rasterised in vector output.
 
     Two components show a small part of the distances: mixed colours are necessary for a good alignment, not a
-    proof of one.
+    proof of one. Where pairs are known, `pairs` and `features` add the proof: for each feature the values predicted for
+    cells of the source against those measured in their partners, with Pearson's r. Pairs that the alignment was given
+    are left out.
 
     Parameters
     ----------
     mdata
         Aligned modalities.
+    source
+        Modality whose mapped cells are drawn; default: all modalities in the joint embedding.
+    target
+        Modality that they are mapped to; given with `source`.
     color
         "modality", or an `obs` column of one or several modalities. Numbers get a colour bar from their 1st to
         their 99th percentile, anything else a legend.
+    features
+        Features of the target for predicted against measured values (the layer that the alignment read, unsmoothed);
+        given with `pairs`.
+    pairs
+        Cells known to be the same, as for :func:`scmmgan.tl.align`: `"obs_names"`, a boolean `obs` column, or a table
+        with one column of cell names per modality.
     key
         Name of the alignment (`key_added` of :func:`scmmgan.tl.align`).
     cmap
-        Colour map of a numeric `color`.
+        Colour map of a numeric `color`, and of the number of cells where predictions are binned (above 1,000 pairs).
     size
         Area of a point in square points; by default from the number of cells.
     ax
-        Axes to draw into, one for each modality and one for the joint embedding; by default those of a new
-        figure, 170 mm wide.
+        Axes to draw into, one for each panel; by default those of a new figure, 170 mm wide.
     show
         Whether to show the picture; by default only in interactive sessions, notebooks included.
     return_fig
@@ -64,15 +84,16 @@ def alignment(
     Returns
     -------
     The :class:`~matplotlib.figure.Figure` if `return_fig`, `None` if the picture was shown, else an array of
-    :class:`~matplotlib.axes.Axes`, (modalities + 1,): before in the order of the modalities, then after. Nothing
-    is written to `mdata`.
+    :class:`~matplotlib.axes.Axes`: before in the order of the modalities (one in a shared space), after, then one for
+    each of `features`. Nothing is written to `mdata`.
 
     Raises
     ------
     KeyError
-        No alignment `key`, or no `obs` column `color` in any modality.
+        No alignment `key`, no such modality, feature or cell, or no `obs` column `color` in any modality.
     ValueError
-        `ax` is not one axes for each panel.
+        `source` without `target`, `features` without `pairs` or the other way round, no pair that the alignment was not
+        given, or `ax` that is not one axes for each panel.
 
     Examples
     --------
@@ -83,35 +104,73 @@ def alignment(
     >>> axes.shape
     (3,)
     """
+    names = [features] if isinstance(features, str) else list(features or [])
+    if (source is None) != (target is None) or (pairs is None) != (not names) or (names and source is None):
+        raise ValueError(
+            "`source` and `target` go together, and so do `pairs` and `features`, which need both; got "
+            f"source={source!r}, target={target!r}, features={features!r}, pairs {'given' if pairs is not None else None}."
+        )
     joint = get.embedding(mdata, key=key)
+    predictions = [] if source is None or target is None else predict(mdata, source, target, names, pairs, key)
+    if source is not None:
+        joint = joint[joint.obs["modality"].isin([source, target]).to_numpy()]
     if color not in joint.obs:
         raise KeyError(
             f"No `obs` column {color!r} in any aligned modality.{suggest([color], joint.obs.columns)} "
             f"Columns found: {list(joint.obs.columns)}. Pass one of them as `color`."
         )
     modality = joint.obs["modality"].to_numpy().astype(str)
-    names = list(dict.fromkeys(modality))
-    values = joint.obs[color] if color == "modality" else in_own_order(joint.obs[color], [mdata[m].obs for m in names])
-    colors = paint(values, cmap)
+    own = [mdata[m].obs for m in dict.fromkeys(modality)]
+    colors = paint(joint.obs[color] if color == "modality" else in_own_order(joint.obs[color], own), cmap)
+    shared = bool(mdata.uns[key]["params"].get("shared_space", False))
+    views = clouds(np.asarray(joint.X), modality, joint.var["modality"].to_numpy().astype(str), target, shared=shared)
     # three panels fill the width; more wrap
-    n = len(names) + 1
+    n = len(views) + len(predictions)
     n_rows = -(-n // 3)
     columns = legend_columns(list(colors.legend)) if colors.legend else 1
     below = 0.25 + 0.16 * -(-(len(colors.legend) + 1) // columns) if colors.legend else 0.0
     figure, axes = make_axes(ax, n, shape=(n_rows, -(-n // n_rows)), size=(WIDTH, 2.2 * n_rows + below))
-    order = np.random.default_rng(0).permutation(joint.n_obs)
     area = float(np.clip(9000 / joint.n_obs, 0.3, 9)) if size is None else size
-    for panel, name in zip(axes, [*names, None]):
-        cells = order if name is None else order[modality[order] == name]
-        space = slice(None) if name is None else (joint.var["modality"] == name).to_numpy()
-        coordinates, share = principal_components(np.asarray(joint.X)[cells][:, space])
-        drawn = draw_cells(panel, coordinates, colors, cells, area)
-        label_panel(panel, "after: joint embedding" if name is None else f"before: {name}", len(cells), share)
+    for panel, view in zip(axes, views):
+        order = np.random.default_rng(0).permutation(len(view.cells))
+        drawn = draw_cells(panel, view.xy[order], colors, view.cells[order], area)
+        label_panel(panel, view)
+    draw_predictions(figure, axes[len(views) :], predictions, cmap)
     if colors.legend:
         draw_legend(figure, axes, colors, color, columns if ax is None else 0)
     else:
         colorbar(figure, drawn, color, colors.extend, ax=list(axes), fraction=0.05, pad=0.02, aspect=25)
     return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Cells on two components: row numbers, places, shares of the variance, what they are."""
+
+    title: str
+    cells: np.ndarray
+    xy: np.ndarray
+    share: np.ndarray
+    axis: str = "PC"
+
+
+def clouds(x: np.ndarray, modality: np.ndarray, block: np.ndarray, target: str | None, *, shared: bool) -> list[Cloud]:
+    """Panels before and after: `x` cells × dimensions, the modality of each cell and of each dimension."""
+    names = list(dict.fromkeys(modality))
+    rows = {name: np.flatnonzero(modality == name) for name in names}
+    own = {name: x[modality == name][:, block == name] for name in names}
+    found = []
+    if shared:
+        cells, joined = np.concatenate(list(rows.values())), np.vstack(list(own.values()))
+        found.append(Cloud(f"before: {' and '.join(names)}", cells, *principal_components(joined), axis="joint PC"))
+    else:
+        found += [Cloud(f"before: {name}", rows[name], *principal_components(own[name])) for name in names]
+    every = np.arange(len(x))
+    if target is None:
+        return [*found, Cloud("after: joint embedding", every, *principal_components(x))]
+    source = next(name for name in names if name != target)
+    places = principal_components(x[:, block == target], own[target])
+    return [*found, Cloud(f"after: {source} mapped to {target}", every, *places, axis=f"{target} PC")]
 
 
 def in_own_order(values: pd.Series, tables: Sequence[pd.DataFrame]) -> pd.Series:
@@ -125,15 +184,17 @@ def in_own_order(values: pd.Series, tables: Sequence[pd.DataFrame]) -> pd.Series
     return values.cat.set_categories(order) if complete else values.astype(object)
 
 
-def principal_components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First two principal components, (cells, 2), and their shares of the variance, (2,)."""
-    centred = x - x.mean(axis=0)
+def principal_components(x: np.ndarray, measured: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Cells on the first two principal components of `measured` (default: of `x`), and their shares of its variance."""
+    measured = x if measured is None else measured
+    centre = measured.mean(axis=0)
+    centred = measured - centre
     # dims × dims is at most a few hundred squared, however many the cells
     variance, axes = np.linalg.eigh((centred.T @ centred).astype(float))
     variance, axes = variance[::-1][:2].clip(0), axes[:, ::-1][:, :2]
     axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])] < 0, -1, 1)
     missing = 2 - axes.shape[1]  # one-dimensional spaces lie on a line
-    scores = np.pad(centred @ axes, ((0, 0), (0, missing)))
+    scores = np.pad((x - centre) @ axes, ((0, 0), (0, missing)))
     return scores, np.pad(variance, (0, missing)) / max(float((centred**2).sum()), np.finfo(float).tiny)
 
 
@@ -149,11 +210,11 @@ def draw_cells(ax: Axes, xy: np.ndarray, colors: Paint, cells: np.ndarray, size:
     return drawn
 
 
-def label_panel(ax: Axes, title: str, n_cells: int, share: np.ndarray) -> None:
+def label_panel(ax: Axes, cloud: Cloud) -> None:
     """Title and axis names; components have no scale worth reading."""
-    ax.set_title(f"{title}\n{n_cells:,} cells", fontsize=TEXT)
-    ax.set_xlabel(f"PC 1 ({share[0]:.0%})", fontsize=SMALL)
-    ax.set_ylabel(f"PC 2 ({share[1]:.0%})", fontsize=SMALL)
+    ax.set_title(f"{fill(cloud.title, 32)}\n{len(cloud.cells):,} cells", fontsize=TEXT)
+    ax.set_xlabel(f"{cloud.axis} 1 ({cloud.share[0]:.0%})", fontsize=SMALL)
+    ax.set_ylabel(f"{cloud.axis} 2 ({cloud.share[1]:.0%})", fontsize=SMALL)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[["top", "right"]].set_visible(False)

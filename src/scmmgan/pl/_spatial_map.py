@@ -1,36 +1,45 @@
-"""Features of spots or cells in space, measured beside mapped."""
+"""Features of spots or cells in space: measured, mapped by one or several alignments, and how far that is determined."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from scmmgan import get
-from scmmgan.pl._utils import SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
+from scmmgan._keys import Keys
+from scmmgan.pl._measured import linked, measured_values, units
+from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissue
+from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.colors import Colormap
     from mudata import MuData
 
+logger = logging.getLogger("scmmgan")
 
 LEGEND: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handletextpad": 0.2, "borderaxespad": 0.0}
+DOUBT = "uncertainty"
+RARE = "too rarely seen to judge"
+TALLEST = 2.3  # inches; four rows fit a page
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one pair of axes shows."""
+    """What one pair of axes shows: colours of the cells, or the reason why there are none."""
 
-    title: str
-    values: pd.Series | np.ndarray | None  # None: nothing to draw, the title says why
+    colors: Paint | None = None
     bar: str = ""
+    head: str = ""
+    note: str = ""
 
 
 def spatial_map(
@@ -40,24 +49,31 @@ def spatial_map(
     source: str,
     target: str,
     key: str = "scmmgan",
+    keys: Sequence[str] | None = None,
+    uncertainty: bool = True,
     basis: str = "spatial",
-    ncols: int = 1,
+    image: bool = True,
+    library_id: str | None = None,
     cmap: str | Colormap = "viridis",
     size: float | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | np.ndarray | None:
-    """Features of the source's cells in space, measured beside mapped.
+    """Features of the source's cells in space: measured, mapped, and how far the mapped values are determined.
 
-    Two panels for each feature: left what the source measured (the layer that the alignment read), right what the
-    alignment made of the same cells in the target's features. A target feature that the source measures under
-    another name (linked features) is drawn under that name; several linked ones as their mean. What one side lacks
-    stays an empty panel that says so.
+    One row for each feature. Columns: what the source measured (the layer that the alignment read); what the alignment
+    made of the same cells in the target's features; where :func:`scmmgan.tl.uncertainty` was run, the conditional
+    variance of the mapped feature; then the same for further alignments. A target feature that the source measures
+    under another name (linked features) is drawn under that name; several linked ones as their mean. A panel without
+    values says why.
 
-    Measured and mapped values are in different units (each modality's own layer; mapped ones moreover on its
-    smoothed scale), so every panel has its own colour bar, from the 1st to the 99th percentile of its cells;
-    pointed ends of the bar mean that values lie beyond.
+    Measured and mapped values are in different units (each modality's own layer; mapped ones moreover on its smoothed
+    scale), so each of the two has a colour bar of its own, from the 1st to the 99th percentile of the cells drawn;
+    pointed ends of the bar mean that values lie beyond. One feature mapped by several alignments that read the same
+    layer has one scale in all of them. Uncertainty is that of the coupling, cell by cell
+    (:func:`scmmgan.get.uncertainty`, relative), and always runs from 0 (determined by what the source measured) to 1 (as
+    variable as in the whole population; a pointed end means that some cells lie beyond).
 
     Parameters
     ----------
@@ -72,19 +88,28 @@ def spatial_map(
         Modality whose features were mapped.
     key
         Name of the alignment (`key_added` of :func:`scmmgan.tl.align`).
+    keys
+        Names of several alignments to draw side by side, instead of `key`. The first one says which layer and which
+        linked features of the source count as measured.
+    uncertainty
+        Draw the uncertainty right of the mapped values of each alignment for which :func:`scmmgan.tl.uncertainty` was
+        run (default `True`).
     basis
         `mdata[source].obsm` key of the coordinates, or that key without its leading ``"X_"``. Of three coordinates the
         first two are drawn. The second one grows downwards, as in images. Cells without finite coordinates are
         left out.
-    ncols
-        Features side by side in one row, each with its two panels.
+    image
+        Draw over the tissue image of `mdata[source].uns["spatial"]` (squidpy's and scanpy's layout, "hires" before
+        "lowres"), if it has one (default `True`).
+    library_id
+        Library of `uns["spatial"]` where there are several. If `obs["library_id"]` names it, only its cells are drawn.
     cmap
-        Colour map of numbers.
+        Colour map of measured and mapped numbers; uncertainty is drawn in "cividis".
     size
-        Diameter of a spot in units of the coordinates; by default the median distance between nearest neighbours.
+        Diameter of a spot in units of the coordinates; default: `spot_diameter_fullres` of the library's scale factors,
+        else the median distance between nearest neighbours.
     ax
-        Axes to draw into, two for each feature (measured, mapped, measured, ...); by default those of a new figure,
-        170 mm wide.
+        Axes to draw into, row by row; by default those of a new figure, at most 170 mm wide.
     show
         Whether to show the picture; by default only in interactive sessions, notebooks included.
     return_fig
@@ -93,14 +118,16 @@ def spatial_map(
     Returns
     -------
     The :class:`~matplotlib.figure.Figure` if `return_fig`, `None` if the picture was shown, else an array of
-    :class:`~matplotlib.axes.Axes`, (features, 2): measured, mapped. Nothing is written to `mdata`.
+    :class:`~matplotlib.axes.Axes`, (features, columns): measured, then mapped (and uncertainty) of each alignment.
+    Nothing is written to `mdata`.
 
     Raises
     ------
     KeyError
-        Unknown modality, alignment, feature or coordinates.
+        Unknown modality, alignment, feature, coordinates or library; an image without scale factor.
     ValueError
-        No features, `ncols` below 1, coordinates with fewer than two columns, or `ax` of another size.
+        No features or alignments, coordinates with fewer than two columns, several libraries and no `library_id`,
+        cells outside of the image, or `ax` of another size.
 
     Examples
     --------
@@ -113,44 +140,42 @@ def spatial_map(
     (2, 2)
     """
     names = [features] if isinstance(features, str) else list(features)
-    if not names or ncols < 1:
-        raise ValueError(f"Nothing to draw: {len(names)} features, ncols={ncols}. Name a feature; ncols is 1 or more.")
+    chosen = list(dict.fromkeys([key] if keys is None else [keys] if isinstance(keys, str) else keys))
+    if not names or not chosen:
+        raise ValueError(f"Nothing to draw: {len(names)} features, {len(chosen)} alignments. Name one of each.")
     for name in (source, target):
         if name not in mdata.mod:
             raise KeyError(f"No modality {name!r} in `mdata`.{suggest([name], mdata.mod)} Found: {list(mdata.mod)}.")
-    xy = coordinates(mdata[source], source, basis)
-    pairs = contents(mdata, names, source, target, key)
-    diameter = spacing(xy) if size is None else size
-    ncols = min(ncols, len(pairs))
-    low, high = limits(xy, diameter)
-    shape, inches = layout(len(pairs), ncols, ratio=float((high[1] - low[1]) / (high[0] - low[0])))
-    figure, axes = make_axes(ax, 2 * len(pairs), shape=shape, size=inches)
-    axes = axes.reshape(-1, 2)
-    for (left, right), (measured, mapped) in zip(axes, pairs):
-        colors = draw_panel(figure, left, xy, measured, cmap, diameter)
-        draw_panel(figure, right, xy, mapped, cmap, diameter)
-        if colors is not None and colors.legend:
+    tissue = read_tissue(mdata[source], source, basis, library_id=library_id, image=image, size=size)
+    panels = contents(mdata, names, source, target, chosen, tissue.cells, cmap, uncertainty=uncertainty)
+    low, high = tissue.limits
+    shape = (len(names), len(panels[0]))
+    ratio = float((high[1] - low[1]) / (high[0] - low[0]))
+    width, inches = layout(panels, ratio=ratio)
+    letters = max(int((width * ratio + 0.1) * 72 / (0.7 * TEXT)), 6)  # of a name along a row, bold
+    figure, axes = make_axes(ax, shape[0] * shape[1], shape=shape, size=inches)
+    axes = axes.reshape(shape)
+    headed: set[int] = set()
+    for name, row, places in zip(names, panels, axes):
+        for column, (panel, place) in enumerate(zip(row, places)):
+            head = "" if column in headed else panel.head
+            headed |= {column} if head else set()
+            draw_panel(figure, place, tissue, panel, head, width)
+        places[0].set_ylabel(
+            fill(name.replace("_", "_ "), letters).replace("_ ", "_"), fontsize=TEXT, fontweight="bold"
+        )
+        if row[0].colors is not None and row[0].colors.legend:
             # labels have no mapped panel: its place holds their legend
-            right.legend(handles=colors.handles(), loc="upper left", ncols=-(-len(colors.legend) // 12), **LEGEND)
+            labels = row[0].colors.legend
+            places[1].legend(handles=row[0].colors.handles(), loc="upper left", ncols=-(-len(labels) // 12), **LEGEND)
     return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
 
 
-def coordinates(adata: AnnData, modality: str, basis: str) -> np.ndarray:
-    """First two coordinates of all cells, (cells, 2)."""
-    found = next((name for name in (basis, f"X_{basis}") if name in adata.obsm), None)
-    if found is None:
-        raise KeyError(
-            f"No coordinates {basis!r} in `mdata[{modality!r}].obsm`.{suggest([basis], adata.obsm)} Found: "
-            f"{list(adata.obsm)}. Pass one of them as `basis`, or another modality as `source`."
-        )
-    xy = np.asarray(adata.obsm[found])
-    if xy.ndim != 2 or xy.shape[1] < 2:
-        raise ValueError(f"`mdata[{modality!r}].obsm[{found!r}]` has shape {xy.shape}; a map needs two columns.")
-    return xy[:, :2].astype(float)
-
-
-def contents(mdata: MuData, names: list[str], source: str, target: str, key: str) -> list[tuple[Panel, Panel]]:
-    """What the two panels of each name show; all names are looked up before anything is drawn."""
+def contents(
+    mdata: MuData, names: list[str], source: str, target: str, keys: list[str], cells: np.ndarray,
+    cmap: str | Colormap, *, uncertainty: bool,
+) -> list[list[Panel]]:  # fmt: skip
+    """Panels of each row; all names are looked up before anything is drawn."""
     adata, goal = mdata[source], mdata[target]
     options = [*goal.var_names, *adata.var_names, *adata.obs.columns]
     if unknown := sorted(set(names) - set(options)):
@@ -159,119 +184,109 @@ def contents(mdata: MuData, names: list[str], source: str, target: str, key: str
             f"({adata.n_vars}) nor among the `obs` columns of {source!r}.{suggest(unknown, options)} "
             f"See `mdata[{target!r}].var_names`."
         )
-    # decoded for these features alone; also checks that there is such an alignment
+    # decoded for these features alone; also checks that there are such alignments
     wanted = [name for name in dict.fromkeys(names) if name in goal.var_names]
-    mapped = get.mapped(mdata, source, target, features=wanted, key=key)
-    pairs = []
+    values = {}
+    for key in keys:
+        mapped = np.asarray(get.mapped(mdata, source, target, features=wanted, key=key).X)[cells]
+        values[key] = dict(zip(wanted, mapped.T.astype(float)))
+    doubts = {key: doubt_panels(mdata, wanted, source, target, key, cells) for key in keys if uncertainty}
+    rows = []
     for name in names:
         if name not in goal.var_names and name not in adata.var_names:
-            pairs.append((Panel(f"{name}\n{source}", adata.obs[name], name), Panel("", None)))
+            blank = [Panel() for key in keys for _ in range(1 + bool(doubts.get(key)))]
+            colors = paint(adata.obs[name].iloc[cells], cmap)
+            rows.append([Panel(colors, "" if colors.legend else name), *blank])
             continue
-        left = measured_panel(mdata, name, source, target, key)
-        right = Panel(f"{name}\nnot measured in {target}", None)
-        if name in goal.var_names:
-            right = Panel(f"{name}\nmapped to {target}", dense(mapped[:, name].X).ravel(), f"{target} (layer units)")
-        pairs.append((left, right))
-    return pairs
+        row = [measured_panel(mdata, name, source, target, keys[0], cells, cmap)]
+        missing = Panel(head=DOUBT, note=f"not measured in {target}")
+        for key, panel in mapped_panels(mdata, name, target, values, cmap).items():
+            row += [panel, doubts[key].get(name, missing)] if doubts.get(key) else [panel]
+        rows.append(row)
+    return rows
 
 
-def measured_panel(mdata: MuData, name: str, source: str, target: str, key: str) -> Panel:
+def measured_panel(
+    mdata: MuData, name: str, source: str, target: str, key: str, cells: np.ndarray, cmap: str | Colormap
+) -> Panel:
     """The source's own values of a feature, or the mean of those linked with it, or an empty panel."""
-    adata = mdata[source]
-    found = [name] if name in adata.var_names else linked(mdata, name, source, target, key)
+    head = f"measured in {source}"
+    found = [name] if name in mdata[source].var_names else linked(mdata, name, source, target, key)
     if not found:
-        return Panel(f"{name}\nnot measured in {source}", None)
-    layer = read_layer(mdata, source, key)
-    part = adata[:, found]
-    values = dense(part.X if layer is None else part.layers[layer]).reshape(adata.n_obs, -1).mean(axis=1)
-    title = found[0] if len(found) == 1 else f"mean of {', '.join(found)}"
-    return Panel(f"{title}\nmeasured in {source}", values, f"{source} (layer units)")
+        return Panel(head=head, note=f"not measured in {source}")
+    values = measured_values(mdata, source, found, key).mean(axis=1)[cells]
+    note = "" if found == [name] else f"as {found[0]}" if len(found) == 1 else f"as the mean of {', '.join(found)}"
+    return Panel(paint(values, cmap), units(mdata, source, key), head, note)
 
 
-def linked(mdata: MuData, name: str, source: str, target: str, key: str) -> list[str]:
-    """Features of the source that stand for the same gene as a feature of the target."""
-    links = mdata.uns[key]["params"]["links"]
-    if isinstance(links, pd.DataFrame):
-        return list(dict.fromkeys(links.loc[links[target] == name, source])) if {source, target} <= set(links) else []
-    genes = gene_names(mdata[target].var.loc[[name]], links)[0]
-    return [own for own, names in zip(mdata[source].var_names, gene_names(mdata[source].var, links)) if names & genes]
+def mapped_panels(
+    mdata: MuData, name: str, target: str, values: dict[str, dict[str, np.ndarray]], cmap: str | Colormap
+) -> dict[str, Panel]:
+    """One feature mapped by each alignment; those in the same units share their limits."""
+    heads = {key: f"mapped to {target}" + (f" ({key})" if len(values) > 1 else "") for key in values}
+    if name not in mdata[target].var_names:
+        return {key: Panel(head=head, note=f"not measured in {target}") for key, head in heads.items()}
+    bars = {key: units(mdata, target, key, mapped=True) for key in values}
+    panels: dict[str, Panel] = {}
+    for bar in dict.fromkeys(bars.values()):
+        alike = {key: values[key][name] for key in values if bars[key] == bar}
+        together = paint(np.concatenate(list(alike.values())), cmap)
+        panels |= {key: Panel(replace(together, values=v), bar, heads[key]) for key, v in alike.items()}
+    return panels
 
 
-def gene_names(var: pd.DataFrame, column: str) -> list[set[str]]:
-    """Genes of each feature: a `var` column ("CD3D;CD3E" names two), or the feature's own name."""
-    values = var[column] if column in var else var.index.to_series()
-    return [{gene.strip() for gene in text.split(";")} - {""} for text in values.astype(object).fillna("").map(str)]
+def doubt_panels(
+    mdata: MuData, wanted: list[str], source: str, target: str, key: str, cells: np.ndarray
+) -> dict[str, Panel]:
+    """Uncertainty of mapped features; none where that of the coupling was not computed for this alignment."""
+    if not wanted:
+        return {}
+    slots = Keys(key).uncertainty("coupling"), Keys(key).uncertainty("coupling", source)
+    scores = next((mdata[target].var[slot] for slot in slots if slot in mdata[target].var), None)
+    if scores is None:
+        logger.info("No uncertainty of %r: run `scmmgan.tl.uncertainty(mdata, %r, %r)` to see it.", key, source, target)
+        return {}
+    found = get.uncertainty(mdata, source, target, features=wanted, key=key)
+    values = np.asarray(found.layers["relative"], dtype=float)[cells]
+    panels = {}
+    for name, column in zip(wanted, values.T):
+        if np.isnan(scores[name]) or np.isnan(column).all():
+            panels[name] = Panel(head=DOUBT, note=RARE)
+            continue
+        extend: Literal["max", "neither"] = "max" if (column > 1).any() else "neither"
+        colors = Paint(column, colormaps["cividis"].with_extremes(bad=MISSING), Normalize(0, 1), extend)
+        panels[name] = Panel(colors, "variance left / all", DOUBT)
+    return panels
 
 
-def read_layer(mdata: MuData, modality: str, key: str) -> str | None:
-    """Layer that the alignment read for a modality; `None` is `X`."""
-    stored = mdata.uns[key]["params"]["layer"]
-    layer = stored.get(modality) if isinstance(stored, Mapping) else stored
-    if layer is None or layer == "None":  # how `params` keeps a None
-        return None
-    if layer not in mdata[modality].layers:
-        raise KeyError(
-            f"The alignment {key!r} read layer {layer!r} of {modality!r}, which is gone. Layers found: "
-            f"{list(mdata[modality].layers)}. Put it back, or align again."
-        )
-    return str(layer)
+def layout(panels: list[list[Panel]], *, ratio: float) -> tuple[float, tuple[float, float]]:
+    """Width of a panel, and width × height of the figure in inches."""
+    # the gap between panels takes 0.15 inches, the names of rows 0.32, a colour bar 0.4, the heads 0.4
+    width = min((WIDTH - 0.32) / len(panels[0]) - 0.15, TALLEST / ratio)
+    heights = [width * ratio + 0.1 + 0.4 * any(panel.bar for panel in row) for row in panels]
+    heads = 0.4 * any(panel.head for row in panels for panel in row)
+    return width, ((width + 0.15) * len(panels[0]) + 0.32, sum(heights) + heads + 0.05)
 
 
-def dense(values: Any) -> np.ndarray:
-    """Any matrix as a dense array of floats."""
-    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=float)
-
-
-def layout(n: int, ncols: int, *, ratio: float) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Rows × columns of panels, and width × height of the figure in inches."""
-    shape = (-(-n // ncols), 2 * ncols)
-    # the gap between panels takes 0.2 inches, title and colour bar 0.95; no panel is higher than 3
-    width = min(WIDTH / shape[1] - 0.2, 3 / ratio)
-    return shape, ((width + 0.2) * shape[1], (width * ratio + 0.95) * shape[0])
-
-
-def limits(xy: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper corner of the map, never more than four times as long as wide."""
-    here = xy[np.isfinite(xy).all(axis=1)]
-    low, high = (here.min(axis=0), here.max(axis=0)) if len(here) else (np.zeros(2), np.ones(2))
-    half = (high - low) / 2 + margin
-    half = np.maximum(half, half.max() / 4)
-    return (low + high) / 2 - half, (low + high) / 2 + half
-
-
-def spacing(xy: np.ndarray) -> float:
-    """Median distance to the nearest neighbour, but at least 1/400 of the extent, so that a spot can be seen."""
-    places = np.unique(xy[np.isfinite(xy).all(axis=1)], axis=0)
-    extent = float(np.ptp(places, axis=0).max()) if len(places) else 0.0
-    if len(places) < 2:
-        return 1.0
-    # a hundred places tell the spacing; all against all would be quadratic
-    chosen = np.random.default_rng(0).choice(len(places), min(len(places), 100), replace=False)
-    nearest = [np.partition(((places - places[i]) ** 2).sum(axis=1), 1)[1] ** 0.5 for i in chosen]
-    return max(float(np.median(nearest)), extent / 400)
-
-
-def draw_panel(
-    figure: Figure, ax: Axes, xy: np.ndarray, panel: Panel, cmap: str | Colormap, diameter: float
-) -> Paint | None:
-    """Spots of true size in the colour of their values, above a colour bar."""
-    here = np.isfinite(xy).all(axis=1)
-    low, high = limits(xy, diameter)
+def draw_panel(figure: Figure, ax: Axes, tissue: Tissue, panel: Panel, head: str, width: float) -> None:
+    """Spots above a colour bar, or the reason why there are none."""
+    low, high = tissue.limits
+    letters = max(int(width * 72 / (0.55 * TEXT)), 10)
+    lines = [fill(text, letters) for text in (head, panel.note if panel.colors else "") if text]
+    ax.set_title("\n".join(lines), fontsize=TEXT, loc="left")
+    if panel.colors is not None:
+        draw_image(ax, tissue)
     # upside down, as images are stored
     ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal", xticks=[], yticks=[])
-    ax.set_title(panel.title, fontsize=TEXT, loc="left")
-    if panel.values is None:
-        ax.set_axis_off()
-        return None
-    colors = paint(panel.values, cmap)
-    one = ([diameter], [diameter], [0.0])
-    spots = EllipseCollection(*one, units="xy", offsets=xy[here], offset_transform=ax.transData)
-    spots.set_array(np.ma.masked_invalid(colors.values[here]))
-    spots.set(cmap=colors.cmap, norm=colors.norm, linewidth=0, rasterized=True)
-    ax.add_collection(spots, autolim=False)
+    if panel.colors is None:
+        # the axes stay on: the first of a row bears its name
+        ax.spines[:].set_visible(False)
+        ax.patch.set_visible(False)
+        ax.text(0.5, 0.5, fill(panel.note, letters), ha="center", va="center", fontsize=SMALL, transform=ax.transAxes)
+        return
+    spots = draw_spots(ax, tissue, panel.colors)
     ax.spines[:].set_linewidth(0.4)
-    if not colors.legend:
+    if not panel.colors.legend:
         flat = (high[0] - low[0]) / (high[1] - low[1])
         bar = ax.inset_axes((0.0, -0.06 * flat, 1.0, 0.028 * flat))
-        colorbar(figure, spots, panel.bar, colors.extend, cax=bar, orientation="horizontal")
-    return colors
+        colorbar(figure, spots, panel.bar, panel.colors.extend, cax=bar, orientation="horizontal")

@@ -1,9 +1,14 @@
-"""Tools: alignment of modalities, its diagnosis and its uncertainty."""
+"""Tools: alignment of modalities, its diagnosis, and what follows from it."""
 
 from __future__ import annotations
 
 from ._align import align
+from ._cluster import cluster
+from ._correlations import correlations
 from ._diagnose import diagnose
+from ._importance import importance
+from ._match import match
+from ._transfer import transfer
 from ._uncertainty import uncertainty
 
-__all__ = ["align", "diagnose", "uncertainty"]
+__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "transfer", "uncertainty"]

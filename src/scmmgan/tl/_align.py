@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-DEFAULTS = {"smooth": 3, "n_pcs": 50, "noise_dim": 0}
-
 
 def align(
     mdata: MuData,
@@ -36,8 +34,8 @@ def align(
     layer: str | Mapping[str, str] | None = None,
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
-    n_pcs: int | Mapping[str, int] = DEFAULTS["n_pcs"],
-    smooth: int | Mapping[str, int | None] | None = DEFAULTS["smooth"],
+    n_pcs: int | Mapping[str, int] = _problem.DEFAULTS["n_pcs"],
+    smooth: int | Mapping[str, int | None] | None = _problem.DEFAULTS["smooth"],
     method: str = "scmmgan",
     geometry: str | None = "auto",
     cycle_as_real: bool = False,
@@ -45,7 +43,7 @@ def align(
     max_steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    noise_dim: int | Mapping[str, int] = DEFAULTS["noise_dim"],
+    noise_dim: int | Mapping[str, int] = _problem.DEFAULTS["noise_dim"],
     random_state: int = 0,
     device: str = "auto",
     key_added: str = "scmmgan",
@@ -108,9 +106,9 @@ def align(
     cycle_as_real
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
-        Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .5 (METHOD §5). 0 leaves a term out. `"scmmgan-paper"`: anchors (known pairs) and links 10,
-        geometry 1.
+        Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1
+        (METHOD §5); `geometry` .1 and, in a shared space, `identity` 10 (benchmarks/accuracy.md). 0 leaves a term out.
+        `"scmmgan-paper"`: anchors (known pairs) and links 10, geometry 1, no identity.
     max_steps
         Training steps (default 1,000, METHOD §5; `"scmmgan-paper"`: 20,000).
     batch_size
@@ -123,7 +121,7 @@ def align(
         0: none; METHOD §7 takes half of model space). One number, or a dict by source modality. Mapped values are those
         of z = 0; :func:`scmmgan.tl.uncertainty` draws. Not for `method="coupling"`.
     random_state
-        Seed of everything random; global generators stay untouched. The same seed gives the same bits on CPU.
+        Seed of everything random; the global numpy and torch generators stay untouched. The same seed gives the same bits on CPU.
     device
         `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"mps"`.
     key_added
@@ -183,11 +181,13 @@ def align(
     keys = Keys(key_added)
     read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
     _slots.check_free(mdata, names, read, keys)
-    _check_writable(mdata, names, copy=copy)
+    if not copy:
+        _domain.check_writable(mdata, names)
+    elif mdata.isbacked:
+        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
     random_state = arguments["random_state"]
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
-    domains = problem.domains
-    written = _slots.written_features(domains, per_modality["features"])
+    written = _slots.written_features(domains := problem.domains, per_modality["features"])
     couplings, loadings = problem.couple(random_state)
     records, ambiguous = problem.diagnose(couplings, random_state)
 
@@ -206,14 +206,6 @@ def align(
         diagnosis=records, ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
-
-
-def _check_writable(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
-    """ValueError where results could not be written, before anything is computed."""
-    if copy and mdata.isbacked:
-        raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
-    if not copy and (mdata.is_view or any(mdata[name].is_view for name in names)):
-        raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +245,7 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
     """The arguments that may differ between modalities, as dicts; numbers are checked."""
     out = {
-        argument: _domain.per_modality(arguments[argument], names, argument, DEFAULTS.get(argument))
+        argument: _domain.per_modality(arguments[argument], names, argument, _problem.DEFAULTS.get(argument))
         for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "features", "labels", "batch", "noise_dim")
     }
     for argument, low in (("smooth", 0), ("n_pcs", 1), ("noise_dim", 0)):

@@ -84,9 +84,9 @@ def _without_own_pair(problem: Problem, pair: Pair, coupling: Coupling, random_s
     alone, order = _alone(problem, pair)
     if order not in alone.pairs or coupling.info["kind"] == "geometry":
         return coupling.plan
-    pairs, table = alone.pairs[order], alone.tables.get(order, ())
+    pairs = alone.pairs[order]
     fold = _folds(len(pairs), random_state)
-    if len(table) < _prior.MIN_PRIOR and (fold != 0).sum() < _prior.MIN_PROFILES:
+    if not _prior._is_known(*order, alone.tables, {order: pairs[fold != 0]}):
         return coupling.plan
     plan = coupling.plan.tolil(copy=True)
     column = order.index(pair[0])

@@ -75,7 +75,7 @@ def diagnose(
         `verdict` ("supported by links", "supported by pairs", "supported by labels", "ambiguous: populations A and B could
         be swapped", "not identifiable"), `supported`, `statement` (the verdict with its numbers); where tested:
         `links` (table with the correlation of each), `pairs` (share of cells nearer, each), `links_mean`, `links_p`,
-        `links_null` and the same for pairs, `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
+        `links_null` and the same for pairs, `links_in_use` (how the coupling in use carries the links over), `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
         the one it could best be `swap`ped with, `gap`, shares ambiguous and unmatched); `gaps` (relative costs of rival
         couplings by shape); `ambiguous_{a}`, `unmatched_{a}`; `quality_cycle`, `quality_overlap`, `quality_auc`,
         `quality_follows` on held-out cells. With `full`: `restart_modes` (mode of each restart), `restart_share` (of the
@@ -87,7 +87,7 @@ def diagnose(
     KeyError
         If there is no such alignment, or a layer or column that it read is gone.
     ValueError
-        If the cells are not those that were aligned, or `n_restarts` is below 4.
+        If the cells or their values are not those that were aligned, `mdata` is a view, or `n_restarts` is below 4.
 
     Examples
     --------
@@ -104,12 +104,15 @@ def diagnose(
     steps = min(_domain.whole_number(max_steps, "max_steps", low=1), int(params["max_steps"]))
     seed = int(params["random_state"]) if random_state is None else random_state
     seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts)
+    _domain.check_writable(mdata, [str(m) for m in params["modalities"]])
     problem = _problem.reread(mdata, keys)
     couplings, loadings = problem.couple(seed)
     records, ambiguous = problem.diagnose(couplings, seed)
     from scmmgan import get
 
-    more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=seed)
+    # the cells that the training held out, whatever the seed of the diagnosis
+    trained = int(params["random_state"])
+    more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=trained)
     if full:
         settings = _settings(params) | {"shared": problem.shared, "max_steps": steps, "progress_bar": progress_bar}
         found = _retrain(problem, couplings, loadings, settings, n_restarts, seed)
@@ -151,7 +154,10 @@ def _retrain(
             found.append(_images(aligner, x, rows, pair))
     logger.info("Training on shuffled anchors.")
     null = {pair: _shuffled(c, seed) for pair, c in couplings.items()}
-    aligner, _ = methods.fit(x=x, couplings=null, loadings={}, **settings | {"random_state": seed})
+    rng = np.random.default_rng(seed)
+    # partners of links are shuffled, too
+    loads = {pair: (f[:, rng.permutation(f.shape[1])], g, s, w) for pair, (f, g, s, w) in loadings.items()}
+    aligner, _ = methods.fit(x=x, couplings=null, loadings=loads, **settings | {"random_state": seed})
     shuffled = _quality.score_map(aligner, problem.domains, null, random_state=seed)
     records: dict[Pair, dict[str, Any]] = {}
     for pair, found in images.items():

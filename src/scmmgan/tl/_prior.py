@@ -24,7 +24,6 @@ logger = logging.getLogger("scmmgan")
 Pair = tuple[str, str]
 MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
 MAX_LINKED = 5_000  # links that serve; more cost memory (50 bytes a cell and link) and were no more accurate
-MIN_PROFILES = 100  # known pairs from which on they place cells without the shapes (benchmarks/accuracy.md)
 
 
 def tables(
@@ -32,7 +31,9 @@ def tables(
 ) -> dict[Pair, pd.DataFrame]:
     """Link tables of all pairs of modalities that have links."""
     found = {}
-    for source, target in combinations(names, 2):
+    of = list(combinations(names, 2))
+    named = not isinstance(links, str) or links in ("auto", "var_names") or any(links in mdata[m].var for m in names)
+    for source, target in of:
         if rep := use_rep[source] or use_rep[target]:
             # a representation has no features that links could name
             if links is not None and not (isinstance(links, str) and links == "auto"):
@@ -41,9 +42,14 @@ def tables(
                     "Give `links=None`, or leave `use_rep` out."
                 )
             continue
-        table = _links.link_table(mdata, source, target, links)
+        # of several modalities some may share nothing
+        table = _links.link_table(mdata, source, target, links, required=len(of) == 1 or not named)
         if table is not None:
-            found[source, target] = table
+            # only ratios of weights count
+            found[source, target] = table.assign(weight=table["weight"] / table["weight"].max())
+    if not found and len(of) > 1 and links is not None and not (isinstance(links, str) and links == "auto"):
+        # says what was asked for and what there is
+        _links.link_table(mdata, *of[0], links)
     return found
 
 
@@ -132,6 +138,8 @@ def couplings(
 
 def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:
     """Whether links or pairs are many enough to decide without the modalities' shapes."""
+    from scmmgan.model.evidence import MIN_PROFILES
+
     return len(tables.get((a, b), ())) >= MIN_PRIOR or len(pairs.get((a, b), ())) >= MIN_PROFILES
 
 

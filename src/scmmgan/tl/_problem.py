@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scmmgan.model.coupling import Coupling
 
 Pair = tuple[str, str]
+DEFAULTS = {"smooth": 3, "n_pcs": 50, "noise_dim": 0}  # of modalities that a dict leaves out
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
     """The problem of an alignment that is there, from its stored arguments; its seed gives the same model space."""
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
-    widths = _slots.check_aligned(mdata, names, keys)["widths"]
+    config = _slots.check_aligned(mdata, names, keys)
     per = {
-        argument: _domain.per_modality(given(params[argument]), names, argument)
+        argument: _domain.per_modality(given(params[argument]), names, argument, DEFAULTS.get(argument))
         for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
     }
     per = {argument: {m: given(v) for m, v in by.items()} for argument, by in per.items()}
@@ -93,9 +94,14 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
         per[argument] = {m: None if v is None else int(v) for m, v in per[argument].items()}
     prior: dict[str, Any] = {name: given(params[name]) for name in ("links", "pairs")}
     problem = read(mdata, names, per, random_state=int(params["random_state"]), **prior)
-    before = {m: (widths[m], mdata[m].obsm[keys.embedding].shape[0]) for m in names}
-    if changed := [d.name for d in problem.domains if d.x.shape[::-1] != before[d.name]]:
-        raise ValueError(f"{changed[0]!r} is no longer what was aligned as {keys.key!r}: align it again.")
+    start = 0
+    for d in problem.domains:
+        stop = start + config["widths"][d.name]
+        before = np.asarray(mdata[d.name].obsm[keys.embedding])[:, start:stop] * config["block_sd"][d.name]
+        # another machine may round otherwise
+        if before.shape != d.x.shape or np.abs(before - d.x).max() > 0.01:
+            raise ValueError(f"{d.name!r} is no longer what was aligned as {keys.key!r}: align it again.")
+        start = stop
     return problem
 
 

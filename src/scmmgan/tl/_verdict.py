@@ -142,6 +142,8 @@ def _evidence(
         if by_links:
             groups = diagnosis.link_groups(*(given.table[m].to_numpy(dtype=str) for m in (a, b)))
             held = diagnosis.held_out_links(u, v, p, q, groups, refine=not shared, random_state=random_state)
+            # labels or pairs may have led the coupling in use away from what the links say
+            record["links_in_use"] = float(diagnosis.carried(plan, u, v, p, q).mean())
         else:
             held = diagnosis.carried_links(plan, u, v, p, q, random_state=random_state)
         record |= _numbers("links", held)
@@ -328,9 +330,15 @@ def _supports(name: str, record: Mapping[str, Any]) -> bool:
     if f"{name}_mean" not in record or record[f"{name}_p"] > ALPHA + 1e-12:
         return False
     if name == "links":
-        return bool(record["links_mean"] >= MIN_CORRELATION)
+        return bool(record["links_mean"] >= MIN_CORRELATION and not _overruled(record))
     near = max(record["pairs_mean"], record["pairs_in_use"]) <= MAX_NEARER
     return bool(record["pairs_n"] >= MIN_TESTED_PAIRS and near)
+
+
+def _overruled(record: Mapping[str, Any]) -> bool:
+    """Whether the coupling in use carries the links over worse than they say by themselves."""
+    in_use = record.get("links_in_use", record["links_mean"])
+    return bool(in_use < max(MIN_CORRELATION, record["links_mean"] / 2))
 
 
 def _swappable(record: Mapping[str, Any]) -> list[Pair]:
@@ -357,11 +365,17 @@ def _reasons(record: Mapping[str, Any], *, follows: bool, against: bool) -> list
     if "links_mean" in record:
         null = record["links_null"]
         weak = record["links_p"] <= ALPHA and not _supports("links", record)
+        overruled = record["links_mean"] >= MIN_CORRELATION and _overruled(record)
         text.append(
             f"{len(record['links'])} held-out links correlate {record['links_mean']:.2f} on average with their partners "
             f"carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes {MIN_CORRELATION:.2f} "
             f"and more than every shuffled table)."
-            + (" That is more than chance, and no more than other tissues share." if weak else "")
+            + (" That is more than chance, and no more than other tissues share." if weak and not overruled else "")
+            + (
+                f" The coupling in use carries them over at {record['links_in_use']:.2f}: labels or pairs contradict them."
+                if overruled
+                else ""
+            )
         )
     if "pairs_mean" in record:
         text.append(

@@ -1,0 +1,66 @@
+"""What the modalities measured, as the alignment read it: layers, and linked features under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+
+def read_layer(mdata: MuData, modality: str, key: str) -> str | None:
+    """Layer that the alignment read for a modality; `None` is `X`."""
+    layer = argument(mdata, "layer", modality, key)
+    if layer is not None and layer not in mdata[modality].layers:
+        raise KeyError(
+            f"The alignment {key!r} read layer {layer!r} of {modality!r}, which is gone. Layers found: "
+            f"{list(mdata[modality].layers)}. Put it back, or align again."
+        )
+    return layer
+
+
+def argument(mdata: MuData, name: str, modality: str, key: str) -> Any:
+    """What `tl.align` was given for a modality; `None` where it was not given."""
+    stored = mdata.uns[key]["params"].get(name)
+    stored = stored.get(modality) if isinstance(stored, Mapping) else stored
+    return None if isinstance(stored, str) and stored == "None" else stored  # how `params` keeps a None
+
+
+def units(mdata: MuData, modality: str, key: str, *, mapped: bool = False) -> str:
+    """Name of the scale of a modality's values: its layer or X; mapped ones lie on its smoothed scale."""
+    if mapped and (rep := argument(mdata, "use_rep", modality, key)):
+        return f"{modality}: {rep}"
+    layer = argument(mdata, "layer", modality, key) or "X"
+    return (
+        f"{modality}: {layer}, smoothed"
+        if mapped and argument(mdata, "smooth", modality, key)
+        else f"{modality}: {layer}"
+    )
+
+
+def measured_values(mdata: MuData, modality: str, features: list[str], key: str) -> np.ndarray:
+    """Measured values of a few features, (cells, features) float."""
+    layer = read_layer(mdata, modality, key)
+    part = mdata[modality][:, features]
+    values = part.X if layer is None else part.layers[layer]
+    values = values.toarray() if hasattr(values, "toarray") else values
+    return np.asarray(values, dtype=float).reshape(part.n_obs, len(features))
+
+
+def linked(mdata: MuData, name: str, source: str, target: str, key: str) -> list[str]:
+    """Features of the source that stand for the same gene as a feature of the target."""
+    links = mdata.uns[key]["params"]["links"]
+    if isinstance(links, pd.DataFrame):
+        return list(dict.fromkeys(links.loc[links[target] == name, source])) if {source, target} <= set(links) else []
+    genes = gene_names(mdata[target].var.loc[[name]], links)[0]
+    return [own for own, names in zip(mdata[source].var_names, gene_names(mdata[source].var, links)) if names & genes]
+
+
+def gene_names(var: pd.DataFrame, column: str) -> list[set[str]]:
+    """Genes of each feature: a `var` column ("CD3D;CD3E" names two), or the feature's own name."""
+    values = var[column] if column in var else var.index.to_series()
+    return [{gene.strip() for gene in text.split(";")} - {""} for text in values.astype(object).fillna("").map(str)]

@@ -1,0 +1,99 @@
+"""Clusters of mapped cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _derived, _domain, _slots
+from scmmgan._keys import Keys
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+
+def cluster(
+    mdata: MuData,
+    source: str,
+    target: str,
+    *,
+    n_clusters: int,
+    n_neighbors: int = 15,
+    random_state: int = 0,
+    key: str = "scmmgan",
+) -> None:
+    """Cluster the cells of one modality by what they were mapped to: domains of a tissue in terms of whole expression.
+
+    Spectral clustering (METHOD §9) of the mapped cells in the target's model space: the cells' kNN graph (1 between
+    mutual neighbours, .5 one-sided; parts without a connection joined by single edges between their nearest cells), the
+    leading eigenvectors of its random walk, k-means on these. Coordinates play no part. Nothing is cells × cells but the
+    sparse graph: five clusters of 10,000 cells took 3 s, of 100,000 cells 37 s and 0.7 GB (two busy cores), the search for
+    neighbours most of it; a minute more where all cells lie on one thin curve.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    source
+        Modality whose cells are clustered.
+    target
+        Modality that they were mapped to.
+    n_clusters
+        Number of clusters; the paper asks for 5 (METHOD §9).
+    n_neighbors
+        Neighbours of a cell in the graph (default 15, as for the smoothing, METHOD §2).
+    random_state
+        Seed of the search for neighbours above 20,000 cells, of the eigenvectors' start and of k-means (default 0). The
+        same seed gives the same labels.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    `None`. Sets:
+
+    `mdata[source].obs[f"{key}_cluster"]` : categorical of str (suffix `_{target}` with more than two modalities)
+        "0" for the largest cluster, and so on. The next :func:`scmmgan.tl.align` of that name removes it.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment or modality.
+    TypeError
+        If a number is no whole number.
+    ValueError
+        If `source` is `target`, `n_clusters` is below 2 or not below the number of cells, `n_neighbors` is below 2, the
+        cells are copies of fewer than `n_clusters`, or the `obs` column is there and no tool wrote it.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.cluster(mdata, "rna", "protein", n_clusters=5)
+    >>> mdata["rna"].obs["scmmgan_cluster"].cat.categories.tolist()
+    ['0', '1', '2', '3', '4']
+    """
+    keys = Keys(key)
+    found = _slots.check_aligned(mdata, (source, target), keys)
+    if source == target:
+        raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name another target.")
+    n_clusters = _domain.whole_number(n_clusters, "n_clusters", low=2, high=mdata[source].n_obs - 1)
+    n_neighbors = _domain.whole_number(n_neighbors, "n_neighbors", low=2)
+    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    names = found["modalities"]
+    slot = (source, "obs", keys.cluster(target if len(names) > 2 else None))
+    _derived.check_free(mdata, [slot], keys)
+    start = sum(found["widths"][m] for m in names[: names.index(target)])
+    mapped = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
+    if (different := len(np.unique(mapped, axis=0))) < n_clusters:
+        raise ValueError(
+            f"The mapped cells of {source!r} are copies of {different} cells: no {n_clusters} clusters. Lower `n_clusters`."
+        )
+    from scmmgan.model import clusters
+
+    label = clusters.spectral(mapped, n_clusters, n_neighbors=n_neighbors, random_state=random_state)
+    values = pd.Categorical.from_codes(label, categories=pd.Index([str(i) for i in range(n_clusters)]))
+    _derived.write(mdata, {slot: values}, keys)

@@ -1,0 +1,393 @@
+"""Which correlations of a gene a map takes away, and which it brings to light."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _derived, _domain, _known, _slots
+from scmmgan._keys import Keys
+from scmmgan.model import correlations as model
+from scmmgan.tl import _problem
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan._domain import Domain
+
+logger = logging.getLogger("scmmgan")
+
+N_TOP = 700  # of 20,092 genes in the paper
+
+
+def correlations(
+    mdata: MuData,
+    source: str,
+    target: str,
+    *,
+    gene: str | Sequence[str],
+    n_top: int | None = None,
+    threshold: float = 0.1,
+    signed: bool = True,
+    reference: str = "source",
+    random_state: int | None = None,
+    key: str = "scmmgan",
+) -> None:
+    """Find spurious and novel correlations of genes: measured but not mapped, and mapped but not measured.
+
+    a: correlation of the gene with every other feature over the measured cells of `source`, in the layer that the
+    alignment read, smoothed as it was read. b: the same over these cells mapped to `target`. A correlation is *spurious*
+    when it is present in a and absent in b, *novel* the other way round. Present: among the `n_top` strongest, at least
+    `threshold`, and q < .05. Absent: the upper one-sided 95 % bootstrap limit (200 draws of cells, no retraining) lies
+    below `threshold`.
+
+    Smoothing and mapping through 50 components make any two features correlate, even those of shuffled data. So p comes
+    from two times 20 permutations, and the larger one counts. First (METHOD §9), every source feature is permuted over
+    the cells (of its batch) on its own, then all are smoothed on a graph of their own, mapped by the trained model and
+    decoded. Second, the cells, the gene and the graph stay as they are, and every other feature is permuted where it was
+    measured (a), or where its decoder was learnt (b): what a feature reaches that has nothing to do with the cells.
+    Fisher's z is standardised by each feature's mean and sd under the null; p is its rank among the standardised values of
+    all features and permutations; q is Benjamini and Hochberg's over the features compared with one gene. All but a's
+    first null are covariances over the observed sds: noise that is mapped has the correlations of the target's cells, but
+    little variance.
+
+    A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
+    (:func:`scmmgan.tl.diagnose`) no verdict is given. In a space of shared features the map stays near the measured
+    cells, so that mixed spots are unmixed by half, and weaker correlations than the threshold are rare there
+    (`benchmarks/correlations.md`).
+
+    Parameters
+    ----------
+    mdata
+        Aligned data; what was read for the alignment must still be there.
+    source
+        Modality whose cells are mapped.
+    target
+        Modality whose features they are mapped to.
+    gene
+        One gene or several, by the name of a feature of `source` or, where it has none of that name, of `target`.
+        Compared are features that both modalities have under one name, or that a link joins (links of sign −1 aside).
+    n_top
+        How many of the strongest correlations count (default: a tenth of the features, at most 700 as in the paper).
+    threshold
+        Correlation below which one is absent (default .1, as in the paper).
+    signed
+        Whether only positive correlations count, as in the paper (default); otherwise magnitudes are compared.
+    reference
+        Where a is measured: `"source"` (default), or `"target"`: over the measured cells of `target`, for all of its
+        features, `source` having them or not. Then spurious means lost by the map, and novel added by it.
+    random_state
+        Seed of permutations and draws; default: that of the alignment.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    `None`. Sets:
+
+    `mdata.uns[key]["correlations"][source][target]` : dict
+        `table`, one row per gene asked for (`query`) and `feature` of `target` (`measured_as`: its name in the
+        reference): `r_measured` (a) and `r_mapped` (b); and for both `rank_*` (1: the strongest), `z_*` (effect: sds above
+        the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit); `change` (effect: Fisher's z of b less that of
+        a); `verdict` ("spurious", "novel" or ""). Beside it `n_top`, `threshold`, `signed`,
+        `reference`, `random_state` and whether the alignment was `supported`. Each pair of modalities has its own; genes of earlier calls stay in the table of
+        their pair when the settings are the same, else they are replaced, and that is logged.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, diagnosis, modality or feature, or if a gene is measured on one side only.
+    TypeError, ValueError
+        If a number is out of range, a gene is constant or has several partners, a modality was read from `use_rep`, or
+        the cells are not those that were aligned.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(shared_genes=True)
+    >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
+    >>> smm.tl.correlations(mdata, "rna", "protein", gene="gene_0")
+    >>> smm.get.correlations(mdata, "rna", "protein").shape
+    (59, 17)
+    """
+    keys = Keys(key)
+    params = _slots.record(mdata, keys)["params"]
+    _slots.check_aligned(mdata, (source, target), keys)
+    settings = _settings(params, source, target, n_top, threshold, signed, reference, random_state)
+    genes = _genes(gene)
+    _check_measured(params, (source, target))
+    supported = bool(_slots.diagnosis(mdata, source, target, keys)["supported"])
+    problem = _problem.reread(mdata, keys)
+    domains = {d.name: d for d in problem.domains}
+    _check_unchanged(mdata, domains[source], keys)
+    raw = {name: _raw(mdata, params, name) for name in (source, target)}
+    measured_in = source if reference == "source" else target
+    rows = _rows(domains[source], domains[target], problem.tables, reference)
+    queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
+    varies = _varies(rows, raw[measured_in]["x"], domains[target])
+    for name, i in zip(genes, queries):
+        if not varies[i]:
+            raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
+    logger.info("%d features are compared, %d more are constant.", varies.sum(), (~varies).sum())
+    settings["n_top"] = settings["n_top"] or max(1, min(N_TOP, int(varies.sum() - 1) // 10))
+    from scmmgan import get
+
+    aligner = get.model(mdata, key=key)
+    translate = partial(aligner.translate, source=source, target=target)
+    found = _compute(domains, source, target, measured_in, raw, rows[varies], rows.iloc[queries], translate, settings)
+    tables = [
+        _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))
+    ]
+    if not supported:
+        logger.warning("Nothing supports the alignment of %r and %r (`tl.diagnose`): correlations get no verdict.", source, target)  # fmt: skip
+        tables = [table.assign(verdict="").astype({"verdict": object}) for table in tables]
+    _store(mdata, source, target, tables, settings | {"supported": supported}, keys)
+
+
+def _settings(
+    params: Mapping[str, Any],
+    source: str,
+    target: str,
+    n_top: int | None,
+    threshold: float,
+    signed: bool,
+    reference: str,
+    random_state: int | None,
+) -> dict[str, Any]:
+    """Checked arguments."""
+    if source == target:
+        raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
+    if isinstance(threshold, bool) or not (isinstance(threshold, Real) and 0 < float(threshold) < 1):
+        raise ValueError(f"`threshold` must be a correlation between 0 and 1, got {threshold!r}.")
+    if not isinstance(signed, bool):
+        raise TypeError(f"`signed` must be True or False, got {signed!r}.")
+    if reference not in ("source", "target"):
+        raise ValueError(f"`reference` must be 'source' or 'target', got {reference!r}.")
+    seed = int(params["random_state"]) if random_state is None else random_state
+    return {
+        "n_top": None if n_top is None else _domain.whole_number(n_top, "n_top", low=1),
+        "threshold": float(threshold),
+        "signed": signed,
+        "reference": reference,
+        "random_state": _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED),
+    }
+
+
+def _genes(gene: str | Sequence[str]) -> list[str]:
+    """Names asked for, each one once."""
+    names = [gene] if isinstance(gene, str) else gene
+    if not pd.api.types.is_list_like(names) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`gene` must be the name of a feature or several names, got {gene!r}.")
+    if not len(names):
+        raise ValueError("`gene` names no feature. Name at least one.")
+    return list(dict.fromkeys(names))
+
+
+def _argument(params: Mapping[str, Any], argument: str, name: str) -> Any:
+    """One argument of `tl.align` as it was for one modality."""
+    names = [str(m) for m in params["modalities"]]
+    by = _domain.per_modality(_problem.given(params[argument]), names, argument)
+    return _problem.given(by[name])
+
+
+def _check_measured(params: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        if (rep := _argument(params, "use_rep", name)) is not None:
+            raise ValueError(
+                f"{name!r} was read from obsm {rep!r}: a representation has no genes to correlate. "
+                "Align without `use_rep` first."
+            )
+
+
+def _check_unchanged(mdata: MuData, domain: Domain, keys: Keys) -> None:
+    """ValueError unless the cells are where they were in model space when they were aligned."""
+    found = _slots.config(mdata, keys)
+    start = sum(found["widths"][m] for m in found["modalities"][: found["modalities"].index(domain.name)])
+    block = np.asarray(mdata[domain.name].obsm[keys.embedding])[:, start : start + domain.x.shape[1]]
+    if not np.allclose(block * found["block_sd"][domain.name], domain.x, atol=1e-2):
+        raise ValueError(
+            f"{domain.name!r} is no longer what was aligned as {keys.key!r}: its cells or values have changed. Align again."
+        )
+
+
+def _raw(mdata: MuData, params: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values before smoothing, and how they were smoothed: the arguments of `permuted_smoothed`."""
+    mask = _argument(params, "mask_var", name)
+    mask = mdata[name].var[mask].to_numpy() if isinstance(mask, str) else mask
+    return {
+        "x": _domain.read_matrix(mdata, name, layer=_argument(params, "layer", name))[0],
+        "t": int(_argument(params, "smooth", name) or 0),
+        "allowed": None if mask is None else np.flatnonzero(mask),
+        "batch": _known.read_batches(mdata, [name], {name: _argument(params, "batch", name)})[name],
+        "random_state": int(params["random_state"]),
+    }
+
+
+def _rows(
+    source: Domain, target: Domain, tables: Mapping[tuple[str, str], pd.DataFrame], reference: str
+) -> pd.DataFrame:
+    """Features to compare: name where measured, name where mapped, and their positions."""
+    if reference == "target":
+        rows = pd.DataFrame({"measured_as": target.var_names, "feature": target.var_names}, dtype=object)
+        return rows.assign(measured=np.arange(len(rows)), mapped=np.arange(len(rows)))
+    common = source.var_names[source.var_names.isin(target.var_names)]
+    parts = [pd.DataFrame({"measured_as": common, "feature": common}, dtype=object)]
+    for (a, b), table in tables.items():
+        if {a, b} == {source.name, target.name}:
+            # a feature that is on both sides stands for itself
+            own = table[table["sign"] > 0]
+            own = own[~own[source.name].isin(common) & ~own[target.name].isin(common)]
+            parts.append(own[[source.name, target.name]].set_axis(["measured_as", "feature"], axis=1).astype(object))
+    rows = pd.concat(parts, ignore_index=True).drop_duplicates(ignore_index=True)
+    return rows.assign(
+        measured=source.var_names.get_indexer(pd.Index(rows["measured_as"], dtype=object)),
+        mapped=target.var_names.get_indexer(pd.Index(rows["feature"], dtype=object)),
+    )
+
+
+def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, reference: str) -> int:
+    """Row number of a gene; an error that says why it cannot be compared."""
+    for column in ("measured_as", "feature"):
+        found = np.flatnonzero((rows[column] == gene).to_numpy())
+        if len(found) == 1:
+            return int(found[0])
+        if len(found) > 1:
+            other = "feature" if column == "measured_as" else "measured_as"
+            raise ValueError(
+                f"{gene!r} is linked to {len(found)} features: {rows[other].iloc[found].tolist()[:10]}. "
+                "Name the one that is meant."
+            )
+    sides = [domain for domain in (source, target) if gene in domain.var_names]
+    if reference == "source" and sides:
+        lacking = target if sides[0] is source else source
+        hint = "`reference='target'` needs it there only." if sides[0] is target else ""
+        raise KeyError(
+            f"{gene!r} is a feature of {sides[0].name!r}, but {lacking.name!r} has none of that name and none linked with "
+            f"it: there is nothing to compare. {hint}".strip()
+        )
+    raise _domain.missing_key(f"feature of {source.name!r} and {target.name!r}", gene, rows["feature"].tolist())
+
+
+def _varies(rows: pd.DataFrame, x: Any, target: Domain) -> np.ndarray:
+    """Which features vary both where they were measured and where they are mapped."""
+    moves = np.asarray(target.transform.decoder.any(axis=0))[rows["mapped"]]
+    return np.asarray((model.moments(x)[1] > 0)[rows["measured"]] & moves)
+
+
+def _compute(
+    domains: Mapping[str, Domain],
+    source: str,
+    target: str,
+    measured_in: str,
+    raw: Mapping[str, dict[str, Any]],
+    rows: pd.DataFrame,
+    queries: pd.DataFrame,
+    translate: Any,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """r, its nulls and its limit (queries first) of both sides."""
+    signed, seed = settings["signed"], settings["random_state"]
+    at = {side: (queries[side].to_numpy(), rows[side].to_numpy()) for side in ("measured", "mapped")}
+    goal, y = domains[target], translate(domains[source].x)
+    decoder = goal.transform.decoder
+    asked, others = (decoder[:, of] for of in at["mapped"])
+    mapped_sd = model.decoded_sd(y, asked), model.decoded_sd(y, others)
+    own = model.by_column(domains[measured_in].smoothed)
+    lines, own_sd = model.unit(own.columns(at["measured"][0])), model.column_sd(own, at["measured"][1])
+
+    def mapped_noise(rng: np.random.Generator) -> tuple[model.Matrix, np.ndarray]:
+        drawn = model.permuted_smoothed(rng, **raw[source])
+        return drawn, model.covary_decoded(
+            translate(domains[source].transform.transform(drawn)), asked, others, *mapped_sd
+        )
+
+    def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        drawn, mapped = mapped_noise(rng)
+        drawn = drawn if measured_in == source else model.permuted_smoothed(rng, **raw[target])
+        apart = {
+            m: model.unrelated(rng, domains[m].smoothed, raw[m]["x"], raw[m]["t"]) for m in {target: 0, measured_in: 0}
+        }
+        loadings = model.decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
+        return (
+            model.correlate(drawn, *at["measured"]),
+            model.covary(lines, apart[measured_in], at["measured"][1], own_sd),
+            mapped,
+            model.covary_decoded(y, asked, loadings[:, at["mapped"][1]], *mapped_sd),
+        )
+
+    nulls = model.null(once, seed)
+    # the same cells are drawn on both sides where they are the same
+    names = dict.fromkeys((source, measured_in))
+    shares = {m: model.resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
+    return {
+        "measured": {
+            "r": model.correlate(own, *at["measured"]),
+            "correlated": nulls[0],
+            "covaried": nulls[1:2],
+            "limit": model.limits(own, *at["measured"], shares[measured_in], signed),
+        },
+        "mapped": {
+            "r": model.correlate_decoded(y, decoder, *at["mapped"]),
+            "covaried": nulls[2:],
+            "limit": model.limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
+        },
+    }
+
+
+def _table(
+    gene: str,
+    rows: pd.DataFrame,
+    query: pd.Series,
+    found: Mapping[str, Mapping[str, Any]],
+    number: int,
+    settings: Mapping[str, Any],
+) -> pd.DataFrame:
+    """All that was found of one gene, the gene itself left out."""
+    others = ((rows["measured"] != query["measured"]) & (rows["mapped"] != query["mapped"])).to_numpy()
+    if others.sum() < 2:
+        raise ValueError(f"Only {others.sum()} features can be compared with {gene!r}; at least 2 are needed.")
+    rows = rows[others]
+    rule = {name: settings[name] for name in ("n_top", "threshold", "signed")}
+    table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
+    judged, sides = {}, ("measured", "mapped")
+    for side in sides:
+        of = found[side]
+        r, limit = (of[part][number][others].astype(float) for part in ("r", "limit"))
+        correlated = of["correlated"][number][:, others] if "correlated" in of else None
+        covaried = [null[number][:, others] for null in of["covaried"]]
+        judged[side] = model.judge(r, limit, correlated=correlated, covaried=covaried, **rule)
+        table[f"r_{side}"] = r
+    for name in ("rank", "z", "p", "q", "upper"):
+        for side in sides:
+            table[f"{name}_{side}"] = judged[side][name]
+    table["change"] = model.strength(table["r_mapped"].to_numpy(), True) - model.strength(
+        table["r_measured"].to_numpy(), True
+    )
+    spurious = judged["measured"]["present"] & judged["mapped"]["absent"]
+    novel = judged["mapped"]["present"] & judged["measured"]["absent"]
+    table["verdict"] = np.where(spurious, "spurious", np.where(novel, "novel", "")).astype(object)
+    logger.info("%s: %d spurious and %d novel correlations with %d features.", gene, spurious.sum(), novel.sum(), len(rows))  # fmt: skip
+    return table.reset_index(drop=True)
+
+
+def _store(
+    mdata: MuData, source: str, target: str, tables: list[pd.DataFrame], settings: Mapping[str, Any], keys: Keys
+) -> None:
+    """Into the table of the pair, beside earlier genes of the same settings."""
+    found = {a: dict(of) for a, of in _slots.record(mdata, keys).get("correlations", {}).items()}
+    earlier = found.get(source, {}).get(target)
+    table = pd.concat(tables, ignore_index=True)
+    if earlier is not None:
+        kept = earlier["table"][~earlier["table"]["query"].isin(table["query"])]
+        if all(earlier[name] == value for name, value in settings.items()):
+            table = pd.concat([kept, table], ignore_index=True)
+        elif len(kept):
+            logger.info("Correlations of %s were made with other settings and are replaced.", kept["query"].unique().tolist())  # fmt: skip
+    found.setdefault(source, {})[target] = {"table": table, **settings}
+    _derived.write(mdata, {}, keys, uns={"correlations": found})

@@ -1,0 +1,138 @@
+"""The cells of another modality that a cell resembles most."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _derived, _domain, _slots
+from scmmgan._keys import Keys
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
+
+
+def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: int = 0, key: str = "scmmgan") -> None:
+    """Find for every cell of `source` its partners among the cells of `target`, with a confidence.
+
+    Partners are the nearest cells in the joint embedding. Several cells may have one partner: nothing is assigned one to
+    one. Confidence is 1 less the mean squared distance to the 15 nearest cells of `target` over that to all of them,
+    times the share of cells like this one that found a partner at all: a tenth of a cell's mass unmatched counts half
+    (`obs[f"{key}_unmatched"]`, where the alignment has it). It is meant to rank cells by: it orders cells by how often
+    the partner has the right label, but is no probability (`benchmarks/transfer.md`), and does not know whether the whole
+    alignment is a mirror image (:func:`scmmgan.tl.diagnose`).
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    source
+        Modality whose cells get partners.
+    target
+        Modality that the partners belong to.
+    k
+        Partners of each cell (default 5); all where `target` has fewer cells.
+    random_state
+        Seed of the approximate search, above 20,000 cells.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    `None`. Sets
+
+    `mdata[source].obs[f"{key}_match_{target}"]` : str
+        Name of the best partner.
+    `mdata[source].obs[f"{key}_match_{target}_confidence"]` : float32
+        Confidence, 0 to 1.
+    `mdata[source].obsm[f"{key}_match_{target}"]` : sparse float32, cells of `source` × cells of `target`
+        Weights of the k partners, larger for nearer ones; rows sum to the confidence. Columns are the cells of `target` in
+        their order when this was run.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment or modality.
+    ValueError
+        If `source` is `target`, `k` is below 1, or a slot holds something else.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.match(mdata, "rna", "protein")
+    >>> mdata["rna"].obs["scmmgan_match_protein"].isin(mdata["protein"].obs_names).all()
+    np.True_
+    """
+    keys = Keys(key)
+    cells = read_cells(mdata, source, target, keys)
+    k = _domain.whole_number(k, "k", low=1)
+    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    best, trusted, weights = keys.match(target), keys.match_confidence(target), keys.match(target)
+    slots = [(source, "obs", best), (source, "obs", trusted), (source, "obsm", weights)]
+    _derived.check_free(mdata, slots, keys)
+    warn_of_verdict(mdata, source, target, keys)
+
+    from scmmgan.model import matching
+
+    neighbors = matching.own_neighbors(cells.source, random_state=random_state)
+    n = max(k, matching.VOTES)
+    indices, distances = matching.nearest(cells.source, cells.target, n, random_state=random_state)
+    close = matching.closeness(cells.source, cells.target, distances)
+    certain = matching.assigned(cells.unmatched, np.zeros(len(cells.unmatched), dtype=bool), neighbors)
+    confidence = close[:, : matching.VOTES].mean(1) * certain
+    share = np.maximum(close[:, :k], 1e-6)
+    share *= (confidence / share.sum(1))[:, None]
+    names = mdata[target].obs_names.to_numpy(dtype=object)[indices[:, 0]]
+    values = (
+        pd.Series(names, index=mdata[source].obs_names, dtype=object),
+        confidence.astype(np.float32),
+        matching.partners(indices[:, :k], share, len(cells.target)),
+    )
+    _derived.write(mdata, dict(zip(slots, values)), keys)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Joint embedding of the cells of both modalities; unmatched share and ambiguity (n,) of those of the source."""
+
+    source: np.ndarray
+    target: np.ndarray
+    unmatched: np.ndarray
+    ambiguous: np.ndarray
+
+
+def read_cells(mdata: MuData, source: str, target: str, keys: Keys) -> Cells:
+    """What is known of the cells of two aligned modalities."""
+    found = _slots.check_aligned(mdata, (source, target), keys)
+    if source == target:
+        raise ValueError(f"`source` and `target` are both {source!r}: its cells are their own partners. Name two.")
+    obs, several = mdata[source].obs, target if len(found["modalities"]) > 2 else None
+
+    def flags(column: str) -> np.ndarray:
+        # shapes leave no cell unmatched: then there is no such column
+        return np.asarray(obs[column], dtype=np.float64) if column in obs else np.zeros(len(obs))
+
+    return Cells(
+        source=np.asarray(mdata[source].obsm[keys.embedding]),
+        target=np.asarray(mdata[target].obsm[keys.embedding]),
+        unmatched=flags(keys.unmatched(several)),
+        ambiguous=flags(keys.ambiguous(several)),
+    )
+
+
+def warn_of_verdict(mdata: MuData, source: str, target: str, keys: Keys) -> None:
+    """Log when nothing supports the alignment that partners come from."""
+    found = _slots.diagnosis(mdata, source, target, keys)
+    if not found["supported"]:
+        logger.warning(
+            "The alignment of %r and %r is %r: partners may belong to other populations. See `scmmgan.get.diagnosis`.",
+            source, target, str(found["verdict"]),
+        )  # fmt: skip

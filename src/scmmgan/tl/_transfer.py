@@ -1,0 +1,199 @@
+"""Labels and values of cells, carried over to the cells of another modality."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import _derived, _domain, _slots
+from scmmgan._keys import Keys
+from scmmgan.tl import _match
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scmmgan.model.matching import Votes
+
+logger = logging.getLogger("scmmgan")
+
+SURE = 0.5  # a label or value that is less likely than not is left out
+
+
+def transfer(
+    mdata: MuData,
+    source: str,
+    target: str,
+    *,
+    obs: str | Sequence[str],
+    random_state: int = 0,
+    key: str = "scmmgan",
+) -> None:
+    """Give the cells of `source` what the cells of `target` have in `obs`: labels or numbers.
+
+    As everywhere, cells of `source` are expressed in terms of `target`: annotate `target`, and `source` gets it. The 15
+    nearest cells of `target` in the joint embedding vote, and votes are averaged over a cell and its 14 nearest ones in
+    `source`. A share of each cell is unassigned: cells without a partner (`obs[f"{key}_unmatched"]`, where the alignment
+    has it: a tenth of the mass unmatched counts half), and half of an ambiguous one (`obs[f"{key}_ambiguous"]`: rivals of
+    the coupling send it elsewhere), both averaged over the same neighbours. Shapes alone (no links, pairs or labels) leave
+    no cell unmatched: then a population that `target` lacks is not found out. Where it is found out, its
+    near relatives are often unassigned, too (`benchmarks/transfer.md`). Populations of fewer than about ten cells are
+    outvoted by their neighbours.
+
+    Parameters
+    ----------
+    mdata
+        Aligned data.
+    source
+        Modality whose cells get labels or values.
+    target
+        Modality whose cells have them.
+    obs
+        One or more columns of `mdata[target].obs`. Text, categories and booleans are labels, numbers are values (make
+        cluster numbers categories first). Gaps (NaN, empty text, infinite numbers) do not vote.
+    random_state
+        Seed of the approximate search, above 20,000 cells.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    `None`. Sets, for every column, in `mdata[source]`:
+
+    `obs[f"{key}_{target}_{column}"]` : categorical, or float32
+        Label, or mean of the votes; NaN where the label's probability, or the assigned share, is at most .5.
+    `obs[f"{key}_{target}_{column}_unassigned"]` : float32
+        Unassigned share, 0 to 1.
+    `obs[f"{key}_{target}_{column}_probability"]` : float32, labels only
+        Probability of the most likely label, unassigned or not.
+    `obsm[f"{key}_{target}_{column}"]` : float32, cells × labels, labels only
+        Probability of every label; with the unassigned share they add up to 1. Names of the labels, in order, in
+        `mdata.uns[key]["transfer"][source][f"{key}_{target}_{column}"]`.
+    `obs[f"{key}_{target}_{column}_spread"]` : float32, values only
+        Standard deviation of the votes.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment, modality or column.
+    TypeError
+        If a column holds neither labels nor numbers.
+    ValueError
+        If `source` is `target`, a column holds only gaps or has a name with a slash, or a slot holds something else.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.transfer(mdata, "rna", "protein", obs="cell_type")
+    >>> mdata["rna"].obs["scmmgan_protein_cell_type"].cat.categories.tolist()
+    ['type_A', 'type_B', 'type_C', 'type_D', 'type_E']
+    """
+    keys = Keys(key)
+    cells = _match.read_cells(mdata, source, target, keys)
+    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    columns = {name: _column(mdata, source, target, name) for name in _names(obs)}
+    slots = [slot for name, column in columns.items() for slot in _slots_of(source, target, name, column, keys)]
+    _derived.check_free(mdata, slots, keys)
+    _match.warn_of_verdict(mdata, source, target, keys)
+
+    from scmmgan.model import matching
+
+    neighbors = matching.own_neighbors(cells.source, random_state=random_state)
+    indices, _ = matching.nearest(cells.source, cells.target, matching.VOTES, random_state=random_state)
+    votes = matching.Votes(indices, neighbors)
+    share = matching.assigned(cells.unmatched, cells.ambiguous, neighbors)
+    written: dict[_derived.Slot, Any] = {}
+    vocabularies = {}
+    for name, column in columns.items():
+        parts = _labels(votes, column, share) if isinstance(column, pd.Categorical) else _values(votes, column, share)
+        written |= dict(zip(_slots_of(source, target, name, column, keys), parts))
+        if isinstance(column, pd.Categorical):
+            vocabularies[keys.transferred(target, name)] = column.categories.to_numpy(dtype=object)
+        missing = np.asarray(pd.isna(parts[0])).mean()
+        logger.info("%r of %r: %.1f %% of the cells of %r are unassigned.", name, target, 100 * missing, source)
+    before = _slots.record(mdata, keys).get("transfer", {})
+    uns = {"transfer": {**before, source: {**before.get(source, {}), **vocabularies}}} if vocabularies else None
+    _derived.write(mdata, written, keys, uns=uns)
+
+
+def _names(obs: str | Sequence[str]) -> list[str]:
+    """Names of columns, each once."""
+    names = [obs] if isinstance(obs, str) else obs
+    if not pd.api.types.is_list_like(names) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`obs` must be one or more names of columns, got {obs!r}.")
+    if not len(names):
+        raise ValueError("`obs` names no column. Name at least one.")
+    return list(dict.fromkeys(names))
+
+
+def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorical | np.ndarray:
+    """A column of the target as categories (text) or as float64, gaps as NaN."""
+    found, own = mdata[target].obs, mdata[source].obs
+    if name not in found:
+        hint = ""
+        if name in own:
+            hint = (
+                f"{source!r} has it, but cells of the source get what cells of the target have: "
+                f"`scmmgan.tl.transfer(mdata, {target!r}, {source!r}, obs={name!r})`."
+            )
+        raise _domain.missing_key(f"obs column in {target!r}", name, list(found), hint)
+    if not _domain.storable(name):
+        raise ValueError(f"The name of the obs column {name!r} cannot be stored: HDF5 and zarr take it for a path.")
+    values = found[name]
+    number = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+    if number:
+        column: Any = values.astype(np.float64).to_numpy(na_value=np.nan)
+        column = np.where(np.isfinite(column), column, np.nan)
+    elif isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind in "ObU" or _is_text(values):
+        text = pd.Series([None if pd.isna(v) or str(v) == "" else str(v) for v in values], dtype=object)
+        # the order of the target's own categories; those without a cell are left out
+        ordered = values.cat.categories.astype(str) if hasattr(values, "cat") else sorted(set(text.dropna()))
+        there = set(text.dropna())
+        column = pd.Categorical(text, categories=[c for c in dict.fromkeys(ordered) if c in there])
+    else:
+        raise TypeError(f"obs column {name!r} of {target!r} is of dtype {values.dtype}: neither labels nor numbers.")
+    if pd.isna(column).all():
+        raise ValueError(f"obs column {name!r} of {target!r} has no value in any cell: there is nothing to carry over.")
+    return column
+
+
+def _is_text(values: pd.Series) -> bool:
+    return pd.api.types.is_string_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype)
+
+
+def _slots_of(
+    source: str, target: str, name: str, column: pd.Categorical | np.ndarray, keys: Keys
+) -> list[_derived.Slot]:
+    """Slots of one column, in the order in which `_labels` and `_values` give what belongs there."""
+    labels = isinstance(column, pd.Categorical)
+    parts = (None, "unassigned", "probability" if labels else "spread")
+    slots = [(source, "obs", keys.transferred(target, name, part)) for part in parts]
+    return [*slots, (source, "obsm", keys.transferred(target, name))] if labels else slots
+
+
+def _labels(votes: Votes, column: pd.Categorical, share: np.ndarray) -> list[Any]:
+    """Label, unassigned share and best probability of every cell, and all probabilities."""
+    from scmmgan.model import matching
+
+    carried = matching.carry_labels(votes, column.codes, len(column.categories))
+    carried *= share[:, None]
+    best, code = carried.max(1), carried.argmax(1)
+    label = pd.Categorical.from_codes(np.where(best > SURE, code, -1), categories=column.categories)
+    # where no vote is known nothing adds up to the assigned share
+    unassigned = np.clip(1 - carried.sum(1), 0, 1)
+    return [label, unassigned.astype(np.float32), best.astype(np.float32), carried.astype(np.float32)]
+
+
+def _values(votes: Votes, column: np.ndarray, share: np.ndarray) -> list[Any]:
+    """Value, unassigned share and spread of every cell."""
+    from scmmgan.model import matching
+
+    mean, spread = matching.carry_values(votes, column)
+    share = np.where(np.isnan(mean), 0.0, share)
+    value = np.where(share > SURE, mean, np.nan)
+    return [value.astype(np.float32), (1 - share).astype(np.float32), spread.astype(np.float32)]

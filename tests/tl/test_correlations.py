@@ -1,0 +1,320 @@
+"""`tl.correlations`: what mixing makes and hides, shuffled data, against dense references, slots, refusals."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import scmmgan as smm
+from scmmgan._keys import Keys
+from scmmgan.tl import _problem
+
+# genes by the types that express them
+ON = {
+    "A": (1, 0, 0),
+    "B": (0, 1, 0),
+    "C": (0, 0, 1),
+    "AB": (1, 1, 0),
+    "AC": (1, 0, 1),
+    "BC": (0, 1, 1),
+    "none": (0, 0, 0),
+}
+# query: genes that correlate with it through mixing only, and genes whose correlation mixing hides
+TRUTH = {"A_0": ("B", "AC"), "B_0": ("A", "BC")}
+
+
+def mixed(seed: int = 0, *, n_spots: int = 400, n_cells: int = 600) -> md.MuData:
+    """Spots of ten cells: A and B share a niche, in varying proportions, C lies around it; and other cells of these types."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(list(ON), [20] * 6 + [80])
+    level = rng.lognormal(0, 0.5, len(group))
+    for g in ON:
+        # every type expresses as much as the others: no gene rises because others fall
+        level[group == g] *= 3.5 / level[group == g].mean()
+    on = np.array([ON[g] for g in group]).T
+    mean = np.where(group == "none", level, level * (0.1 + 0.9 * on))
+
+    def counts(types: np.ndarray) -> np.ndarray:
+        size, noise = rng.lognormal(0, 0.3, (len(types), 1)), rng.lognormal(0, 0.4, (len(types), len(group)))
+        return rng.poisson(mean[types] * size * noise)
+
+    niche, share_a = rng.beta(0.3, 0.3, n_spots), rng.beta(3, 3, n_spots)
+    shares = np.column_stack([niche * share_a, niche * (1 - share_a), 1 - niche])
+    within = np.concatenate([rng.choice(3, 10, p=p) for p in shares])
+    spots = rng.binomial(counts(within).reshape(n_spots, 10, -1).sum(1), 0.5)
+    cells = counts(rng.choice(3, n_cells, p=[0.3, 0.3, 0.4]))
+    genes = [f"{g}_{i}" for g in ON for i in range(80 if g == "none" else 20)]
+    out = {}
+    for name, values in (("spatial", spots), ("rna", cells)):
+        scaled = values / values.sum(1, keepdims=True) * np.median(values.sum(1))
+        obs = pd.DataFrame(index=[f"{name}_{i}" for i in range(len(values))])
+        out[name] = ad.AnnData(np.log1p(scaled).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="var_names are not unique")
+        return md.MuData(out)
+
+
+def score(table: pd.DataFrame, verdict: str) -> tuple[float, float]:
+    """Precision and recall of a verdict over all queries."""
+    group = table["feature"].str.split("_").str[0]
+    truth = group == table["query"].map(lambda q: TRUTH[q][["spurious", "novel"].index(verdict)])
+    called = table["verdict"] == verdict
+    hits = float((called & truth).sum())
+    return hits / max(float(called.sum()), 1.0), hits / float(truth.sum())
+
+
+@pytest.fixture(scope="module")
+def _spots() -> md.MuData:
+    mdata = mixed()
+    smm.tl.align(mdata, "spatial", "rna", method="coupling", progress_bar=False)
+    smm.tl.correlations(mdata, "spatial", "rna", gene=list(TRUTH), n_top=100)
+    return mdata
+
+
+@pytest.fixture
+def spots(_spots: md.MuData) -> md.MuData:
+    return _spots.copy()
+
+
+# --- planted, and nothing planted ----------------------------------------------------------------------------------
+
+
+def test_what_mixing_makes_and_hides(spots: md.MuData):
+    table = smm.get.correlations(spots, "spatial", "rna")
+    for verdict in ("spurious", "novel"):
+        precision, recall = score(table, verdict)
+        assert precision >= 0.8, verdict
+        assert recall >= 0.8, verdict
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("method", ["coupling", "scmmgan"])
+def test_nothing_passes_on_shuffled_data(seed: int, method: str):
+    mdata = mixed(seed, n_spots=200, n_cells=200)
+    mdata["spatial"].X = np.random.default_rng(seed).permuted(mdata["spatial"].X, axis=0)
+    smm.tl.align(mdata, "spatial", "rna", method=method, max_steps=30, progress_bar=False)
+    smm.tl.correlations(mdata, "spatial", "rna", gene=list(TRUTH), n_top=100)
+    table = smm.get.correlations(mdata, "spatial", "rna")
+    assert (table["verdict"] == "").all()
+    # without a look at the alignment either: nothing measured stands out
+    assert (table["q_measured"] < 0.05).mean() < 0.01
+
+
+def test_no_verdict_without_support(caplog: pytest.LogCaptureFixture, spots: md.MuData):
+    for a in spots.uns["scmmgan"]["diagnosis"].values():
+        for record in a.values():
+            record["supported"] = False
+    smm.tl.correlations(spots, "spatial", "rna", gene="A_0", n_top=100)
+    table = smm.get.correlations(spots, "spatial", "rna")
+    assert (table["verdict"] == "").all()
+    assert "Nothing supports" in caplog.text
+    assert (table["q_measured"] < 0.05).any()
+
+
+# --- what the numbers are ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reference", ["source", "target"])
+def test_correlations_are_those_of_the_layers(spots: md.MuData, reference: str):
+    smm.tl.correlations(spots, "spatial", "rna", gene="C_3", reference=reference)
+    table = smm.get.correlations(spots, "spatial", "rna", gene="C_3").set_index("feature")
+    problem = {d.name: d for d in _problem.reread(spots, Keys()).domains}
+    domain = problem["spatial" if reference == "source" else "rna"]
+    layer = pd.DataFrame(
+        domain.smoothed.columns(np.arange(len(domain.var_names))), columns=domain.var_names, dtype=float
+    )
+    mapped = smm.get.mapped(spots, "spatial", "rna")
+    values = pd.DataFrame(mapped.X, columns=mapped.var_names, dtype=float)
+    a, b = (v.corrwith(v["C_3"]).drop("C_3") for v in (layer, values))
+    np.testing.assert_allclose(table["r_measured"], a[table.index], atol=1e-4)
+    np.testing.assert_allclose(table["r_mapped"], b[table.index], atol=1e-4)
+    np.testing.assert_allclose(table["change"], np.arctanh(b[table.index]) - np.arctanh(a[table.index]), atol=2e-2)
+    assert table["rank_mapped"].sort_values().tolist() == list(range(1, len(table) + 1))
+    assert table["r_measured"].idxmax() == table["rank_measured"].idxmin()
+    assert (table["upper_mapped"] > table["r_mapped"] - 0.02).all()
+
+
+def test_verdicts_follow_their_rule(spots: md.MuData):
+    table = smm.get.correlations(spots, "spatial", "rna")
+    for verdict, strong, weak in (("spurious", "measured", "mapped"), ("novel", "mapped", "measured")):
+        rule = (table[f"rank_{strong}"] <= 100) & (table[f"q_{strong}"] < 0.05) & (table[f"upper_{weak}"] < 0.1)
+        rule &= table[f"r_{strong}"] >= 0.1
+        np.testing.assert_array_equal(table["verdict"] == verdict, rule)
+
+
+def test_unsigned_sees_negative_correlations(spots: md.MuData):
+    smm.tl.correlations(spots, "spatial", "rna", gene="A_0", signed=False)
+    table = smm.get.correlations(spots, "spatial", "rna", gene="A_0").set_index("feature")
+    assert table.loc["BC_3", "r_measured"] < -0.8
+    assert table.loc["BC_3", "q_measured"] < 0.05
+    assert table.loc["BC_3", "upper_measured"] > 0.8
+    by_strength = table["r_measured"].abs().sort_values(ascending=False).index
+    assert table.loc[by_strength, "rank_measured"].tolist() == list(range(1, len(table) + 1))
+
+
+def test_sparse_and_dense_agree():
+    tables = []
+    for sparse in (False, True):
+        mdata = mixed(n_spots=100, n_cells=120)
+        if sparse:
+            for name in mdata.mod:
+                mdata[name].X = sp.csr_matrix(mdata[name].X)
+        smm.tl.align(mdata, method="coupling", progress_bar=False)
+        smm.tl.correlations(mdata, "spatial", "rna", gene="A_0")
+        tables.append(smm.get.correlations(mdata, "spatial", "rna"))
+    dense, found = tables
+    np.testing.assert_allclose(found["r_measured"], dense["r_measured"], atol=1e-3)
+    # permutations differ, what they say does not
+    assert np.corrcoef(found["z_measured"], dense["z_measured"])[0, 1] > 0.95
+
+
+def test_links_batches_masks_and_other_layers(fingerprint: Callable):
+    """Names that differ, through a `var` column; what `align` may read in other ways is read so again."""
+    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
+    mdata["rna"].layers["twice"] = 2 * mdata["rna"].X
+    mdata["rna"].obs["donor"] = np.repeat(["x", "y"], 60)
+    mdata["protein"].var["use"] = np.arange(20) > 1
+    smm.tl.align(
+        mdata, links="gene", layer={"rna": "twice"}, batch={"rna": "donor"}, mask_var={"protein": "use"},
+        smooth={"rna": 3, "protein": None}, max_steps=5, progress_bar=False,
+    )  # fmt: skip
+    before = fingerprint(mdata)
+    linked = smm.pp.link_features(mdata, "rna", "protein", on="gene")
+    for source, target in (("rna", "protein"), ("protein", "rna")):
+        for gene in linked.iloc[3][["rna", "protein"]]:
+            smm.tl.correlations(mdata, source, target, gene=gene)
+        table = smm.get.correlations(mdata, source, target)
+        assert set(table["query"]) == set(linked.iloc[3][["rna", "protein"]])
+        own = table[table["query"] == gene]
+        assert set(zip(own["measured_as"], own["feature"])) == set(zip(linked[source], linked[target])) - {
+            tuple(linked.loc[3, [source, target]])
+        }
+        np.testing.assert_allclose(*(t[["r_measured", "r_mapped", "p_mapped"]] for _, t in table.groupby("query")))
+    after = fingerprint(mdata)
+    assert {k for k in before if before[k] != after[k]} == {".uns[scmmgan]"}
+    # all features of the target, the linked ones or not
+    free = mdata["protein"].var_names[~mdata["protein"].var_names.isin(linked["protein"])][0]
+    smm.tl.correlations(mdata, "rna", "protein", gene=free, reference="target")
+    assert len(smm.get.correlations(mdata, "rna", "protein")) == 19
+    with pytest.raises(KeyError, match="needs it there only"):
+        smm.tl.correlations(mdata, "rna", "protein", gene=free)
+
+
+def test_constant_features_are_left_out():
+    mdata = mixed(n_spots=100, n_cells=120)
+    for name, gene in (("spatial", "B_2"), ("rna", "C_2")):
+        mdata[name].X[:, mdata[name].var_names.get_loc(gene)] = 1.0
+    smm.tl.align(mdata, method="coupling", progress_bar=False)
+    smm.tl.correlations(mdata, "spatial", "rna", gene="A_0")
+    found = smm.get.correlations(mdata, "spatial", "rna")["feature"]
+    assert not found.isin(["B_2", "C_2"]).any()
+    assert len(found) == 200 - 3
+    for gene in ("B_2", "C_2"):
+        with pytest.raises(ValueError, match="constant"):
+            smm.tl.correlations(mdata, "spatial", "rna", gene=gene)
+
+
+# --- slots ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["h5mu", "zarr"])
+def test_survives_a_file_and_goes_on(spots: md.MuData, tmp_path: Path, suffix: str):
+    path = tmp_path / f"a.{suffix}"
+    spots.write(path) if suffix == "h5mu" else spots.write_zarr(path)
+    again = md.read_h5mu(path) if suffix == "h5mu" else md.read_zarr(path)
+    before, after = (smm.get.correlations(m, "spatial", "rna") for m in (spots, again))
+    pd.testing.assert_frame_equal(after, before, check_dtype=False)
+    smm.tl.correlations(again, "spatial", "rna", gene="A_0", n_top=100)
+    assert set(smm.get.correlations(again, "spatial", "rna")["query"]) == set(TRUTH)
+
+
+def test_reproducible_and_global_generator_untouched(spots: md.MuData):
+    whole = smm.get.correlations(spots, "spatial", "rna")
+    state = np.random.get_state()[1].copy()
+    smm.tl.correlations(spots, "spatial", "rna", gene=list(TRUTH), n_top=100)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    pd.testing.assert_frame_equal(smm.get.correlations(spots, "spatial", "rna"), whole, check_exact=True)
+    before = smm.get.correlations(spots, "spatial", "rna", gene="A_0")
+    smm.tl.correlations(spots, "spatial", "rna", gene="A_0", n_top=100, random_state=5)
+    other = smm.get.correlations(spots, "spatial", "rna", gene="A_0")
+    assert (other["p_measured"] != before["p_measured"]).any()
+    np.testing.assert_allclose(other["r_measured"], before["r_measured"], atol=1e-5)
+
+
+def test_earlier_genes_stay_while_settings_are_the_same(spots: md.MuData, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, logger="scmmgan")
+    smm.tl.correlations(spots, "rna", "spatial", gene="C_0")
+    smm.tl.correlations(spots, "spatial", "rna", gene=["C_0", "A_0"], n_top=100)
+    table = smm.get.correlations(spots, "spatial", "rna")
+    assert table["query"].value_counts().to_dict() == {"A_0": 199, "B_0": 199, "C_0": 199}
+    assert set(smm.get.correlations(spots, "rna", "spatial")["query"]) == {"C_0"}
+    assert "replaced" not in caplog.text
+    smm.tl.correlations(spots, "spatial", "rna", gene="C_0", n_top=100, threshold=0.2)
+    assert set(smm.get.correlations(spots, "spatial", "rna")["query"]) == {"C_0"}
+    assert "['B_0', 'A_0'] were made with other settings" in caplog.text
+    stored = spots.uns["scmmgan"]["correlations"]["spatial"]["rna"]
+    assert (stored["n_top"], stored["threshold"], stored["signed"], stored["reference"]) == (100, 0.2, True, "source")
+
+
+def test_the_next_alignment_removes_them(spots: md.MuData):
+    smm.tl.align(spots, "spatial", "rna", method="coupling", progress_bar=False)
+    assert "correlations" not in spots.uns["scmmgan"]
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"gene": "A_"}, KeyError, "Closest"),
+        ({"gene": []}, ValueError, "names no feature"),
+        ({"gene": 3}, TypeError, "`gene`"),
+        ({"n_top": 0}, ValueError, "`n_top`"),
+        ({"n_top": 1.5}, TypeError, "`n_top`"),
+        ({"threshold": 1.0}, ValueError, "`threshold`"),
+        ({"threshold": "x"}, ValueError, "`threshold`"),
+        ({"signed": 1}, TypeError, "`signed`"),
+        ({"reference": "rna"}, ValueError, "`reference`"),
+        ({"random_state": -1}, ValueError, "`random_state`"),
+        ({"key": "other"}, KeyError, "No alignment 'other'"),
+        ({"target": "spatial"}, ValueError, "both 'spatial'"),
+        ({"target": "protein"}, KeyError, "No modality 'protein'"),
+    ],
+)
+def test_refusals(
+    spots: md.MuData, fingerprint: Callable, arguments: dict[str, Any], error: type[Exception], text: str
+):
+    before = fingerprint(spots)
+    with pytest.raises(error, match=text):
+        smm.tl.correlations(spots, **{"source": "spatial", "target": "rna", "gene": "A_0", **arguments})
+    assert fingerprint(spots) == before
+
+
+def test_refuses_a_representation_and_a_feature_with_several_partners():
+    mdata = smm.datasets.toy(n_cells=60)
+    mdata["rna"].obsm["X_own"] = mdata["rna"].X[:, :10]
+    smm.tl.align(mdata, links=None, use_rep={"rna": "X_own"}, method="coupling", progress_bar=False)
+    with pytest.raises(ValueError, match="representation"):
+        smm.tl.correlations(mdata, "rna", "protein", gene="protein_gene_0")
+    table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
+    table.loc[len(table)] = [table.loc[0, "rna"], mdata["protein"].var_names[-1], 1.0, 1.0]
+    smm.tl.align(mdata, links=table, method="coupling", progress_bar=False)
+    with pytest.raises(ValueError, match="linked to 2 features"):
+        smm.tl.correlations(mdata, "rna", "protein", gene=table.loc[0, "rna"])
+
+
+def test_refuses_data_that_changed(spots: md.MuData):
+    spots["spatial"].X = spots["spatial"].X[::-1].copy()
+    with pytest.raises(ValueError, match="no longer what was aligned"):
+        smm.tl.correlations(spots, "spatial", "rna", gene="A_0")

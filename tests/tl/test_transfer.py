@@ -1,0 +1,202 @@
+"""`tl.transfer`: labels and values on known truth, populations that are missing, slots, errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scmmgan as smm
+
+SLOT = "scmmgan_protein_cell_type"
+
+
+@pytest.fixture(scope="module")
+def _without_e() -> md.MuData:
+    mdata = smm.datasets.toy(overlap=0.8)
+    smm.tl.align(mdata, links="gene", max_steps=100, progress_bar=False)
+    return mdata
+
+
+@pytest.fixture
+def without_e(_without_e: md.MuData) -> md.MuData:
+    """ "protein" lacks "type_E"."""
+    return _without_e.copy()
+
+
+def test_labels(aligned_toy: md.MuData):
+    truth = aligned_toy["rna"].obs.pop("cell_type").astype(str)
+    smm.tl.transfer(aligned_toy, "rna", "protein", obs="cell_type")
+    rna = aligned_toy["rna"]
+    label = rna.obs[SLOT]
+    assert label.notna().mean() > 0.9
+    assert (label.astype(str) == truth)[label.notna()].mean() > 0.95
+    shares, names = rna.obsm[SLOT], aligned_toy.uns["scmmgan"]["transfer"]["rna"][SLOT]
+    assert shares.dtype == np.float32
+    assert names.tolist() == label.cat.categories.tolist() == sorted(set(truth))
+    np.testing.assert_allclose(shares.sum(1) + rna.obs[f"{SLOT}_unassigned"], 1, atol=1e-5)
+    np.testing.assert_array_equal(shares.max(1), rna.obs[f"{SLOT}_probability"])
+    sure = shares.max(1) > 0.5
+    assert (label.notna() == sure).all()
+    assert (names[shares.argmax(1)][sure] == label[sure]).all()
+
+
+def test_probabilities_are_calibrated(aligned_toy: md.MuData):
+    smm.tl.transfer(aligned_toy, "rna", "protein", obs="cell_type")
+    rna = aligned_toy["rna"]
+    names = aligned_toy.uns["scmmgan"]["transfer"]["rna"][SLOT]
+    given = rna.obsm[SLOT] / rna.obsm[SLOT].sum(1, keepdims=True)
+    right = names[given.argmax(1)] == rna.obs["cell_type"].astype(str)
+    assert abs(given.max(1).mean() - right.mean()) < 0.05
+
+
+def test_a_population_that_the_target_lacks_is_unassigned(without_e: md.MuData):
+    smm.tl.transfer(without_e, "rna", "protein", obs="cell_type")
+    obs = without_e["rna"].obs
+    orphan = obs["cell_type"] == "type_E"
+    assert obs[SLOT].isna()[orphan].mean() > 0.9
+    assert obs[SLOT].isna()[~orphan].mean() < 0.25
+    assert obs[f"{SLOT}_unassigned"][orphan].median() > 0.6
+    assert "type_E" not in obs[SLOT].cat.categories
+
+
+def test_ambiguous_cells_are_half_assigned(small_aligned: md.MuData):
+    rna = small_aligned["rna"]
+    rna.obs["scmmgan_unmatched"], rna.obs["scmmgan_ambiguous"] = 0.0, True
+    smm.tl.transfer(small_aligned, "rna", "protein", obs="cell_type")
+    np.testing.assert_allclose(rna.obs[f"{SLOT}_unassigned"], 0.5, atol=1e-5)
+    assert rna.obs[SLOT].isna().all()
+
+
+def test_values(aligned_toy: md.MuData):
+    rna, protein = aligned_toy["rna"], aligned_toy["protein"]
+    protein.obs["first"] = np.asarray(protein.X)[:, 0]
+    smm.tl.transfer(aligned_toy, "rna", "protein", obs=["first", "gradient"])
+    truth = aligned_toy.uns["truth"]
+    at = np.argsort(truth["protein"]["cell"])[truth["rna"]["cell"]]
+    value, spread = rna.obs["scmmgan_protein_first"], rna.obs["scmmgan_protein_first_spread"]
+    known = value.notna().to_numpy()
+    assert known.mean() > 0.9
+    expected = protein.obs["first"].to_numpy()[at]
+    assert np.corrcoef(value[known], expected[known])[0, 1] > 0.7
+    # the spread is that of measured cells
+    covered = np.abs(expected - value)[known] <= 1.96 * spread[known]
+    assert 0.85 < covered.mean() < 0.99
+    assert {"scmmgan_protein_gradient", "scmmgan_protein_first_unassigned"} <= set(rna.obs)
+    assert "scmmgan_protein_first" not in rna.obsm
+    assert "transfer" not in aligned_toy.uns["scmmgan"]
+
+
+def test_values_of_orphans_are_missing(without_e: md.MuData):
+    smm.tl.transfer(without_e, "rna", "protein", obs="gradient")
+    orphan = without_e["rna"].obs["cell_type"] == "type_E"
+    assert without_e["rna"].obs["scmmgan_protein_gradient"].isna()[orphan].mean() > 0.9
+
+
+def test_gaps_do_not_vote(aligned_toy: md.MuData):
+    obs = aligned_toy["protein"].obs
+    full = obs["cell_type"].astype(object)
+    gaps = np.random.default_rng(0).random(len(obs)) < 0.5
+    obs["half"] = full.where(~gaps, np.random.default_rng(1).choice(["", np.nan], len(obs)).astype(object))
+    obs["half"] = obs["half"].where(obs["half"] != "nan", None)
+    obs["number"] = np.where(gaps, np.nan, 3.0)
+    smm.tl.transfer(aligned_toy, "rna", "protein", obs=["half", "number"])
+    rna = aligned_toy["rna"].obs
+    label = rna["scmmgan_protein_half"]
+    assert label.cat.categories.tolist() == sorted(full.unique())
+    assert (label.astype(str) == rna["cell_type"].astype(str))[label.notna()].mean() > 0.93
+    np.testing.assert_allclose(rna["scmmgan_protein_number"].dropna(), 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["categories in an order of their own", "booleans", "text", "integers", "nullable"])
+def test_types_of_columns(small_aligned: md.MuData, kind: str):
+    obs = small_aligned["protein"].obs
+    number = np.arange(len(obs)) % 2
+    if kind == "categories in an order of their own":
+        obs["c"] = pd.Categorical(np.array(["b", "a"])[number], categories=["b", "unused", "a"])
+    else:
+        dtypes = {"booleans": bool, "text": str, "integers": int}
+        obs["c"] = pd.array(number, dtype="Int64") if kind == "nullable" else number.astype(dtypes[kind])
+    smm.tl.transfer(small_aligned, "rna", "protein", obs="c")
+    found = small_aligned["rna"].obs["scmmgan_protein_c"]
+    if kind in ("integers", "nullable"):
+        assert found.dtype == np.float32
+    else:
+        expected = {"booleans": ["False", "True"], "text": ["0", "1"]}.get(kind, ["b", "a"])
+        assert found.cat.categories.tolist() == expected
+
+
+@pytest.mark.parametrize("form", ["h5mu", "zarr"])
+def test_survives_a_file(small_aligned: md.MuData, form: str, tmp_path: Path):
+    small_aligned["protein"].obs["a label"] = np.where(np.arange(small_aligned["protein"].n_obs) % 3, "x/y", "z")
+    smm.tl.transfer(small_aligned, "rna", "protein", obs=["cell_type", "a label", "gradient"])
+    file = tmp_path / f"a.{form}"
+    (small_aligned.write if form == "h5mu" else small_aligned.write_zarr)(file)
+    again = md.read(file) if form == "h5mu" else md.read_zarr(file)
+    for name in (SLOT, "scmmgan_protein_a label", "scmmgan_protein_gradient", f"{SLOT}_unassigned"):
+        pd.testing.assert_series_equal(again["rna"].obs[name], small_aligned["rna"].obs[name])
+    names = again.uns["scmmgan"]["transfer"]["rna"]["scmmgan_protein_a label"]
+    assert names.tolist() == ["x/y", "z"]
+    smm.tl.transfer(again, "protein", "rna", obs="cell_type")
+    assert set(again.uns["scmmgan"]["transfer"]) == {"rna", "protein"}
+    # the next alignment takes it all away
+    smm.tl.align(again, links="gene", max_steps=5, progress_bar=False)
+    assert not [c for c in again["rna"].obs if c.startswith("scmmgan_protein")]
+    assert "transfer" not in again.uns["scmmgan"]
+
+
+def test_nothing_else_is_changed(small_aligned: md.MuData, fingerprint: Callable[[md.MuData], dict[str, str]]):
+    before = fingerprint(small_aligned)
+    smm.tl.transfer(small_aligned, "rna", "protein", obs="cell_type")
+    after = fingerprint(small_aligned)
+    assert {k for k in before if before[k] != after.get(k)} == {".uns[scmmgan]"}
+    assert all("rna." in k and SLOT in k for k in set(after) - set(before))
+    smm.tl.transfer(small_aligned, "rna", "protein", obs="cell_type")
+    assert fingerprint(small_aligned) == after
+
+
+def test_says_how_many_are_unassigned(without_e: md.MuData, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        smm.tl.transfer(without_e, "rna", "protein", obs="cell_type")
+    share = 100 * without_e["rna"].obs[SLOT].isna().mean()
+    assert f"{share:.1f} % of the cells of 'rna' are unassigned" in caplog.text
+
+
+def test_direction_is_explained(small_aligned: md.MuData):
+    small_aligned["rna"].obs["only_here"] = "x"
+    with pytest.raises(KeyError, match=r"tl.transfer\(mdata, 'protein', 'rna', obs='only_here'\)"):
+        smm.tl.transfer(small_aligned, "rna", "protein", obs="only_here")
+
+
+@pytest.mark.parametrize(
+    ("obs", "kind", "message"),
+    [
+        ("cell_typ", KeyError, "Closest: \\['cell_type'\\]"),
+        (7, TypeError, "`obs` must be"),
+        ([], ValueError, "names no column"),
+        ("dates", TypeError, "neither labels nor numbers"),
+        ("empty", ValueError, "no value in any cell"),
+        ("nothing", ValueError, "no value in any cell"),
+        ("a/b", ValueError, "cannot be stored"),
+    ],
+)
+def test_errors(small_aligned: md.MuData, obs: object, kind: type[Exception], message: str):
+    table = small_aligned["protein"].obs
+    table["dates"], table["empty"], table["nothing"] = pd.Timestamp("2020-01-01"), "", np.nan
+    table["a/b"] = "x"
+    before = list(small_aligned["rna"].obs)
+    with pytest.raises(kind, match=message):
+        smm.tl.transfer(small_aligned, "rna", "protein", obs=obs)
+    assert list(small_aligned["rna"].obs) == before
+
+
+def test_a_users_own_column_stays(small_aligned: md.MuData):
+    small_aligned["rna"].obs[f"{SLOT}_probability"] = 7
+    with pytest.raises(ValueError, match="no result for the alignment"):
+        smm.tl.transfer(small_aligned, "rna", "protein", obs="cell_type")
+    assert SLOT not in small_aligned["rna"].obs
