@@ -22,6 +22,7 @@ logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
 FOLDS = 5
+LINK_FOLDS = 3  # every one costs a coupling; 5 where fewer than 10 links would be left
 MAX_TESTED = 500  # links that are held out and scored
 
 
@@ -72,8 +73,8 @@ def _alone(problem: Problem, pair: Pair) -> tuple[Problem, Pair]:
     return replace(problem, domains=domains, tables=tables, pairs=pairs), order
 
 
-def _folds(n: int, random_state: int) -> np.ndarray:
-    return np.random.default_rng(random_state).permutation(np.arange(n) % FOLDS)
+def _folds(n: int, random_state: int, folds: int = FOLDS) -> np.ndarray:
+    return np.random.default_rng(random_state).permutation(np.arange(n) % folds)
 
 
 def _without_own_pair(problem: Problem, pair: Pair, coupling: Coupling, random_state: int) -> sp.csr_matrix:
@@ -161,18 +162,20 @@ def _held_out(
     from scmmgan.model import uncertainty
 
     table, x = alone.tables[order], _domain(alone, pair[0]).x
-    fold = _folds(len(table), random_state)
+    fold = _folds(len(table), random_state, LINK_FOLDS)
+    if (fold != 0).sum() < _prior.MIN_PRIOR:
+        fold = _folds(len(table), random_state)
     if found.info["kind"] != "links":
         # all of them are held out
         yield found.plan, found.weight, table.iloc[:MAX_TESTED]
         return
     if (fold != 0).sum() < _prior.MIN_PRIOR:
         return
-    for f in range(FOLDS):
+    for f in range(fold.max() + 1):
         rest = {order: table[fold != f].reset_index(drop=True)}
         held = replace(alone, tables=rest).couple(random_state)[0][pair]
         plan = uncertainty.widened(held.plan, x, random_state=random_state)
-        yield plan, held.weight, table[fold == f].iloc[: MAX_TESTED // FOLDS]
+        yield plan, held.weight, table[fold == f].iloc[: MAX_TESTED // LINK_FOLDS]
 
 
 def _predicted(
