@@ -61,6 +61,8 @@ def pbmc5k_cite(data: Path, cache: Path) -> None:
     names = ["CD3", "CD4", "CD14"]
     pairs = {"pairs": "obs_names", "features": names, "color": "cell_type"}
     save(smm.pl.alignment(mdata, "rna", "prot", **pairs, return_fig=True), "alignment_pairs")
+    smm.tl.uncertainty(mdata, "prot", "rna", progress_bar=False)
+    save(smm.pl.uncertainty(mdata, "prot", "rna", return_fig=True), "uncertainty")
 
 
 def visium_lymph(data: Path, cache: Path) -> None:
@@ -78,6 +80,10 @@ def pdac_st(data: Path, cache: Path) -> None:
     smm.tl.cluster(mdata, "spatial", "rna", n_clusters=5)
     names = ["TFF1", "PRSS1", "COL1A1", "scmmgan_cluster"]
     save(smm.pl.spatial_map(mdata, names, keys=["scmmgan", "coupling"], **space), "map_pdac")
+    smm.tl.uncertainty(mdata, "spatial", "rna", progress_bar=False)
+    save(smm.pl.spatial_map(mdata, ["COL1A1", "PRSS1"], **space), "map_uncertainty")
+    smm.tl.correlations(mdata, "spatial", "rna", gene=["COL1A1", "CD3D"])
+    save(smm.pl.correlations(mdata, "spatial", "rna", return_fig=True), "correlations")
 
 
 def drosophila_embryo(data: Path, cache: Path) -> None:
@@ -88,6 +94,8 @@ def drosophila_embryo(data: Path, cache: Path) -> None:
     smm.tl.cluster(mdata, "spatial", "rna", n_clusters=5)
     names = ["ftz", "sna", "zen", "scmmgan_cluster"]
     save(smm.pl.spatial_map(mdata, names, keys=["scmmgan", "coupling"], **space), "map_embryo")
+    smm.tl.place(mdata, "rna", "spatial", spatial="side")
+    save(smm.pl.coordinates(mdata, "rna", "spatial", color=["ftz", "twi"], return_fig=True), "coordinates")
 
 
 MAKERS = {f.__name__: f for f in (pbmc5k_cite, visium_lymph, pdac_st, drosophila_embryo)}
