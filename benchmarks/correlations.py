@@ -93,7 +93,7 @@ def score(table: pd.DataFrame) -> dict[str, float]:
     found = {}
     for i, verdict in enumerate(("spurious", "novel")):
         truth = group == table["query"].map(lambda query, i=i: TRUTH[query][i])
-        called = table["verdict"] == verdict
+        called = table["candidate"] == verdict  # supported or not
         found[f"{verdict}_called"] = int(called.sum())
         found[f"{verdict}_precision"] = float((called & truth).sum() / max(called.sum(), 1))
         found[f"{verdict}_recall"] = float((called & truth).sum() / truth.sum())
@@ -149,9 +149,9 @@ def run_real(seeds: list[int], folder: Path, shuffle: bool) -> None:
             table = smm.get.correlations(mdata, "spatial", "rna")
             for gene in there:
                 own = table[table["query"] == gene]
-                counts = own["verdict"].value_counts()
+                counts = own["candidate"].value_counts()
                 top = own.loc[own["change"].abs().sort_values(ascending=False).index]
-                named = {v: top[top["verdict"] == v]["feature"].head(5).tolist() for v in ("spurious", "novel")}
+                named = {v: top[top["candidate"] == v]["feature"].head(5).tolist() for v in ("spurious", "novel")}
                 present = {s: int((own[f"q_{s}"] < 0.05).sum()) for s in ("measured", "mapped")}
                 print(
                     name,

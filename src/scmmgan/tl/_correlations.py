@@ -58,8 +58,8 @@ def correlations(
     little variance.
 
     A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
-    (:func:`scmmgan.tl.diagnose`) no verdict is given, only candidates: such maps of shuffled data gave 98 and 115 of them
-    (`benchmarks/correlations.md`). In a space of shared features the map stays near the measured
+    (:func:`scmmgan.tl.diagnose`) no verdict is given, only candidates: maps of shuffled data give
+    up to 124 of these (`benchmarks/correlations.md`). In a space of shared features the map stays near the measured
     cells, so that mixed spots are unmixed by half, and weaker correlations than the threshold are rare there
     (`benchmarks/correlations.md`).
 
