@@ -102,8 +102,8 @@ class Aligner:
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
-        Without `coupled` only known pairs are followed, and the start is random. Generators that enter a modality with
-        `coordinates` (n × d) emit these, too; those that leave it do not see them.
+        Without `coupled` only known pairs are followed, and the start is random (the identity in a shared space).
+        Generators that enter a modality with `coordinates` (n × d) emit these, too; those that leave it do not see them.
         """
         frames = {m: Frame.of(v) for m, v in (coordinates or {}).items()}
         places = {m: frames[m].encode(v) for m, v in (coordinates or {}).items()}
@@ -161,7 +161,7 @@ class Aligner:
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
-            elif isinstance(generator, Generator) and shared and coupled:
+            elif isinstance(generator, Generator) and shared:
                 start, middle = torch.eye(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
                 if b in self.frames:
                     # where a measured cell is tells where its like are
