@@ -162,7 +162,8 @@ class Aligner:
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
             elif isinstance(generator, Generator) and shared:
-                start, middle = torch.eye(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
+                start, middle = torch.zeros(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
+                start[: self.widths[b], : self.widths[a]] = torch.eye(self.widths[b], self.widths[a])
                 if b in self.frames:
                     # where a measured cell is tells where its like are
                     learnt = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)

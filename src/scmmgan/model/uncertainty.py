@@ -105,7 +105,10 @@ def cells(
         product += c @ c.T
     plan = sp.csr_matrix(plan, dtype=np.float64)
     squares = np.asarray(plan.multiply(plan @ product).sum(1)).ravel()
-    return np.maximum(plan @ second - squares, 0) / max(len(at), 1)
+    if not len(at):
+        # nothing that could be judged is no certainty
+        return np.full(plan.shape[0], np.nan)
+    return np.maximum(plan @ second - squares, 0) / len(at)
 
 
 def lost(weight: np.ndarray) -> np.ndarray:
@@ -167,9 +170,13 @@ def half_widths(residuals: np.ndarray, coverage: float) -> np.ndarray:
 
 
 def reached_coverage(residuals: np.ndarray, coverage: float, rng: np.random.Generator) -> np.ndarray:
-    """Share (g,) of residuals inside intervals from the other four fifths of them."""
-    fold = rng.permutation(np.arange(len(residuals)) % FOLDS)
+    """Share (g,) of residuals inside intervals from the other four fifths, or from all others where those are too few."""
+    k = len(residuals)
+    folds = FOLDS if np.isfinite(half_widths(residuals[: k - -(-k // FOLDS)], coverage)).all() else k
+    if not np.isfinite(half_widths(residuals[:-1], coverage)).all():
+        return np.full(residuals.shape[1], np.nan)
+    fold = rng.permutation(np.arange(k) % folds)
     inside = np.zeros(residuals.shape[1])
-    for f in range(FOLDS):
+    for f in range(folds):
         inside += (residuals[fold == f] <= half_widths(residuals[fold != f], coverage)).sum(0)
     return inside / len(residuals)

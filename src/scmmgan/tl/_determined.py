@@ -51,7 +51,8 @@ def from_coupling(problem: Problem, pair: Pair, coupling: Coupling, kept: np.nda
     plan = _without_own_pair(problem, pair, coupling, random_state)
     plan = uncertainty.widened(plan, source.x, random_state=random_state)
     mean, variance = uncertainty.landmark_moments(target.smoothed, coupling.landmarks.label)
-    weight = coupling.weight.astype(np.float64)
+    # shapes alone say of no cell that it has no partner
+    weight = coupling.weight.astype(np.float64) if coupling.relaxed else np.ones(len(coupling.weight))
     score, total = uncertainty.explained(plan, weight, mean, variance)
     # what found no partner is as uncertain as the population
     cells = uncertainty.cells(plan, mean, variance, total, kept)
@@ -88,16 +89,14 @@ def _without_own_pair(problem: Problem, pair: Pair, coupling: Coupling, random_s
     if order not in alone.pairs or coupling.info["kind"] == "geometry":
         return coupling.plan
     pairs, table = alone.pairs[order], alone.tables.get(order, ())
+    n = _prior.landmarks(problem.domains, problem.tables, problem.pairs)
     fold = _folds(len(pairs), random_state)
     if len(table) < _prior.MIN_PRIOR and (fold != 0).sum() < MIN_PROFILES:
         return coupling.plan
     plan = coupling.plan.tolil(copy=True)
     column = order.index(pair[0])
     for f in range(FOLDS):
-        held = replace(alone, pairs={order: pairs[fold != f]}).couple(random_state)[0][pair]
-        if not np.array_equal(held.landmarks.label, coupling.landmarks.label):
-            # several modalities, not all coupled by links or pairs, have fewer landmarks than two
-            return coupling.plan
+        held = replace(alone, pairs={order: pairs[fold != f]}).couple(random_state, n)[0][pair]
         rows = pairs[fold == f, column]
         plan[rows] = held.plan[rows]
     return plan.tocsr()
@@ -131,7 +130,7 @@ def calibration(problem: Problem, pair: Pair, found: Determined, kept: np.ndarra
         return {}
     source, target = (_domain(problem, m) for m in pair)
     parts = []
-    for plan, weight, table in _held_out(alone, order, pair, found, random_state):
+    for plan, weight, table in _held_out(problem, pair, found, random_state):
         at = target.var_names.get_indexer(pd.Index(table[pair[1]]))
         own = source.zscored(source.var_names.get_indexer(pd.Index(table[pair[0]]))).astype(np.float64)
         values = _predicted(plan, weight, found, at, own * table["sign"].to_numpy())
@@ -156,26 +155,35 @@ def calibrated(table: pd.DataFrame, source: str) -> dict[str, Any]:
 
 
 def _held_out(
-    alone: Problem, order: Pair, pair: Pair, found: Determined, random_state: int
+    problem: Problem, pair: Pair, found: Determined, random_state: int
 ) -> Iterator[tuple[sp.csr_matrix, np.ndarray, pd.DataFrame]]:
     """Plans and matched shares without the links of a table, fold by fold; at most 500 links in all."""
-    from scmmgan.model import uncertainty
+    from scmmgan.model import diagnosis, uncertainty
 
+    alone, order = _alone(problem, pair)
     table, x = alone.tables[order], _domain(alone, pair[0]).x
-    fold = _folds(len(table), random_state, LINK_FOLDS)
-    if (fold != 0).sum() < _prior.MIN_PRIOR:
-        fold = _folds(len(table), random_state)
+    n = _prior.landmarks(problem.domains, problem.tables, problem.pairs)
+    # links that share a feature are held out together
+    groups = diagnosis.link_groups(*(table[m].to_numpy(dtype=str) for m in order))
+    fold = _folds(groups.max() + 1, random_state, LINK_FOLDS)[groups]
+    if _fewest(fold) < _prior.MIN_PRIOR:
+        fold = _folds(groups.max() + 1, random_state)[groups]
     if found.info["kind"] != "links":
         # all of them are held out
         yield found.plan, found.weight, table.iloc[:MAX_TESTED]
         return
-    if (fold != 0).sum() < _prior.MIN_PRIOR:
+    if _fewest(fold) < _prior.MIN_PRIOR:
         return
     for f in range(fold.max() + 1):
         rest = {order: table[fold != f].reset_index(drop=True)}
-        held = replace(alone, tables=rest).couple(random_state)[0][pair]
+        held = replace(alone, tables=rest).couple(random_state, n)[0][pair]
         plan = uncertainty.widened(held.plan, x, random_state=random_state)
         yield plan, held.weight, table[fold == f].iloc[: MAX_TESTED // LINK_FOLDS]
+
+
+def _fewest(fold: np.ndarray) -> int:
+    """How many are left at least when one fold is held out."""
+    return len(fold) - int(np.bincount(fold).max())
 
 
 def _predicted(

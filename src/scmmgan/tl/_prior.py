@@ -96,9 +96,10 @@ def couplings(
     *,
     shared: bool,
     random_state: int,
+    n_landmarks: int | None = None,
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
-    from scmmgan.model.coupling import GEOMETRY_LANDMARKS, LINKED_LANDMARKS, couple_geometry, couple_known
+    from scmmgan.model.coupling import couple_geometry, couple_known
 
     found: dict[Pair, Coupling] = {}
     loadings: dict[Pair, Loadings] = {}
@@ -106,7 +107,7 @@ def couplings(
     known = {(a.name, b.name): _is_known(a.name, b.name, tables, pairs) for a, b in of}
     # one set of landmarks per modality, whatever its pairs are coupled by
     settings: dict[str, Any] = {
-        "n_landmarks": LINKED_LANDMARKS if all(known.values()) else GEOMETRY_LANDMARKS,
+        "n_landmarks": n_landmarks or landmarks(domains, tables, pairs),
         "random_state": random_state,
     }
     for a, b in of:
@@ -134,6 +135,14 @@ def couplings(
                 source, target = (d.transform.decoder[:, at[d.name]] for d in (s, t))
                 loadings[s.name, t.name] = (source, target, sign, weight)
     return found, loadings
+
+
+def landmarks(domains: list[Domain], tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> int:
+    """Number of landmarks asked for: fewer where the shapes of any two modalities decide."""
+    from scmmgan.model.coupling import GEOMETRY_LANDMARKS, LINKED_LANDMARKS
+
+    known = all(_is_known(a.name, b.name, tables, pairs) for a, b in combinations(domains, 2))
+    return LINKED_LANDMARKS if known else GEOMETRY_LANDMARKS
 
 
 def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:

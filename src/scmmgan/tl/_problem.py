@@ -40,11 +40,14 @@ class Problem:
         """Model-space cells of every modality."""
         return {d.name: d.x for d in self.domains}
 
-    def couple(self, random_state: int) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
+    def couple(
+        self, random_state: int, n_landmarks: int | None = None
+    ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
         """Couplings of all ordered pairs, and the linked features' loadings."""
         return _prior.couplings(
-            self.domains, self.tables, self.pairs, self.labels, shared=self.shared, random_state=random_state
-        )
+            self.domains, self.tables, self.pairs, self.labels, shared=self.shared, random_state=random_state,
+            n_landmarks=n_landmarks,
+        )  # fmt: skip
 
     def diagnose(
         self, couplings: Mapping[Pair, Coupling], random_state: int

@@ -97,8 +97,8 @@ def uncertainty(
     `mdata[target].varm[f"{key}_landmark_mean"]`, `_landmark_variance` : float32, features × landmarks
         What :func:`scmmgan.get.uncertainty` needs (with the coupling).
     `mdata[source].obsm[f"{key}_uncertainty_plan_{target}"]` : sparse, cells × landmarks
-        The coupling as used: averaged over a cell and its 29 nearest, and cells of known pairs coupled without their own
-        pair (where links or 100 pairs decide). With the coupling.
+        The coupling as used: averaged over 30 neighbours, itself among them (at most a tenth of the cells), and cells of
+        known pairs coupled without their own pair (where links decide, or from 125 pairs on). With the coupling.
     `mdata[target].var[f"{key}_interval"]` : float
         With `pairs`: half-width of the interval around mapped values that covers measured, unsmoothed ones.
     `mdata.uns[key]["uncertainty"][source][target]` : dict
@@ -115,7 +115,7 @@ def uncertainty(
     KeyError
         If there is no such alignment or modality, or what it read is gone.
     ValueError
-        If an argument is out of range, the target was read from a representation (`use_rep`), pairs are too few, or the
+        If an argument is out of range, `mdata` is a view, no two restarts give the same map, the target was read from a representation (`use_rep`), pairs are too few, or the
         method needs trainings and the alignment was made by `method="coupling"`.
 
     Examples
@@ -135,8 +135,9 @@ def uncertainty(
     n_draws = _domain.whole_number(n_draws, "n_draws", low=2)
     n_restarts = _domain.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
     seed = int(params["random_state"]) if random_state is None else random_state
-    seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts)
-    _derived.check_free(mdata, _slot_names(parts, pair, keys, several=several), keys)
+    seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts * ("seeds" in parts))
+    _domain.check_writable(mdata, pair)
+    _derived.check_free(mdata, _slot_names(parts, pair, keys, several=several, intervals=pairs is not None), keys)
     problem = _problem.reread(mdata, keys)
     known = _intervals.calibration_pairs(mdata, pair, pairs, coverage, problem)
     prior = problem.couple(int(params["random_state"]))
@@ -151,7 +152,7 @@ def uncertainty(
         slots |= {(target, "varm", k): v.T for k, v in zip(keys.landmark_moments(), (found.mean, found.variance))}
         slots[source, "obsm", keys.cell_plan(target)] = found.plan
         if known is None:
-            record |= _determined.calibration(problem, pair, found, kept, seed)
+            record |= _determined.calibration(problem, pair, found, kept, int(params["random_state"]))
     settings: dict[str, Any] = {"random_state": seed, "progress_bar": progress_bar}
     if "noise" in parts:
         aligner = get.model(mdata, key=key)
@@ -190,7 +191,8 @@ def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, 
             f"`method={method!r}` trains again, but this alignment was made by `method='coupling'`, which trains nothing. "
             "Use `method='coupling'` here, too."
         )
-    if several and source in METHODS:
+    names, known = [str(m) for m in params["modalities"]], METHODS["all"]
+    if several and any(m in known or m in {f"{part}_{name}" for part in known for name in names} for m in names):
         raise ValueError(f"Columns named after the modality {source!r} would be those of a method. Rename it.")
     return METHODS[method]
 
@@ -201,13 +203,15 @@ def _checked_coverage(coverage: float) -> float:
     return float(coverage)
 
 
-def _slot_names(parts: tuple[str, ...], pair: tuple[str, str], keys: Keys, *, several: bool) -> list[_derived.Slot]:
+def _slot_names(
+    parts: tuple[str, ...], pair: tuple[str, str], keys: Keys, *, several: bool, intervals: bool
+) -> list[_derived.Slot]:
     """All slots that may be written."""
     source, target = pair
     suffix = source if several else None
-    columns = [keys.uncertainty(part, suffix) for part in (None, *parts)]
+    columns = [keys.uncertainty(part, suffix) for part in (None, *parts)] + [keys.detection()]
     return [
-        *((target, "var", name) for name in (*columns, keys.detection(), keys.interval(suffix))),
+        *((target, "var", name) for name in (*columns, *([keys.interval(suffix)] if intervals else []))),
         *((target, "varm", name) for name in keys.landmark_moments()),
         (source, "obs", keys.cell_uncertainty(target if several else None)),
         (source, "obsm", keys.cell_plan(target)),
@@ -249,5 +253,7 @@ def _merged(mdata: MuData, pair: tuple[str, str], record: dict[str, Any], keys: 
     source, target = pair
     before = {s: dict(of) for s, of in _slots.record(mdata, keys).get("uncertainty", {}).items()}
     own = before.setdefault(source, {})
-    own[target] = {**own.get(target, {}), **record}
+    # a calibration is that of the score beside it
+    kept = {k: v for k, v in own.get(target, {}).items() if not k.startswith("calibration")}
+    own[target] = {**kept, **record}
     return before
