@@ -50,3 +50,21 @@ def test_a_users_own_column_is_not_replaced(trained):
     assert (mdata["rna"].obs["scmmgan_score"] == 7).all()
     assert "scmmgan_places" not in mdata["rna"].obsm
     assert "derived" not in mdata.uns["scmmgan"]
+
+
+def test_results_that_the_next_alignment_would_read_are_not_deleted():
+    mdata = smm.datasets.toy(n_cells=60)
+    smm.tl.align(mdata, links="gene", max_steps=5, progress_bar=False)
+    smm.tl.transfer(mdata, "protein", "rna", obs="cell_type")
+    labels = {"rna": "cell_type", "protein": "scmmgan_rna_cell_type"}
+    with pytest.raises(ValueError, match="is read and would be replaced"):
+        smm.tl.align(mdata, links="gene", labels=labels, max_steps=5, progress_bar=False)
+    smm.tl.align(mdata, links="gene", labels=labels, key_added="second", max_steps=5, progress_bar=False)
+    assert "scmmgan_rna_cell_type" in mdata["protein"].obs
+
+
+def test_a_view_is_refused(trained):
+    view = trained[:, :]
+    with pytest.raises(ValueError, match="view"):
+        smm.tl.match(view, "rna", "protein")
+    assert view.is_view

@@ -17,7 +17,10 @@ Slot = tuple[str, str, str]  # modality; obs, var, obsm or layers; name
 
 def check_free(mdata: MuData, slots: Iterable[Slot], keys: Keys) -> None:
     """ValueError where a slot holds something that no tool wrote for this alignment: to be called before computing."""
-    ours = set(_recorded(mdata.uns[keys.uns]))
+    ours, slots = set(recorded(mdata.uns[keys.uns])), list(slots)
+    for name in dict.fromkeys(name for name, _, _ in slots):
+        if mdata.is_view or mdata[name].is_view:
+            raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`.")
     for slot in slots:
         name, container, key = slot
         if key in getattr(mdata[name], container) and slot not in ours:
@@ -33,10 +36,10 @@ def write(mdata: MuData, slots: Mapping[Slot, Any], keys: Keys, *, uns: Mapping[
     record = dict(mdata.uns[keys.uns])
     for (name, container, key), value in slots.items():
         getattr(mdata[name], container)[key] = value
-    mdata.uns[keys.uns] = {**record, **(uns or {}), "derived": _stored([*_recorded(record), *slots])}
+    mdata.uns[keys.uns] = {**record, **(uns or {}), "derived": _stored([*recorded(record), *slots])}
 
 
-def _recorded(record: Mapping[str, Any]) -> list[Slot]:
+def recorded(record: Mapping[str, Any]) -> list[Slot]:
     """Slots that were written for an alignment."""
     found = []
     for name, entries in record.get("derived", {}).items():
@@ -56,7 +59,7 @@ def _stored(slots: Sequence[Slot]) -> dict[str, np.ndarray]:
 
 def clear(mdata: MuData, keys: Keys) -> None:
     """Delete what tools wrote for an alignment, and the copies of it that MuData keeps."""
-    for name, container, key in _recorded(mdata.uns[keys.uns]):
+    for name, container, key in recorded(mdata.uns[keys.uns]):
         if name in mdata.mod and key in getattr(mdata[name], container):
             del getattr(mdata[name], container)[key]
         if container in ("obs", "var"):

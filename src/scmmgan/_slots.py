@@ -41,7 +41,9 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
             raise ValueError(f"Mapped values for {name!r} would share the slot {keys.embedding!r}. Rename `key_added`.")
     for name in names:
         slots = _names(names, name, keys)
-        if taken := sorted(slots.intersection(read[name])):
+        # results of tools go with the alignment that they were made from
+        ours = {slot for m, _, slot in _derived.recorded(found) if m == name} if earlier else set()
+        if taken := sorted((slots | ours).intersection(read[name])):
             raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
         there = {*mdata[name].obsm, *mdata[name].layers, *mdata[name].obs} - _earlier(mdata, name, keys)
         if taken := sorted(slots & there):

@@ -300,7 +300,7 @@ def correlations(
     table = pd.DataFrame(found[target]["table"]).reset_index(drop=True)
     if gene is None:
         return table
-    wanted, there = [gene] if isinstance(gene, str) else list(gene), table["query"].unique().tolist()
+    wanted, there = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene)), table["query"].unique().tolist()
     if unknown := [name for name in wanted if name not in there]:
         raise KeyError(f"No correlations of {unknown}. Found: {there}. Run `scmmgan.tl.correlations` for them.")
     return pd.concat([table[table["query"] == name] for name in wanted], ignore_index=True)

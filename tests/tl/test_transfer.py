@@ -200,3 +200,9 @@ def test_a_users_own_column_stays(small_aligned: md.MuData):
     with pytest.raises(ValueError, match="no result for the alignment"):
         smm.tl.transfer(small_aligned, "rna", "protein", obs="cell_type")
     assert SLOT not in small_aligned["rna"].obs
+
+
+def test_columns_that_would_share_a_slot(small_aligned: md.MuData):
+    small_aligned["protein"].obs["gradient_unassigned"] = 7.0
+    with pytest.raises(ValueError, match="would share the slot"):
+        smm.tl.transfer(small_aligned, "rna", "protein", obs=["gradient", "gradient_unassigned"])

@@ -397,3 +397,29 @@ def test_a_fixed_map_has_no_trainings_and_a_representation_no_features():
         smm.tl.uncertainty(mdata, "protein", "rna", method="noise")
     smm.tl.uncertainty(mdata, "protein", "rna")
     assert mdata["rna"].var["scmmgan_uncertainty"].notna().any()
+
+
+def test_calibration_does_not_depend_on_the_seed(small_aligned: md.MuData):
+    found = []
+    for seed in (0, 1):
+        smm.tl.uncertainty(small_aligned, "rna", "protein", random_state=seed)
+        found.append(smm.get.uncertainty_summary(small_aligned, "rna", "protein")["calibration"])
+    pd.testing.assert_frame_equal(*found)
+
+
+def test_cells_and_features_agree_where_shapes_decide():
+    mdata = smm.datasets.toy(n_cells=120)
+    smm.tl.align(mdata, links=None, method="coupling", progress_bar=False)
+    smm.tl.uncertainty(mdata, "rna", "protein")
+    var = mdata["protein"].var["scmmgan_uncertainty"]
+    names = list(var.index[var.notna()])
+    relative = smm.get.uncertainty(mdata, "rna", "protein", features=names).layers["relative"]
+    np.testing.assert_allclose(relative.mean(1), mdata["rna"].obs["scmmgan_uncertainty"], atol=1e-4)
+
+
+def test_two_of_three_modalities_linked():
+    mdata = smm.datasets.toy(n_cells=330, n_modalities=3)
+    table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
+    smm.tl.align(mdata, links=table, method="coupling", progress_bar=False)
+    smm.tl.uncertainty(mdata, "rna", "protein")
+    assert len(smm.get.uncertainty_summary(mdata, "rna", "protein")["calibration"])

@@ -53,7 +53,7 @@ def leading_vectors(affinity: sp.csr_matrix, k: int, *, random_state: int = 0) -
     walk = sp.csc_matrix(sp.diags(1 / root) @ affinity @ sp.diags(1 / root))
     start = np.random.default_rng(random_state).uniform(-1, 1, n)
     # a space wider than ARPACK's own choice: eigenvalues crowd below 1
-    how: dict[str, Any] = {"v0": start, "ncv": min(n - 1, max(4 * k, 60)), "tol": 1e-8}
+    how: dict[str, Any] = {"v0": start, "ncv": min(n, max(4 * k, 60)), "tol": 1e-8}
     try:
         values, vectors = eigsh(walk, k, which="LA", maxiter=ROUNDS, **how)
     except ArpackNoConvergence:

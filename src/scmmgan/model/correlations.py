@@ -322,3 +322,16 @@ def judge(
         "rank": rank, "z": np.min([z for z, _ in tests], axis=0), "p": p, "q": q, "upper": limit,
         "present": (rank <= n_top) & (q < ALPHA) & (strong >= np.arctanh(threshold)), "absent": limit < threshold,
     }  # fmt: skip
+
+
+def called(spurious: np.ndarray, novel: np.ndarray) -> np.ndarray:
+    """For every feature "spurious", "novel" or nothing."""
+    return np.where(spurious, "spurious", np.where(novel, "novel", "")).astype(object)
+
+
+def listed(
+    a: np.ndarray, b: np.ndarray, rank_a: np.ndarray, rank_b: np.ndarray, *, n_top: int, threshold: float, signed: bool
+) -> np.ndarray:
+    """The paper's lists: strong by rank on one side, below the threshold on the other (METHOD §9)."""
+    weak = [(r if signed else np.abs(r)) < threshold for r in (a, b)]
+    return called((rank_a <= n_top) & weak[1], (rank_b <= n_top) & weak[0])

@@ -96,6 +96,7 @@ def coordinates(
     """
     table = get.coordinates(mdata, source, target, key=key)
     real = _tissue(mdata, target, table.attrs["spatial"])
+    real = real[np.isfinite(real).all(axis=1)]
     shown = _axes_to_draw(dims, real.shape[1])
     several = color is not None and not isinstance(color, str)
     names: list[str | None] = [color] if color is None or isinstance(color, str) else list(color)

@@ -106,7 +106,7 @@ def correlations(
         panel.set_ylabel(f"correlation in {source} mapped to {target}", fontsize=TEXT)
         drawn.append((panel, part))
     # names need the final places of the panels
-    figure.draw_without_rendering()
+    figure.figure.draw_without_rendering()
     for panel, part in drawn:
         _names(panel, part, n_names)
     return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)

@@ -63,9 +63,14 @@ def held_out(mdata: MuData, source: str, target: str, pairs: str | pd.DataFrame,
     given = params.get("pairs", "None")
     if isinstance(given, str) and given == "None":  # how `params` keeps a None
         return rows
-    found = _known.read_pairs(mdata, [str(m) for m in params["modalities"]], given)
-    used = {*map(tuple, found.get((source, target), rows[:0]).tolist())}
-    used |= {(b, a) for a, b in found.get((target, source), rows[:0]).tolist()}
+    if isinstance(given, pd.DataFrame):
+        # cells that were taken out since are at -1
+        told = given.reindex(columns=[source, target]).astype(str)
+        used = set(zip(*(mdata[m].obs_names.get_indexer(pd.Index(told[m])).tolist() for m in (source, target))))
+    else:
+        found = _known.read_pairs(mdata, [str(m) for m in params["modalities"]], given)
+        used = {*map(tuple, found.get((source, target), rows[:0]).tolist())}
+        used |= {(b, a) for a, b in found.get((target, source), rows[:0]).tolist()}
     rows = np.array([row for row in rows.tolist() if tuple(row) not in used], dtype=int).reshape(-1, 2)
     if not len(rows):
         raise ValueError(

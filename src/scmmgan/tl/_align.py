@@ -182,8 +182,9 @@ def align(
     names = _domain.check_modalities(mdata, modalities)
     arguments |= _settings(arguments)
     per_modality = _per_modality(arguments, names)
+    arguments |= {name: per_modality[name] for name in _problem.DEFAULTS if isinstance(arguments[name], Mapping)}
     keys, random_state = Keys(key_added), arguments["random_state"]
-    read = {name: [per_modality["layer"][name], per_modality["use_rep"][name]] for name in names}
+    read = _read(per_modality, names, pairs, spatial)
     _slots.check_free(mdata, names, read, keys)
     _check_copy(mdata, names, copy=copy)
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
@@ -208,6 +209,18 @@ def align(
         diagnosis=records, ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
+
+
+def _read(
+    per_modality: Mapping[str, dict[str, Any]], names: Sequence[str], pairs: Any, spatial: Any
+) -> dict[str, list[str]]:
+    """Layers, obsm keys and columns that are read, by modality."""
+    by = [
+        *(per_modality[argument] for argument in ("layer", "use_rep", "labels", "batch")),
+        dict.fromkeys(names, pairs),
+    ]
+    by.append(dict(spatial) if isinstance(spatial, Mapping) else dict.fromkeys(names, spatial))
+    return {name: [of[name] for of in by if isinstance(of.get(name), str)] for name in names}
 
 
 def _check_copy(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:

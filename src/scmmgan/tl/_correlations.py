@@ -132,7 +132,7 @@ def correlations(
     measured_in = source if reference == "source" else target
     rows = _rows(domains[source], domains[target], problem.tables, reference)
     queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
-    varies = _varies(rows, raw[measured_in]["x"], domains[target])
+    varies = _varies(rows, domains[measured_in], domains[target])
     for name, i in zip(genes, queries):
         if not varies[i]:
             raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
@@ -194,7 +194,7 @@ def _genes(gene: str | Sequence[str]) -> list[str]:
 def _argument(params: Mapping[str, Any], argument: str, name: str) -> Any:
     """One argument of `tl.align` as it was for one modality."""
     names = [str(m) for m in params["modalities"]]
-    by = _domain.per_modality(_problem.given(params[argument]), names, argument)
+    by = _domain.per_modality(_problem.given(params[argument]), names, argument, _problem.DEFAULTS.get(argument))
     return _problem.given(by[name])
 
 
@@ -265,10 +265,11 @@ def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, refere
     raise _domain.missing_key(f"feature of {source.name!r} and {target.name!r}", gene, rows["feature"].tolist())
 
 
-def _varies(rows: pd.DataFrame, x: Any, target: Domain) -> np.ndarray:
-    """Which features vary both where they were measured and where they are mapped."""
-    moves = np.asarray(target.transform.decoder.any(axis=0))[rows["mapped"]]
-    return np.asarray((model.moments(x)[1] > 0)[rows["measured"]] & moves)
+def _varies(rows: pd.DataFrame, measured: Domain, target: Domain) -> np.ndarray:
+    """Which features vary both where they were measured, as it was read, and where they are mapped."""
+    # decoders of constant features are 0, also of those that differ between batches only
+    own, other = (np.asarray(d.transform.decoder.any(axis=0)) for d in (measured, target))
+    return np.asarray(own[rows["measured"]] & other[rows["mapped"]])
 
 
 def _compute(
@@ -362,25 +363,13 @@ def _table(
     )
     spurious = judged["measured"]["present"] & judged["mapped"]["absent"]
     novel = judged["mapped"]["present"] & judged["measured"]["absent"]
-    table["listed"] = _listed(table, settings)
-    table["candidate"] = _called(spurious, novel)
+    table["listed"] = model.listed(
+        *(table[f"{name}_{side}"].to_numpy() for name in ("r", "rank") for side in sides), **rule
+    )
+    table["candidate"] = model.called(spurious, novel)
     table["verdict"] = table["candidate"]
     logger.info("%s: %d spurious and %d novel correlations with %d features.", gene, spurious.sum(), novel.sum(), len(rows))  # fmt: skip
     return table.reset_index(drop=True)
-
-
-def _called(spurious: np.ndarray, novel: np.ndarray) -> np.ndarray:
-    return np.where(spurious, "spurious", np.where(novel, "novel", "")).astype(object)
-
-
-def _listed(table: pd.DataFrame, settings: Mapping[str, Any]) -> np.ndarray:
-    """The paper's lists: strong by rank on one side, below the threshold on the other (METHOD §9)."""
-    strong, weak = {}, {}
-    for side in ("measured", "mapped"):
-        r = table[f"r_{side}"].to_numpy()
-        strong[side] = table[f"rank_{side}"].to_numpy() <= settings["n_top"]
-        weak[side] = (r if settings["signed"] else np.abs(r)) < settings["threshold"]
-    return _called(strong["measured"] & weak["mapped"], strong["mapped"] & weak["measured"])
 
 
 def _store(

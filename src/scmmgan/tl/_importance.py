@@ -101,6 +101,8 @@ def importance(
     n_cells = _domain.whole_number(n_cells, "n_cells", low=1)
     random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
     chosen = _slots._positions(features, pd.Index(found["var_names"][target]), target)
+    if not len(chosen):
+        raise ValueError("`features` names no feature. Name at least one.")
     _check_captum()
     domains = {d.name: d for d in _problem.reread(mdata, keys).domains}
     table = _explain(mdata, domains[source], domains[target], chosen, n_cells, random_state, key)

@@ -98,6 +98,11 @@ def transfer(
     random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
     columns = {name: _column(mdata, source, target, name) for name in _names(obs)}
     slots = [slot for name, column in columns.items() for slot in _slots_of(source, target, name, column, keys)]
+    if len(set(slots)) < len(slots):
+        twice = next(slot for slot in slots if slots.count(slot) > 1)
+        raise ValueError(
+            f"Two of the columns {list(columns)} would share the slot {twice[2]!r}. Transfer one, or rename it."
+        )
     _derived.check_free(mdata, slots, keys)
     _match.warn_of_verdict(mdata, source, target, keys)
 
@@ -152,7 +157,7 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
     elif isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind in "ObU" or _is_text(values):
         text = pd.Series([None if pd.isna(v) or str(v) == "" else str(v) for v in values], dtype=object)
         # the order of the target's own categories; those without a cell are left out
-        ordered = values.cat.categories.astype(str) if hasattr(values, "cat") else sorted(set(text.dropna()))
+        ordered = [str(c) for c in values.cat.categories] if hasattr(values, "cat") else sorted(set(text.dropna()))
         there = set(text.dropna())
         column = pd.Categorical(text, categories=[c for c in dict.fromkeys(ordered) if c in there])
     else:
