@@ -255,7 +255,6 @@ def test_without_spatial_nothing_is_recorded():
 
 
 def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarray]):
-    pytest.importorskip("captum")
     mdata, _ = placed
     smm.tl.diagnose(mdata)
     smm.tl.match(mdata, "cells", "rna")
