@@ -88,13 +88,13 @@ def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> 
             if not fits:
                 logger.info("%d × %d mapped values for %r are not written: use `get.mapped(features=)`.", cells, len(d.var_names), d.name)  # fmt: skip
             continue
-        chosen[d.name] = _positions(wanted, d.var_names, d.name, "One list is for all modalities; or give a dict.")
+        chosen[d.name] = positions(wanted, d.var_names, d.name, "One list is for all modalities; or give a dict.")
         if len(set(chosen[d.name])) < len(chosen[d.name]):
             raise ValueError(f"`features` names a feature of {d.name!r} twice. Name each one once.")
     return chosen
 
 
-def _positions(features: str | Sequence[str], var_names: pd.Index, name: str, hint: str = "") -> np.ndarray:
+def positions(features: str | Sequence[str], var_names: pd.Index, name: str, hint: str = "") -> np.ndarray:
     """Where the named features are among all of a modality; KeyError on the first unknown one."""
     wanted = [features] if isinstance(features, str) else features
     if not pd.api.types.is_list_like(wanted):
@@ -268,11 +268,9 @@ def mapped_values(
         return np.asarray(mdata[source].obsm[keys.mapped(target)]), names
     if features is None:
         raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
-    positions = _positions(features, pd.Index(found["var_names"][target]), target)
+    at = positions(features, pd.Index(found["var_names"][target]), target)
     start = sum(found["widths"][m] for m in found["modalities"][: found["modalities"].index(target)])
     block = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
     stored = record(mdata, keys)["model"]["transforms"][target]
     transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
-    return transform.inverse(block * found["block_sd"][target], positions), [
-        found["var_names"][target][i] for i in positions
-    ]
+    return transform.inverse(block * found["block_sd"][target], at), [found["var_names"][target][i] for i in at]

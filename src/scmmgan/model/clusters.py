@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.diffusion import _bridges, nearest_neighbors
+from scmmgan.model.diffusion import bridges, nearest_neighbors
 
 ROUNDS = 100  # of Lanczos; a curve of 10,000 cells takes less than 50
 
@@ -38,9 +38,9 @@ def neighbor_graph(x: np.ndarray, n_neighbors: int, *, random_state: int = 0) ->
     graph = sp.csr_matrix((np.full(indices.size, 0.5), (rows, indices.ravel())), shape=(len(x), len(x)))
     graph = graph + graph.T
     while (parts := connected_components(graph, directed=False))[0] > 1:
-        bridges = _bridges(x, parts[1])
-        bridges.data[:] = 0.5
-        graph = graph + bridges
+        edges = bridges(x, parts[1])
+        edges.data[:] = 0.5
+        graph = graph + edges
     return graph
 
 

@@ -65,13 +65,13 @@ def geodesics(
     graph = sp.csr_matrix((lengths, (rows, indices.ravel())), shape=(n, n))
     graph = graph.maximum(graph.T)
     while (parts := connected_components(graph, directed=False))[0] > 1:
-        graph = graph.maximum(_bridges(x, parts[1]))
+        graph = graph.maximum(bridges(x, parts[1]))
     lengths = dijkstra(graph, directed=False, indices=nodes)[:, nodes]
     hops = dijkstra(graph, directed=False, unweighted=True, indices=nodes)[:, nodes]
     return lengths, hops
 
 
-def _bridges(x: np.ndarray, component: np.ndarray) -> sp.csr_matrix:
+def bridges(x: np.ndarray, component: np.ndarray) -> sp.csr_matrix:
     """One edge from every component but the largest to the nearest cell outside of it (a round of Boruvka)."""
     from sklearn.neighbors import NearestNeighbors
 

@@ -191,16 +191,9 @@ def _genes(gene: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _argument(params: Mapping[str, Any], argument: str, name: str) -> Any:
-    """One argument of `tl.align` as it was for one modality."""
-    names = [str(m) for m in params["modalities"]]
-    by = _domain.per_modality(_problem.given(params[argument]), names, argument, _problem.DEFAULTS.get(argument))
-    return _problem.given(by[name])
-
-
 def _check_measured(params: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in names:
-        if (rep := _argument(params, "use_rep", name)) is not None:
+        if (rep := _problem.argument(params, "use_rep", name)) is not None:
             raise ValueError(
                 f"{name!r} was read from obsm {rep!r}: a representation has no genes to correlate. "
                 "Align without `use_rep` first."
@@ -209,13 +202,13 @@ def _check_measured(params: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _raw(mdata: MuData, params: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The values before smoothing, and how they were smoothed: the arguments of `permuted_smoothed`."""
-    mask = _argument(params, "mask_var", name)
+    mask = _problem.argument(params, "mask_var", name)
     mask = mdata[name].var[mask].to_numpy() if isinstance(mask, str) else mask
     return {
-        "x": _domain.read_matrix(mdata, name, layer=_argument(params, "layer", name))[0],
-        "t": int(_argument(params, "smooth", name) or 0),
+        "x": _domain.read_matrix(mdata, name, layer=_problem.argument(params, "layer", name))[0],
+        "t": int(_problem.argument(params, "smooth", name) or 0),
         "allowed": None if mask is None else np.flatnonzero(mask),
-        "batch": _known.read_batches(mdata, [name], {name: _argument(params, "batch", name)})[name],
+        "batch": _known.read_batches(mdata, [name], {name: _problem.argument(params, "batch", name)})[name],
         "random_state": int(params["random_state"]),
     }
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from inspect import signature
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from scmmgan.tl import _problem, _quality, _verdict
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.model.aligner import Aligner, Loadings
+    from scmmgan.model.aligner import Loadings
     from scmmgan.model.coupling import Coupling
 
 logger = logging.getLogger("scmmgan")
@@ -114,19 +112,14 @@ def diagnose(
     trained = int(params["random_state"])
     more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=trained)
     if full:
-        settings = _settings(params) | {"shared": problem.shared, "max_steps": steps, "progress_bar": progress_bar}
+        settings = _problem.training_settings(params) | {
+            "shared": problem.shared,
+            "max_steps": steps,
+            "progress_bar": progress_bar,
+        }
         found = _retrain(problem, couplings, loadings, settings, n_restarts, seed)
         more = {pair: {**more[pair], **found[pair]} for pair in more}
     _slots.write_diagnosis(mdata, _verdict.judge_all(records, more), ambiguous, keys)
-
-
-def _settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What `methods.fit` takes of the arguments of `tl.align`."""
-    from scmmgan.model import methods
-
-    found = {name: _problem.given(params[name]) for name in signature(methods.fit).parameters if name in params}
-    weights = {str(name): float(weight) for name, weight in params["weights"].items()}
-    return {**found, "weights": weights, "device": "cpu"}
 
 
 def _retrain(
@@ -151,7 +144,7 @@ def _retrain(
         if i == 0:
             short = _quality.score_map(aligner, problem.domains, couplings, random_state=seed)
         for pair, found in images.items():
-            found.append(_images(aligner, x, rows, pair))
+            found.append(_problem.images(aligner, x, rows, pair))
     logger.info("Training on shuffled anchors.")
     null = {pair: _shuffled(c, seed) for pair, c in couplings.items()}
     rng = np.random.default_rng(seed)
@@ -188,15 +181,6 @@ def _another(
         if len(c.rivals) and (turn := i % (1 + len(c.rivals))):
             found[a, b] = restarts.follow(c, c.rivals[turn - 1], couplings[b, a].landmarks, x[b])
     return found, loadings
-
-
-def _images(aligner: Aligner, x: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
-    """Mapped cells of both directions as one vector, every target in units of its sd."""
-    parts = []
-    for s, t in (pair, pair[::-1]):
-        mapped = aligner.translate(x[s][rows[s]], s, t)
-        parts.append((mapped - mapped.mean(0)).ravel() / x[t].std())
-    return np.concatenate(parts)
 
 
 def _shuffled(coupling: Coupling, seed: int) -> Coupling:

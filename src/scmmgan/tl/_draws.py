@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scmmgan.tl import _diagnose
+from scmmgan.tl import _problem
 
 if TYPE_CHECKING:
     from scmmgan.model.aligner import Aligner, Loadings
@@ -83,7 +83,7 @@ def seeds(
         used, loads = problem.couple(random_state + i) if i and not by_shape else prior
         aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **settings | {"random_state": random_state + i})
         mapped.append(aligner.translate(x[source], source, target))
-        images.append(_diagnose._images(aligner, x, probed, pair))
+        images.append(_problem.images(aligner, x, probed, pair))
     mode = restarts.modes(restarts.agreement(images)) == 0
     if mode.sum() < 2:
         raise ValueError(
@@ -96,7 +96,7 @@ def seeds(
 
 def _settings(params: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
     """What `methods.fit` takes, as the alignment was trained."""
-    return _diagnose._settings(params) | {"shared": problem.shared}
+    return _problem.training_settings(params) | {"shared": problem.shared}
 
 
 def _spread(problem: Problem, draws: Iterator[np.ndarray], target: str, kept: np.ndarray) -> Scores:

@@ -100,7 +100,7 @@ def importance(
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
     n_cells = _domain.whole_number(n_cells, "n_cells", low=1)
     random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
-    chosen = _slots._positions(features, pd.Index(found["var_names"][target]), target)
+    chosen = _slots.positions(features, pd.Index(found["var_names"][target]), target)
     if not len(chosen):
         raise ValueError("`features` names no feature. Name at least one.")
     _check_captum()

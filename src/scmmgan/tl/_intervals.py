@@ -117,6 +117,4 @@ def measured_rows(
 
 def read_layer(mdata: MuData, name: str, params: Mapping[str, Any]) -> np.ndarray | sp.csr_matrix:
     """The layer of a modality that the alignment read."""
-    names = [str(m) for m in params["modalities"]]
-    layers = _domain.per_modality(_problem.given(params["layer"]), names, "layer")
-    return _domain.read_matrix(mdata, name, layer=_problem.given(layers[name]))[0]
+    return _domain.read_matrix(mdata, name, layer=_problem.argument(params, "layer", name))[0]

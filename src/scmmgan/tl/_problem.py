@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scmmgan._domain import Domain
-    from scmmgan.model.aligner import Loadings
+    from scmmgan.model.aligner import Aligner, Loadings
     from scmmgan.model.coupling import Coupling
 
 Pair = tuple[str, str]
@@ -88,13 +89,10 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
     config = _slots.check_aligned(mdata, names, keys)
-    per = {
-        argument: _domain.per_modality(given(params[argument]), names, argument, DEFAULTS.get(argument))
-        for argument in ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
-    }
-    per = {argument: {m: given(v) for m, v in by.items()} for argument, by in per.items()}
-    for argument in ("smooth", "n_pcs"):
-        per[argument] = {m: None if v is None else int(v) for m, v in per[argument].items()}
+    read_by = ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
+    per = {name: {m: argument(params, name, m) for m in names} for name in read_by}
+    for name in ("smooth", "n_pcs"):
+        per[name] = {m: None if v is None else int(v) for m, v in per[name].items()}
     prior: dict[str, Any] = {name: given(params[name]) for name in ("links", "pairs")}
     problem = read(mdata, names, per, random_state=int(params["random_state"]), **prior)
     start = 0
@@ -113,3 +111,27 @@ def given(stored: Any) -> Any:
     if isinstance(stored, np.generic):
         return stored.item()
     return None if isinstance(stored, str) and stored == "None" else stored
+
+
+def training_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What `methods.fit` takes of the arguments of `tl.align`."""
+    from scmmgan.model import methods
+
+    found = {name: given(params[name]) for name in signature(methods.fit).parameters if name in params}
+    weights = {str(name): float(weight) for name, weight in params["weights"].items()}
+    return {**found, "weights": weights, "device": "cpu"}
+
+
+def images(aligner: Aligner, x: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
+    """Mapped cells of both directions as one vector, every target in units of its sd."""
+    parts = []
+    for s, t in (pair, pair[::-1]):
+        mapped = aligner.translate(x[s][rows[s]], s, t)
+        parts.append((mapped - mapped.mean(0)).ravel() / x[t].std())
+    return np.concatenate(parts)
+
+
+def argument(params: Mapping[str, Any], name: str, modality: str) -> Any:
+    """One argument of `tl.align`, from the stored ones, as it was for one modality."""
+    names = [str(m) for m in params["modalities"]]
+    return given(_domain.per_modality(given(params[name]), names, name, DEFAULTS.get(name))[modality])

@@ -181,8 +181,7 @@ def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, 
         raise ValueError(f"`method` must be one of {list(METHODS)}, got {method!r}.")
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped.")
-    rep = _domain.per_modality(_problem.given(params["use_rep"]), [str(m) for m in params["modalities"]], "use_rep")
-    if (used := _problem.given(rep[target])) is not None:
+    if (used := _problem.argument(params, "use_rep", target)) is not None:
         raise ValueError(
             f"{target!r} was read from obsm {used!r}, whose columns are no features in `var`. Align a layer of it."
         )
