@@ -2,21 +2,20 @@
 
     python benchmarks/correlations.py planted|shuffled|real|speed [--seeds 0 1 2] [--data ../shared/data]
 
-`planted`: spots hold cells of three types; A and B share a niche, in varying proportions, C lies around it. Markers of A
-and B correlate across spots only through that; genes of A and C correlate in cells, but not across spots.
+`planted`: the spots of `tests/planted.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -24,18 +23,9 @@ import scipy.sparse as sp
 
 import scmmgan as smm
 
-# genes by the types that express them
-ON = {
-    "A": (1, 0, 0),
-    "B": (0, 1, 0),
-    "C": (0, 0, 1),
-    "AB": (1, 1, 0),
-    "AC": (1, 0, 1),
-    "BC": (0, 1, 1),
-    "none": (0, 0, 0),
-}
-# query: genes that correlate with it through mixing only, and genes whose correlation mixing hides
-TRUTH = {"A_0": ("B", "AC"), "A_1": ("B", "AC"), "B_0": ("A", "BC"), "B_1": ("A", "BC")}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from planted import TRUTH, planted
+
 REAL = {
     "visium_lymph": ["HLA-DQA1", "CD81", "CD14", "SYNGR2", "PDIA4"],
     "pdac_st": ["COL1A1", "CD3D", "HLA-DRA", "PRSS1", "SLC2A1"],
@@ -46,36 +36,6 @@ WAYS = {
     "default, equal names": {},
     "default without identity term, equal names": {"weights": {"identity": 0.0}},
 }
-
-
-def planted(seed: int, *, n_none: int = 80, n_spots: int = 400, n_cells: int = 600, per_spot: int = 10) -> md.MuData:
-    """Spots, each the counts of `per_spot` cells, half of them caught; and other cells of the same types."""
-    rng = np.random.default_rng(seed)
-    group = np.repeat(list(ON), [20] * 6 + [n_none])
-    level = rng.lognormal(np.log(3), 0.5, len(group))
-    for g in ON:
-        # every type expresses as much as the others: no gene rises because others fall
-        level[group == g] *= 3.5 / level[group == g].mean()
-    on = np.array([ON[g] for g in group]).T
-    mean = np.where(group == "none", level, level * (0.1 + 0.9 * on))
-
-    def counts(types: np.ndarray) -> np.ndarray:
-        size, noise = rng.lognormal(0, 0.3, (len(types), 1)), rng.lognormal(0, 0.4, (len(types), len(group)))
-        return rng.poisson(mean[types] * size * noise)
-
-    niche, share_a = rng.beta(0.3, 0.3, n_spots), rng.beta(3, 3, n_spots)
-    shares = np.column_stack([niche * share_a, niche * (1 - share_a), 1 - niche])
-    within = np.concatenate([rng.choice(3, per_spot, p=p) for p in shares])
-    spots = rng.binomial(counts(within).reshape(n_spots, per_spot, -1).sum(1), 0.5)
-    cells = counts(rng.choice(3, n_cells, p=[0.3, 0.3, 0.4]))
-    number = np.concatenate([np.arange(20)] * 6 + [np.arange(n_none)])
-    genes = pd.DataFrame(index=[f"{g}_{i}" for g, i in zip(group, number)])
-    out = {}
-    for name, values in (("spatial", spots), ("rna", cells)):
-        scaled = values / values.sum(1, keepdims=True) * np.median(values.sum(1))
-        obs = pd.DataFrame(index=[f"{name}_{i}" for i in range(len(values))])
-        out[name] = ad.AnnData(np.log1p(scaled).astype(np.float32), obs=obs, var=genes.copy())
-    return md.MuData(out)
 
 
 def shuffled(mdata: md.MuData, source: str, seed: int) -> md.MuData:

@@ -94,7 +94,7 @@ def judge(
     tables = {} if table is None else {names: table}
     domains, shared = _domain.read_domains(
         mdata, list(names), layer=none, use_rep=none, mask_var=none, smooth=dict.fromkeys(names, 3),
-        n_pcs=dict.fromkeys(names, 50), links=tables, batches=none, random_state=seed,
+        n_pcs=dict.fromkeys(names, 50), links=tables, batches=none, labels=codes[0], random_state=seed,
     )  # fmt: skip
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=True)
     start = time.perf_counter()

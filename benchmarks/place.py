@@ -49,9 +49,14 @@ def rate(levels: np.ndarray) -> float:
 
 
 def thin(levels: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
-    """`thinned`: binomial counts of 100 molecules in proportion to the level, log1p. `masked`: a tenth of values is left."""
+    """`thinned`: binomial counts of 100 molecules in proportion to the level, a tenth of all values above 0, log1p.
+
+    `caught`: a tenth of the 100 molecules that a level of 1 has, log1p. `masked`: a tenth of values is left.
+    """
     if how == "masked":
         return np.where(rng.random(levels.shape) < DETECTED, levels, 0)
+    if how == "caught":
+        return np.log1p(rng.binomial(100, np.clip(levels, 0, 1) * DETECTED))
     return np.log1p(rng.binomial(100, np.clip(levels * rate(levels) / 100, 0, 1)))
 
 
@@ -75,7 +80,8 @@ def knows_all(values: np.ndarray, levels: np.ndarray, spots: np.ndarray, places:
         seen, weight = values > 0, 1 / spots.var(0)
         cost = seen @ (spots**2 * weight).T - 2 * (values * weight) @ spots.T
         return places[cost.argmin(1)]
-    p = np.clip(np.maximum(spots, 1e-3) * rate(levels) / 100, 1e-9, 1 - 1e-9)
+    per_level = DETECTED if how == "caught" else rate(levels) / 100
+    p = np.clip(np.maximum(spots, 1e-3) * per_level, 1e-9, 1 - 1e-9)
     counts = np.round(np.expm1(values))
     score = counts @ np.log(p / (1 - p)).T + 100 * np.log(1 - p).sum(1)
     return places[score.argmax(1)]
@@ -167,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cases", nargs="+", default=["thinned", "masked", "dropseq"])
+    parser.add_argument("--cases", nargs="+", default=["thinned", "caught", "masked", "dropseq"])
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", action="store_true")

@@ -45,7 +45,13 @@ def read(mdata: md.MuData, names: list[str] | None = None, **arguments: Any) -> 
     per = {k: _domain.per_modality(arguments.pop(k, v), names, k) for k, v in defaults.items()}
     batches = {**dict.fromkeys(names), **arguments.pop("batches", {})}
     domains, shared = _domain.read_domains(
-        mdata, names, links=arguments.pop("links", {}), batches=batches, random_state=0, **per
+        mdata,
+        names,
+        links=arguments.pop("links", {}),
+        batches=batches,
+        labels=arguments.pop("labels", None),
+        random_state=0,
+        **per,
     )
     return {d.name: d for d in domains}, shared
 

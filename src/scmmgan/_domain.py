@@ -18,6 +18,7 @@ from scmmgan.model.transform import (
     Matrix,
     SmoothedMatrix,
     Transform,
+    fit_labelled_operator,
     fit_operator,
     fit_shared,
     fit_transform,
@@ -37,7 +38,10 @@ MIN_SHARED = 50  # equal names that make a shared space (METHOD §2)
 
 @dataclass(frozen=True)
 class Domain:
-    """One modality as the models see it. `x`: cells × p, float32, unit global sd."""
+    """One modality as the models see it. `x`: cells × p, float32, unit global sd.
+
+    `separated`: how well neighbours before the smoothing bear out the labels, 0 (chance) to 1; None without either.
+    """
 
     name: str
     smoothed: Matrix
@@ -45,6 +49,7 @@ class Domain:
     var_names: pd.Index
     transform: Transform
     x: np.ndarray
+    separated: float | None = None
 
     def zscored(self, positions: np.ndarray) -> np.ndarray:
         """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (float32)."""
@@ -216,10 +221,11 @@ def read_domains(
     n_pcs: dict[str, int | None],
     links: Mapping[tuple[str, str], pd.DataFrame],
     batches: Mapping[str, np.ndarray | None],
+    labels: Mapping[str, np.ndarray] | None,
     random_state: int,
 ) -> tuple[list[Domain], bool]:
     """Read, smooth and transform the modalities; True when they lie in one shared space."""
-    matrices, columns, smoothed = {}, {}, {}
+    matrices, columns, smoothed, separated = {}, {}, {}, {}
     for name in names:
         matrices[name], columns[name] = read_matrix(mdata, name, layer=layer[name], use_rep=use_rep[name])
     masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
@@ -227,7 +233,8 @@ def read_domains(
         if (mask := masks[name]) is not None and not _varies(matrices[name], mask):
             raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
         t = 0 if use_rep[name] else smooth[name] or 0
-        smoothed[name] = _smoothed(matrices[name], t, masks[name], batches[name], random_state)
+        own = None if labels is None else labels[name]
+        smoothed[name], separated[name] = _smoothed(matrices[name], t, masks[name], batches[name], own, random_state)
     common = _shared_names(names, columns, links, use_rep, masks)
     shared = common is not None
     if common is not None:
@@ -248,7 +255,9 @@ def read_domains(
                 allowed=masks[name],
             )
     return [
-        Domain(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]))
+        Domain(
+            n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]), separated[n]
+        )
         for n in names
     ], shared
 
@@ -285,14 +294,29 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
 
 
 def _smoothed(
-    matrix: np.ndarray | sp.csr_matrix, t: int, mask: np.ndarray | None, batch: np.ndarray | None, random_state: int
-) -> Matrix:
-    """The matrix smoothed by t steps; inside each batch, and on common moments, where there are batches."""
-    if batch is None:
-        operator = fit_operator(matrix, random_state=random_state, allowed=mask) if t else None
-        return SmoothedMatrix(matrix, operator, t)
-    rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
-    return BatchedMatrix([_smoothed(matrix[r], t, mask, None, random_state) for r in rows], rows)  # type: ignore[misc]
+    matrix: np.ndarray | sp.csr_matrix,
+    t: int,
+    mask: np.ndarray | None,
+    batch: np.ndarray | None,
+    labels: np.ndarray | None,
+    random_state: int,
+) -> tuple[Matrix, float | None]:
+    """The matrix smoothed by t steps, and how well neighbours before the smoothing bear out the labels, if any.
+
+    Inside each batch, and on common moments, where there are any.
+    """
+    if batch is not None:
+        rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
+        own = [None if labels is None else labels[r] for r in rows]
+        found = [_smoothed(matrix[r], t, mask, None, of, random_state) for r, of in zip(rows, own)]
+        each = [of for _, of in found if of is not None]
+        return BatchedMatrix([part for part, _ in found], rows), min(each, default=None)  # type: ignore[misc]
+    if not t:
+        return SmoothedMatrix(matrix), None
+    if labels is None:
+        return SmoothedMatrix(matrix, fit_operator(matrix, allowed=mask, random_state=random_state), t), None
+    operator, separated = fit_labelled_operator(matrix, labels, allowed=mask, random_state=random_state)
+    return SmoothedMatrix(matrix, operator, t), separated
 
 
 def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str | None) -> np.ndarray | None:

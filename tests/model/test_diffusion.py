@@ -334,6 +334,29 @@ def test_smoothing_operator_is_row_stochastic_and_sparse(duplicates: int):
     assert operator.nnz <= 200 * (2 * 15 + 1)
 
 
+def test_smoothing_operator_inside_labels():
+    """Each label is smoothed as if it were alone; cells without one choose among all, and are chosen back."""
+    x = cells(90, 5)
+    labels = np.random.default_rng(0).integers(0, 3, 90)
+    got = diffusion.smoothing_operator(x, n_neighbors=7, labels=labels).toarray()
+    for code in range(3):
+        own = labels == code
+        np.testing.assert_allclose(got[np.ix_(own, own)], smoothing_reference(x[own], 7), atol=1e-6)
+        assert not got[np.ix_(own, ~own)].any()
+    one_label = diffusion.smoothing_operator(x, n_neighbors=7, labels=np.zeros(90, dtype=int))
+    np.testing.assert_array_equal(one_label.toarray(), diffusion.smoothing_operator(x, n_neighbors=7).toarray())
+    labels[::3] = -1
+    gaps = diffusion.smoothing_operator(x, n_neighbors=7, labels=labels).toarray()
+    np.testing.assert_allclose(gaps.sum(1), 1, atol=1e-5)
+    assert not gaps[np.ix_(labels == 0, labels == 1)].any()
+    assert gaps[np.ix_(labels == 0, labels == -1)].any()
+    # a label of one cell, and one of two
+    labels = np.r_[0, 1, 1, np.full(87, 2)]
+    few = diffusion.smoothing_operator(x, n_neighbors=7, labels=labels).toarray()
+    assert few[0, 0] == 1
+    np.testing.assert_allclose(few[1:3, 1:3].sum(1), 1, atol=1e-6)
+
+
 def test_approximate_smoothing_operator(monkeypatch: pytest.MonkeyPatch):
     x = cells(1_000, 8)
     exact = diffusion.smoothing_operator(x).toarray()

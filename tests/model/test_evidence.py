@@ -223,3 +223,23 @@ def test_canonical_of_a_flat_direction():
     found = evidence.canonical({"a": a, "b": b}, {("a", "b"): b, ("b", "a"): a})
     assert np.isfinite(found["a"]).all()
     assert np.abs(found["a"]).max() < 10
+
+
+# --- labels that the data bear out -------------------------------------------------------------------------------
+
+
+def test_separation_is_the_rescaled_balanced_accuracy():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [200, 60, 20])
+    apart = rng.normal(size=(280, 4)) + 20 * np.eye(3, 4)[labels]
+    assert evidence.separation(apart, labels) == 1
+    assert abs(evidence.separation(apart, rng.permutation(labels))) < 0.1
+    # half of the label 1 lies in the label 0: accuracies 1, about a half, 1
+    hidden = apart.copy()
+    hidden[200:230] = rng.normal(size=(30, 4)) + 20 * np.eye(1, 4)
+    assert 0.6 < evidence.separation(hidden, labels) < 0.9
+    gaps = labels.copy()
+    gaps[::2] = -1
+    assert evidence.separation(apart, gaps) == 1
+    assert evidence.separation(apart, np.zeros(280, dtype=int)) == 0
+    assert evidence.separation(apart, labels, n_cells=90) > 0.9

@@ -13,6 +13,7 @@ from scmmgan.model.diffusion import smoothing_operator
 from scmmgan.model.transform import (
     BatchedMatrix,
     SmoothedMatrix,
+    fit_labelled_operator,
     fit_operator,
     fit_shared,
     fit_transform,
@@ -524,3 +525,19 @@ def test_cells_that_are_alike_in_all_allowed_features():
     found = fit_transform(SmoothedMatrix(x), allowed=np.arange(8))
     y = found.transform(SmoothedMatrix(x))
     np.testing.assert_allclose(found.inverse(y), np.tile(x.mean(0), (60, 1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_smoothing_inside_labels_only_where_the_data_bear_them_out(sparse: bool):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 60)
+    x = (rng.normal(size=(120, 30)) + 3 * labels[:, None] * (np.arange(30) < 10)).astype(np.float32)
+    x = sp.csr_matrix(x) if sparse else x
+    stray = labels.copy()
+    stray[:6] = 1  # six cells that look like the other label
+    operator, separated = fit_labelled_operator(x, stray)
+    assert 0.8 < separated < 1
+    assert not operator.toarray()[np.ix_(stray == 0, stray == 1)].any()
+    foreign, chance = fit_labelled_operator(x, rng.permutation(labels))
+    assert abs(chance) < 0.3
+    np.testing.assert_array_equal(foreign.toarray(), fit_operator(x).toarray())

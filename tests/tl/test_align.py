@@ -1069,6 +1069,37 @@ def test_labels_are_no_worse_than_links_alone():
     assert foscttm(mdata) < alone + 0.005
 
 
+def test_labels_bring_cells_home_that_look_like_others():
+    """A tenth of the rna cells are half of another type: smoothed inside their label, they are mapped to it."""
+    mdata = smm.datasets.toy(n_cells=200)
+    rng, rna = np.random.default_rng(0), mdata["rna"]
+    types = rna.obs["cell_type"].to_numpy()
+    for cell in rng.permutation(200)[:20]:
+        other = rng.choice(np.flatnonzero(types != types[cell]))
+        rna.X[cell] = 0.4 * rna.X[cell] + 0.6 * rna.X[other]
+    agreement = []
+    for labels in (None, "cell_type"):
+        align(mdata, labels=labels, max_steps=100)
+        agreement.append(label_agreement(mdata, "cell_type"))
+    assert agreement[1] > 0.98
+    assert agreement[1] > agreement[0] + 0.02
+
+
+def test_labels_foreign_to_the_data_do_not_enter_the_smoothing():
+    mdata = smm.datasets.toy(n_cells=200)
+    align(mdata, **COUPLING)
+    before = {m: own_space(mdata, m) for m in mdata.mod}
+    rng = np.random.default_rng(0)
+    for adata in mdata.mod.values():
+        adata.obs["shuffled"] = rng.permutation(adata.obs["cell_type"].astype(str).to_numpy())
+    align(mdata, **COUPLING, labels="shuffled")
+    for m in mdata.mod:
+        np.testing.assert_array_equal(own_space(mdata, m), before[m])
+    assert abs(smm.get.diagnosis(mdata, "rna", "protein")["labels_separated"]) < 0.2
+    align(mdata, **COUPLING, labels="cell_type")
+    assert all(np.abs(own_space(mdata, m) - before[m]).max() > 0.05 for m in mdata.mod)
+
+
 def two_donors(n: int = 240) -> md.MuData:
     """Half of the cells are of a donor whose rna is shifted and scaled, gene by gene."""
     mdata = smm.datasets.toy(n_cells=n)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -16,52 +14,11 @@ import pytest
 import scipy.sparse as sp
 
 import scmmgan as smm
+from planted import TRUTH, planted
 from scmmgan._keys import Keys
 from scmmgan.tl import _problem
 
-# genes by the types that express them
-ON = {
-    "A": (1, 0, 0),
-    "B": (0, 1, 0),
-    "C": (0, 0, 1),
-    "AB": (1, 1, 0),
-    "AC": (1, 0, 1),
-    "BC": (0, 1, 1),
-    "none": (0, 0, 0),
-}
-# query: genes that correlate with it through mixing only, and genes whose correlation mixing hides
-TRUTH = {"A_0": ("B", "AC"), "B_0": ("A", "BC")}
-
-
-def mixed(seed: int = 0, *, n_spots: int = 400, n_cells: int = 600) -> md.MuData:
-    """Spots of ten cells: A and B share a niche, in varying proportions, C lies around it; and other cells of these types."""
-    rng = np.random.default_rng(seed)
-    group = np.repeat(list(ON), [20] * 6 + [80])
-    level = rng.lognormal(0, 0.5, len(group))
-    for g in ON:
-        # every type expresses as much as the others: no gene rises because others fall
-        level[group == g] *= 3.5 / level[group == g].mean()
-    on = np.array([ON[g] for g in group]).T
-    mean = np.where(group == "none", level, level * (0.1 + 0.9 * on))
-
-    def counts(types: np.ndarray) -> np.ndarray:
-        size, noise = rng.lognormal(0, 0.3, (len(types), 1)), rng.lognormal(0, 0.4, (len(types), len(group)))
-        return rng.poisson(mean[types] * size * noise)
-
-    niche, share_a = rng.beta(0.3, 0.3, n_spots), rng.beta(3, 3, n_spots)
-    shares = np.column_stack([niche * share_a, niche * (1 - share_a), 1 - niche])
-    within = np.concatenate([rng.choice(3, 10, p=p) for p in shares])
-    spots = rng.binomial(counts(within).reshape(n_spots, 10, -1).sum(1), 0.5)
-    cells = counts(rng.choice(3, n_cells, p=[0.3, 0.3, 0.4]))
-    genes = [f"{g}_{i}" for g in ON for i in range(80 if g == "none" else 20)]
-    out = {}
-    for name, values in (("spatial", spots), ("rna", cells)):
-        scaled = values / values.sum(1, keepdims=True) * np.median(values.sum(1))
-        obs = pd.DataFrame(index=[f"{name}_{i}" for i in range(len(values))])
-        out[name] = ad.AnnData(np.log1p(scaled).astype(np.float32), obs=obs, var=pd.DataFrame(index=genes))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="var_names are not unique")
-        return md.MuData(out)
+QUERIES = ["A_0", "B_0"]
 
 
 def score(table: pd.DataFrame, verdict: str) -> tuple[float, float]:
@@ -75,9 +32,9 @@ def score(table: pd.DataFrame, verdict: str) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def _spots() -> md.MuData:
-    mdata = mixed()
+    mdata = planted(0)
     smm.tl.align(mdata, "spatial", "rna", method="coupling", progress_bar=False)
-    smm.tl.correlations(mdata, "spatial", "rna", gene=list(TRUTH), n_top=100)
+    smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES, n_top=100)
     return mdata
 
 
@@ -97,13 +54,27 @@ def test_what_mixing_makes_and_hides(spots: md.MuData):
         assert recall >= 0.8, verdict
 
 
+def test_in_a_shared_space_the_default_alignment_finds_them_too():
+    mdata = planted(1)
+    smm.tl.align(mdata, "spatial", "rna", max_steps=50, progress_bar=False)
+    smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES, n_top=100)
+    assert mdata.uns["scmmgan"]["correlations"]["spatial"]["rna"]["method"] == "coupling"
+    table = smm.get.correlations(mdata, "spatial", "rna")
+    assert min(score(table, "spurious") + score(table, "novel")) >= 0.8
+    # links and identity keep the generator's images of mixed spots mixed
+    smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES, n_top=100, method="generator")
+    by_generator = smm.get.correlations(mdata, "spatial", "rna")
+    only_mixed = (table["query"] == "A_0") & table["feature"].str.startswith("B_")
+    assert (by_generator["r_mapped"] - table["r_mapped"])[only_mixed].mean() > 0.2
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("method", ["coupling", "scmmgan"])
 def test_nothing_passes_on_shuffled_data(seed: int, method: str):
-    mdata = mixed(seed, n_spots=200, n_cells=200)
+    mdata = planted(seed, n_spots=200, n_cells=200)
     mdata["spatial"].X = np.random.default_rng(seed).permuted(mdata["spatial"].X, axis=0)
     smm.tl.align(mdata, "spatial", "rna", method=method, max_steps=30, progress_bar=False)
-    smm.tl.correlations(mdata, "spatial", "rna", gene=list(TRUTH), n_top=100)
+    smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES, n_top=100)
     table = smm.get.correlations(mdata, "spatial", "rna")
     assert (table["verdict"] == "").all()
     # without a look at the alignment either: nothing measured stands out
@@ -168,7 +139,7 @@ def test_unsigned_sees_negative_correlations(spots: md.MuData):
 def test_sparse_and_dense_agree():
     tables = []
     for sparse in (False, True):
-        mdata = mixed(n_spots=100, n_cells=120)
+        mdata = planted(0, n_spots=100, n_cells=120)
         if sparse:
             for name in mdata.mod:
                 mdata[name].X = sp.csr_matrix(mdata[name].X)
@@ -214,7 +185,7 @@ def test_links_batches_masks_and_other_layers(fingerprint: Callable):
 
 
 def test_constant_features_are_left_out():
-    mdata = mixed(n_spots=100, n_cells=120)
+    mdata = planted(0, n_spots=100, n_cells=120)
     for name, gene in (("spatial", "B_2"), ("rna", "C_2")):
         mdata[name].X[:, mdata[name].var_names.get_loc(gene)] = 1.0
     smm.tl.align(mdata, method="coupling", progress_bar=False)
@@ -238,13 +209,13 @@ def test_survives_a_file_and_goes_on(spots: md.MuData, tmp_path: Path, suffix: s
     before, after = (smm.get.correlations(m, "spatial", "rna") for m in (spots, again))
     pd.testing.assert_frame_equal(after, before, check_dtype=False)
     smm.tl.correlations(again, "spatial", "rna", gene="A_0", n_top=100)
-    assert set(smm.get.correlations(again, "spatial", "rna")["query"]) == set(TRUTH)
+    assert set(smm.get.correlations(again, "spatial", "rna")["query"]) == set(QUERIES)
 
 
 def test_reproducible_and_global_generator_untouched(spots: md.MuData):
     whole = smm.get.correlations(spots, "spatial", "rna")
     state = np.random.get_state()[1].copy()
-    smm.tl.correlations(spots, "spatial", "rna", gene=list(TRUTH), n_top=100)
+    smm.tl.correlations(spots, "spatial", "rna", gene=QUERIES, n_top=100)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
     pd.testing.assert_frame_equal(smm.get.correlations(spots, "spatial", "rna"), whole, check_exact=True)
     before = smm.get.correlations(spots, "spatial", "rna", gene="A_0")
@@ -289,6 +260,7 @@ def test_the_next_alignment_removes_them(spots: md.MuData):
         ({"threshold": "x"}, ValueError, "`threshold`"),
         ({"signed": 1}, TypeError, "`signed`"),
         ({"reference": "rna"}, ValueError, "`reference`"),
+        ({"method": "plan"}, ValueError, "`method`"),
         ({"random_state": -1}, ValueError, "`random_state`"),
         ({"key": "other"}, KeyError, "No alignment 'other'"),
         ({"target": "spatial"}, ValueError, "both 'spatial'"),

@@ -277,29 +277,25 @@ def nearer(cells: np.ndarray, places: np.ndarray, partners: np.ndarray) -> np.nd
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def label_evidence(x: dict[str, np.ndarray], labels: dict[str, np.ndarray], *, k: int = 15) -> dict[str, float]:
+def label_evidence(
+    x: dict[str, np.ndarray], labels: dict[str, np.ndarray], separated: Mapping[str, float | None] | None = None
+) -> dict[str, float]:
     """What can be tested about labels (codes, -1: none) when they are all there is.
 
-    `separated`: balanced accuracy of a cell's label from its k nearest labelled neighbours, the worse side, rescaled so
-    that 0 is chance. `order`: correlation of the labels' distances on both sides; `p`: share of renamings of one side's
+    `separated`: balanced accuracy of a cell's label from its nearest labelled neighbours, the worse side, rescaled so
+    that 0 is chance; as handed in where cells were smoothed inside labels. `order`: correlation of the labels' distances on both sides; `p`: share of renamings of one side's
     labels that do as well.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     common = sorted(set.intersection(*({int(c) for c in np.unique(v) if c >= 0} for v in labels.values())))
-    separated, distances = [], []
+    borne_out, distances = [], []
     for m, cells in x.items():
-        rows = np.flatnonzero(np.isin(labels[m], common))
-        code = np.searchsorted(common, labels[m][rows])
-        near = NearestNeighbors(n_neighbors=min(k, len(rows) - 1)).fit(cells[rows]).kneighbors(return_distance=False)
-        votes = np.stack([(code[near] == c).sum(1) / (code == c).sum() for c in range(len(common))], axis=1)
-        right = votes.argmax(1) == code
-        accuracy = np.mean([right[code == c].mean() for c in range(len(common))])
-        separated.append((accuracy - 1 / len(common)) / (1 - 1 / len(common)))
-        centre = np.stack([cells[rows[code == c]].mean(0) for c in range(len(common))])
+        codes = np.where(np.isin(labels[m], common), labels[m], -1)
+        before = (separated or {}).get(m)
+        borne_out.append(evidence.separation(cells, codes) if before is None else before)
+        centre = np.stack([cells[codes == c].mean(0) for c in common])
         distances.append(np.sqrt(((centre[:, None] - centre[None]) ** 2).sum(2)))
     order, p = _order_of_labels(*distances)
-    return {"separated": float(min(separated)), "order": order, "p": p, "n": float(len(common))}
+    return {"separated": float(min(borne_out)), "order": order, "p": p, "n": float(len(common))}
 
 
 def _order_of_labels(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -33,22 +33,38 @@ def nearest_neighbors(x: np.ndarray, k: int, *, random_state: int = 0) -> tuple[
     return indices[keep].reshape(n, k), distances[keep].reshape(n, k).astype(np.float64)
 
 
-def smoothing_operator(x: np.ndarray, *, n_neighbors: int = 15, random_state: int = 0) -> sp.csr_matrix:
+def smoothing_operator(
+    x: np.ndarray, *, n_neighbors: int = 15, labels: np.ndarray | None = None, random_state: int = 0
+) -> sp.csr_matrix:
     """Row-stochastic n × n sparse operator P: adaptive Gaussian kernel on the kNN graph (METHOD §2).
 
-    Bandwidth of a cell: the distance to its 5th neighbour; the kernel is symmetrised before it is normalised.
+    Bandwidth of a cell: the distance to its 5th neighbour; the kernel is symmetrised before it is normalised. Cells
+    with one of the `labels` (codes, -1: none) choose neighbours of that label, the others among all cells.
     """
     n = len(x)
-    indices, distances = nearest_neighbors(x, n_neighbors, random_state=random_state)
+    codes = np.zeros(n, dtype=int) if labels is None else labels
+    kernel = sp.csr_matrix((n, n))
+    for code in np.unique(codes):
+        own = np.flatnonzero(codes == code)
+        among = np.arange(n) if code < 0 else own
+        if len(among) > 1:
+            kernel = kernel + _kernel(x, own, among, n_neighbors, random_state)
+    kernel = kernel + kernel.T + 2 * sp.identity(n, format="csr")
+    degree = np.asarray(kernel.sum(1)).ravel()
+    return (sp.diags(1 / degree) @ kernel).tocsr().astype(np.float32)
+
+
+def _kernel(x: np.ndarray, own: np.ndarray, among: np.ndarray, n_neighbors: int, random_state: int) -> sp.csr_matrix:
+    """Rows of the directed kernel (n × n) for cells `own`, whose neighbours are `among` (own in it; both sorted)."""
+    indices, distances = nearest_neighbors(x[among], n_neighbors, random_state=random_state)
+    at = np.searchsorted(among, own)
+    indices, distances = among[indices[at]], distances[at]
     bandwidth = distances[:, min(5, distances.shape[1]) - 1]
     # duplicates: a cell whose 5 neighbours are copies of it still needs a width
     bandwidth = np.maximum(bandwidth, max(1e-6 * distances.mean(), 1e-12))
     weights = np.exp(-((distances / bandwidth[:, None]) ** 2))
-    rows = np.repeat(np.arange(n), indices.shape[1])
-    kernel = sp.csr_matrix((weights.ravel(), (rows, indices.ravel())), shape=(n, n))
-    kernel = kernel + kernel.T + 2 * sp.identity(n, format="csr")
-    degree = np.asarray(kernel.sum(1)).ravel()
-    return (sp.diags(1 / degree) @ kernel).tocsr().astype(np.float32)
+    rows = np.repeat(own, indices.shape[1])
+    return sp.csr_matrix((weights.ravel(), (rows, indices.ravel())), shape=(len(x), len(x)))
 
 
 def geodesics(

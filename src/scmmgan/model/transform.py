@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
+from scmmgan.model import evidence
 from scmmgan.model.diffusion import smoothing_operator
 
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
@@ -168,9 +169,26 @@ def fit_operator(
     random_state: int = 0,
 ) -> sp.csr_matrix:
     """Smoothing operator of the cells' kNN graph on the leading PCs of the z-scored matrix."""
-    raw = SmoothedMatrix(x)
-    scores = fit_transform(raw, n_pcs=n_pcs, allowed=allowed).transform(raw)
+    scores = _graph_scores(x, allowed, n_pcs)
     return smoothing_operator(scores, n_neighbors=n_neighbors, random_state=random_state)
+
+
+def fit_labelled_operator(
+    x: np.ndarray | sp.csr_matrix, labels: np.ndarray, *, allowed: np.ndarray | None = None, random_state: int = 0
+) -> tuple[sp.csr_matrix, float]:
+    """Smoothing operator inside labels (codes, -1: none), and how well the cells' neighbours bear these out.
+
+    Where they do not, the operator ignores them: labels that are foreign to the data would be written into it.
+    """
+    scores = _graph_scores(x, allowed)
+    separated = evidence.separation(scores, labels)
+    inside = labels if separated >= evidence.MIN_SEPARATED else None
+    return smoothing_operator(scores, labels=inside, random_state=random_state), separated
+
+
+def _graph_scores(x: np.ndarray | sp.csr_matrix, allowed: np.ndarray | None, n_pcs: int = 50) -> np.ndarray:
+    raw = SmoothedMatrix(x)
+    return fit_transform(raw, n_pcs=n_pcs, allowed=allowed).transform(raw)
 
 
 def fit_transform(

@@ -77,8 +77,10 @@ def align(
         links to decide.
     labels
         `obs` column (or one per modality, in a dict) with one vocabulary for all modalities. Cells of different labels
-        are not coupled; inside a label links, pairs or shapes decide. Gaps (NaN, empty text) are allowed: those cells
-        follow their labelled neighbours. Cells whose label the other modality lacks count as unmatched.
+        are not coupled; inside a label links, pairs or shapes decide. Cells are smoothed inside their label, in modalities
+        whose cells' neighbours bear the labels out (half-way from chance to perfect): this is most of what labels give
+        (benchmarks/accuracy.md), and mapped values then say what a cell of its label is like. Gaps (NaN, empty text) are
+        allowed: those cells follow their labelled neighbours. Cells whose label the other modality lacks count as unmatched.
     batch
         `obs` column with samples or donors, no gaps, at least 32 cells each; a dict for some modalities only. Cells are
         smoothed inside their batch, and every feature is shifted and scaled (at most fivefold) to the modality's mean

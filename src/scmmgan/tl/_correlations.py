@@ -36,6 +36,7 @@ def correlations(
     threshold: float = 0.1,
     signed: bool = True,
     reference: str = "source",
+    method: str = "auto",
     random_state: int | None = None,
     key: str = "scmmgan",
 ) -> None:
@@ -59,9 +60,7 @@ def correlations(
 
     A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
     (:func:`scmmgan.tl.diagnose`) no verdict is given, only candidates: maps of shuffled data give
-    up to 124 of these (`benchmarks/correlations.md`). In a space of shared features the map stays near the measured
-    cells, so that mixed spots are unmixed by half, and weaker correlations than the threshold are rare there
-    (`benchmarks/correlations.md`).
+    up to 124 of these (`benchmarks/correlations.md`).
 
     Parameters
     ----------
@@ -83,6 +82,10 @@ def correlations(
     reference
         Where a is measured: `"source"` (default), or `"target"`: over the measured cells of `target`, for all of its
         features, `source` having them or not. Then spurious means lost by the map, and novel added by it.
+    method
+        What maps the cells: `"generator"`, as in :func:`scmmgan.get.mapped`, or `"coupling"`, which the training started
+        from, between the 15 nearest cells. Default `"auto"`: the generator; in a space of shared features, where its
+        link and identity terms keep mixed spots mixed, the coupling (`benchmarks/correlations.md`).
     random_state
         Seed of permutations and draws; default: that of the alignment.
     key
@@ -98,8 +101,8 @@ def correlations(
         the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit); `change` (effect: Fisher's z of b less that of
         a); `listed`, the paper's lists (by rank and threshold alone, without error control); `candidate`, what the nulls and
         limits leave of them; `verdict`, the same where evidence supports the alignment, else "". Each of the three is
-        "spurious", "novel" or "". Beside it `n_top`, `threshold`, `signed`, `reference`, `random_state` and whether the
-        alignment was `supported`. Each pair of modalities has its own; genes of earlier calls stay in the table of their
+        "spurious", "novel" or "". Beside it `n_top`, `threshold`, `signed`, `reference`, `method`, `random_state` and whether
+        the alignment was `supported`. Each pair of modalities has its own; genes of earlier calls stay in the table of their
         pair when the settings are the same, else they are replaced, and that is logged.
 
     Raises
@@ -122,7 +125,7 @@ def correlations(
     keys = Keys(key)
     params = _slots.record(mdata, keys)["params"]
     _slots.check_aligned(mdata, (source, target), keys)
-    settings = _settings(params, source, target, n_top, threshold, signed, reference, random_state)
+    settings = _settings(params, source, target, n_top, threshold, signed, reference, method, random_state)
     genes = _genes(gene)
     _check_measured(params, (source, target))
     supported = bool(_slots.diagnosis(mdata, source, target, keys)["supported"])
@@ -138,9 +141,12 @@ def correlations(
             raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
     logger.info("%d features are compared, %d more are constant.", varies.sum(), (~varies).sum())
     settings["n_top"] = settings["n_top"] or max(1, min(N_TOP, int(varies.sum() - 1) // 10))
-    from scmmgan import get
+    if settings["method"] == "coupling":
+        aligner = _problem.coupling_map(problem, params)
+    else:
+        from scmmgan import get
 
-    aligner = get.model(mdata, key=key)
+        aligner = get.model(mdata, key=key)
     translate = partial(aligner.translate, source=source, target=target)
     found = _compute(domains, source, target, measured_in, raw, rows[varies], rows.iloc[queries], translate, settings)
     tables = [
@@ -160,9 +166,10 @@ def _settings(
     threshold: float,
     signed: bool,
     reference: str,
+    method: str,
     random_state: int | None,
 ) -> dict[str, Any]:
-    """Checked arguments."""
+    """Checked arguments; `method` is settled."""
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
     if isinstance(threshold, bool) or not (isinstance(threshold, Real) and 0 < float(threshold) < 1):
@@ -171,12 +178,19 @@ def _settings(
         raise TypeError(f"`signed` must be True or False, got {signed!r}.")
     if reference not in ("source", "target"):
         raise ValueError(f"`reference` must be 'source' or 'target', got {reference!r}.")
+    if method not in ("auto", "generator", "coupling"):
+        raise ValueError(f"`method` must be 'auto', 'generator' or 'coupling', got {method!r}.")
+    if method == "auto":
+        # only the default method follows the coupling
+        mixed = params["shared_space"] and params["method"] == "scmmgan"
+        method = "coupling" if mixed else "generator"
     seed = int(params["random_state"]) if random_state is None else random_state
     return {
         "n_top": None if n_top is None else _domain.whole_number(n_top, "n_top", low=1),
         "threshold": float(threshold),
         "signed": signed,
         "reference": reference,
+        "method": method,
         "random_state": _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED),
     }
 

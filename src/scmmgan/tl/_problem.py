@@ -77,7 +77,7 @@ def read(
     batches = _known.read_batches(mdata, names, per_modality["batch"])
     how = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
     domains, shared = _domain.read_domains(
-        mdata, names, links=tables, batches=batches, random_state=random_state, **how
+        mdata, names, links=tables, batches=batches, labels=codes, random_state=random_state, **how
     )
     explicit = not (isinstance(links, str) and links == "auto")
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)
@@ -120,6 +120,16 @@ def training_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: given(params[name]) for name in signature(methods.fit).parameters if name in params}
     weights = {str(name): float(weight) for name, weight in params["weights"].items()}
     return {**found, "weights": weights, "device": "cpu"}
+
+
+def coupling_map(problem: Problem, params: Mapping[str, Any]) -> Aligner:
+    """The coupling that a training with these stored arguments starts from, as a map of its own."""
+    from scmmgan.model import methods
+
+    settings = training_settings(params) | {"method": "coupling", "noise_dim": 0, "coordinates": None}
+    couplings, loadings = problem.couple(int(settings["random_state"]))
+    given = settings | {"shared": problem.shared, "progress_bar": False}
+    return methods.fit(x=problem.x, couplings=couplings, loadings=loadings, **given)[0]
 
 
 def images(aligner: Aligner, x: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:

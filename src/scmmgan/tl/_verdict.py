@@ -28,7 +28,6 @@ MIN_CORRELATION = 1 / 3  # mean over held-out links; tissues that share nothing 
 MAX_NEARER = 0.3  # mean share of cells nearer than the held-out partner; chance is .5
 MIN_TESTED_PAIRS = 5  # fewer can be shuffled in too few ways
 MIN_CONTRADICTION = 10  # pairs that outweigh links
-MIN_SEPARATED = 0.5  # labels: half-way from chance to perfect
 SWAPPABLE = 1 / 3  # evidence against a swap twice as large as that for it
 CLOSE = 0.05  # relative cost gap of rivals that count
 
@@ -155,7 +154,9 @@ def _evidence(
         record["pairs_in_use"] = _in_use(given, coupling)
         held = held if by_links else tested
     if given.labels is not None:
-        record |= {f"labels_{k}": v for k, v in diagnosis.label_evidence(given.x, given.labels).items()}
+        separated = {d.name: d.separated for d in (given.a, given.b)}
+        evidence = diagnosis.label_evidence(given.x, given.labels, separated)
+        record |= {f"labels_{k}": v for k, v in evidence.items()}
     if kind == "geometry" and len(coupling.rivals):
         record["gaps"] = np.asarray(coupling.info["gaps"], dtype=float)
         rows, columns = (np.eye(len(given.landmarks[m].mass))[sides[m][1]] for m in (a, b))
@@ -302,11 +303,13 @@ def judge_all(
 
 def judge(record: dict[str, Any], pair: Pair) -> dict[str, Any]:
     """The record with `verdict`, `supported` and `statement`, in front."""
+    from scmmgan.model import evidence
+
     by = [name for name in ("links", "pairs") if _supports(name, record)]
     against = "pairs_mean" in record and record["pairs_n"] >= MIN_CONTRADICTION and "pairs" not in by
     follows = record.get("quality_follows", 0.0) <= MAX_NEARER
     swaps = _swappable(record)
-    labels = record.get("labels_separated", 0.0) >= MIN_SEPARATED and record.get("labels_p", 1.0) <= ALPHA
+    labels = record.get("labels_separated", 0.0) >= evidence.MIN_SEPARATED and record.get("labels_p", 1.0) <= ALPHA
     if not follows or record.get("restart_share", 1.0) <= 0.5:
         verdict = "not identifiable"
     elif by and not against:
