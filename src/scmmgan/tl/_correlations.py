@@ -85,7 +85,7 @@ def correlations(
     method
         What maps the cells: `"generator"`, as in :func:`scmmgan.get.mapped`, or `"coupling"`, which the training started
         from, between the 15 nearest cells. Default `"auto"`: the generator; in a space of shared features, where its
-        link and identity terms keep mixed spots mixed, the coupling (`benchmarks/correlations.md`).
+        link and identity terms keep mixed spots mixed, the coupling if evidence supports it (`benchmarks/correlations.md`).
     random_state
         Seed of permutations and draws; default: that of the alignment.
     key
@@ -129,6 +129,10 @@ def correlations(
     genes = _genes(gene)
     _check_measured(params, (source, target))
     supported = bool(_slots.diagnosis(mdata, source, target, keys)["supported"])
+    if settings["method"] == "auto":
+        # only the default method follows the coupling; where nothing supports that it invents more than the generator
+        follows = params["shared_space"] and params["method"] == "scmmgan" and supported
+        settings["method"] = "coupling" if follows else "generator"
     problem = _problem.reread(mdata, keys)
     domains = {d.name: d for d in problem.domains}
     raw = {name: _raw(mdata, params, name) for name in (source, target)}
@@ -169,7 +173,7 @@ def _settings(
     method: str,
     random_state: int | None,
 ) -> dict[str, Any]:
-    """Checked arguments; `method` is settled."""
+    """Checked arguments."""
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
     if isinstance(threshold, bool) or not (isinstance(threshold, Real) and 0 < float(threshold) < 1):
@@ -180,10 +184,6 @@ def _settings(
         raise ValueError(f"`reference` must be 'source' or 'target', got {reference!r}.")
     if method not in ("auto", "generator", "coupling"):
         raise ValueError(f"`method` must be 'auto', 'generator' or 'coupling', got {method!r}.")
-    if method == "auto":
-        # only the default method follows the coupling
-        mixed = params["shared_space"] and params["method"] == "scmmgan"
-        method = "coupling" if mixed else "generator"
     seed = int(params["random_state"]) if random_state is None else random_state
     return {
         "n_top": None if n_top is None else _domain.whole_number(n_top, "n_top", low=1),
