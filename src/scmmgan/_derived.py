@@ -30,13 +30,27 @@ def check_free(mdata: MuData, slots: Iterable[Slot], keys: Keys) -> None:
             )
 
 
-def write(mdata: MuData, slots: Mapping[Slot, Any], keys: Keys, *, uns: Mapping[str, Any] | None = None) -> None:
-    """Write all slots and the entries of `uns[key]`, and record them; earlier results of the same name are replaced."""
+def write(
+    mdata: MuData,
+    slots: Mapping[Slot, Any],
+    keys: Keys,
+    *,
+    uns: Mapping[str, Any] | None = None,
+    instead_of: Iterable[Slot] = (),
+) -> None:
+    """Write all slots and the entries of `uns[key]`, and record them; earlier results of the same name are replaced.
+
+    Those of `instead_of` that an earlier call wrote, and this one does not, are removed.
+    """
     check_free(mdata, slots, keys)
     record = dict(mdata.uns[keys.uns])
+    ours = recorded(record)
+    stale = [slot for slot in instead_of if slot in ours and slot not in slots]
+    _delete(mdata, stale)
     for (name, container, key), value in slots.items():
         getattr(mdata[name], container)[key] = value
-    mdata.uns[keys.uns] = {**record, **(uns or {}), "derived": _stored([*recorded(record), *slots])}
+    kept = [slot for slot in ours if slot not in stale]
+    mdata.uns[keys.uns] = {**record, **(uns or {}), "derived": _stored([*kept, *slots])}
 
 
 def recorded(record: Mapping[str, Any]) -> list[Slot]:
@@ -59,7 +73,11 @@ def _stored(slots: Sequence[Slot]) -> dict[str, np.ndarray]:
 
 def clear(mdata: MuData, keys: Keys) -> None:
     """Delete what tools wrote for an alignment, and the copies of it that MuData keeps."""
-    for name, container, key in recorded(mdata.uns[keys.uns]):
+    _delete(mdata, recorded(mdata.uns[keys.uns]))
+
+
+def _delete(mdata: MuData, slots: Iterable[Slot]) -> None:
+    for name, container, key in slots:
         if name in mdata.mod and key in getattr(mdata[name], container):
             del getattr(mdata[name], container)[key]
         if container in ("obs", "var"):

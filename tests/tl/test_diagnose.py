@@ -359,6 +359,34 @@ def test_a_view_is_refused(small_aligned: md.MuData):
     assert view.is_view
 
 
+@pytest.mark.parametrize("changed", ["links", "labels", "pairs", "nothing"])
+def test_what_was_known_must_still_be_there(changed: str, fingerprint: Callable):
+    mdata = smm.datasets.toy(n_cells=120)
+    table = true_pairs(mdata, 30)
+    for m, adata in mdata.mod.items():
+        adata.obs["known"] = adata.obs_names.isin(table[m])
+    rename = dict(zip(table["protein"], table["rna"]))
+    mdata["protein"].obs_names = [rename.get(name, name) for name in mdata["protein"].obs_names]
+    mdata.update()
+    smm.tl.align(mdata, links="gene", labels="cell_type", pairs="known", **COUPLED)
+    var, obs = mdata["protein"].var, mdata["protein"].obs
+    if changed == "links":
+        var["gene"] = var["gene"].to_numpy()[::-1]
+    elif changed == "labels":
+        codes = obs["cell_type"].astype(str).to_numpy().copy()
+        codes[0] = next(code for code in codes if code != codes[0])
+        obs["cell_type"] = codes
+    elif changed == "pairs":
+        obs["known"] = obs["known"] & (np.cumsum(obs["known"]) != 3)
+    before = fingerprint(mdata)
+    if changed == "nothing":
+        smm.tl.diagnose(mdata)
+        return
+    with pytest.raises(ValueError, match="no longer"):
+        smm.tl.diagnose(mdata)
+    assert fingerprint(mdata) == before
+
+
 def test_cells_in_another_order_than_was_aligned():
     mdata = smm.datasets.toy(n_cells=60)
     smm.tl.align(mdata, links="gene", **COUPLED)

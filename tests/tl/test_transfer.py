@@ -195,6 +195,23 @@ def test_errors(small_aligned: md.MuData, obs: object, kind: type[Exception], me
     assert list(small_aligned["rna"].obs) == before
 
 
+def test_a_column_whose_kind_changed_leaves_nothing_stale(small_aligned: md.MuData):
+    target = small_aligned["protein"]
+    target.obs["state"] = np.where(np.arange(target.n_obs) % 2, "on", "off")
+    smm.tl.transfer(small_aligned, "rna", "protein", obs=["state", "cell_type"])
+    slot, rna = "scmmgan_protein_state", small_aligned["rna"]
+    target.obs["state"] = np.linspace(0, 1, target.n_obs)
+    smm.tl.transfer(small_aligned, "rna", "protein", obs="state")
+    assert slot not in rna.obsm
+    assert [c for c in rna.obs if c.startswith(slot)] == [slot, f"{slot}_unassigned", f"{slot}_spread"]
+    assert set(small_aligned.uns["scmmgan"]["transfer"]["rna"]) == {SLOT}
+    assert SLOT in rna.obsm
+    target.obs["state"] = np.where(np.arange(target.n_obs) % 2, "on", "off")
+    smm.tl.transfer(small_aligned, "rna", "protein", obs="state")
+    assert f"{slot}_spread" not in rna.obs
+    assert slot in rna.obsm
+
+
 def test_a_users_own_column_stays(small_aligned: md.MuData):
     small_aligned["rna"].obs[f"{SLOT}_probability"] = 7
     with pytest.raises(ValueError, match="no result for the alignment"):

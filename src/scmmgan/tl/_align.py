@@ -205,7 +205,7 @@ def align(
     )
     records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
     mdata = mdata.copy() if copy else mdata
-    params = _params(arguments | {"modalities": names}, couplings, problem.shared, time.perf_counter() - start)
+    params = _params(arguments | {"modalities": names, "known": problem.known}, couplings, problem.shared, start)
     _slots.write(
         mdata, domains, aligner, couplings, history=history, params=params, features=written,
         diagnosis=records, ambiguous=ambiguous, keys=keys,
@@ -297,7 +297,7 @@ def _device(device: str) -> str:
 
 
 def _params(
-    arguments: dict[str, Any], couplings: Mapping[tuple[str, str], Coupling], shared: bool, seconds: float
+    arguments: dict[str, Any], couplings: Mapping[tuple[str, str], Coupling], shared: bool, start: float
 ) -> dict[str, Any]:
     """Arguments as used, what the coupling came from, versions and time, in types that every format stores."""
     from importlib.metadata import version
@@ -313,7 +313,7 @@ def _params(
     }
     params["shared_space"] = shared
     params["versions"] = {name: version(name) for name in ("scmmgan", "torch", "numpy", "anndata", "mudata")}
-    params["seconds"] = seconds
+    params["seconds"] = time.perf_counter() - start
     return params
 
 

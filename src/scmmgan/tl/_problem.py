@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -35,6 +36,7 @@ class Problem:
     pairs: Mapping[Pair, np.ndarray]
     labels: Mapping[str, np.ndarray] | None
     label_names: Sequence[str]
+    known: str  # hash of links, pairs and labels
 
     @property
     def x(self) -> dict[str, np.ndarray]:
@@ -80,8 +82,25 @@ def read(
         mdata, names, links=tables, batches=batches, labels=codes, random_state=random_state, **how
     )
     explicit = not (isinstance(links, str) and links == "auto")
+    hashed = _hash(tables, known, codes, label_names)
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)
-    return Problem(domains, shared, tables, known, codes, label_names)
+    return Problem(domains, shared, tables, known, codes, label_names, hashed)
+
+
+def _hash(
+    tables: Mapping[Pair, pd.DataFrame],
+    pairs: Mapping[Pair, np.ndarray],
+    labels: Mapping[str, np.ndarray] | None,
+    label_names: Sequence[str],
+) -> str:
+    """What is known beside the values, as a hash: the same after a file, on any machine."""
+    parts: list[object] = [[str(name) for name in label_names]]
+    for (source, target), table in tables.items():
+        names = [[str(name) for name in table[m]] for m in (source, target)]
+        parts += [source, target, *names, table["sign"].tolist(), table["weight"].round(6).tolist()]
+    parts += [[pair, rows.tolist()] for pair, rows in pairs.items()]
+    parts += [[name, codes.tolist()] for name, codes in (labels or {}).items()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def reread(mdata: MuData, keys: Keys) -> Problem:
@@ -103,6 +122,11 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
         if before.shape != d.x.shape or np.abs(before - d.x).max() > 0.01:
             raise ValueError(f"{d.name!r} is no longer what was aligned as {keys.key!r}: align it again.")
         start = stop
+    if problem.known != str(params["known"]):
+        raise ValueError(
+            f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
+            "again."
+        )
     return problem
 
 

@@ -97,7 +97,8 @@ def transfer(
     cells = _match.read_cells(mdata, source, target, keys)
     random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
     columns = {name: _column(mdata, source, target, name) for name in _names(obs)}
-    slots = [slot for name, column in columns.items() for slot in _slots_of(source, target, name, column, keys)]
+    labels = {name: isinstance(column, pd.Categorical) for name, column in columns.items()}
+    slots = [slot for name in columns for slot in _slots_of(source, target, name, labels[name], keys)]
     if len(set(slots)) < len(slots):
         twice = next(slot for slot in slots if slots.count(slot) > 1)
         raise ValueError(
@@ -116,14 +117,20 @@ def transfer(
     vocabularies = {}
     for name, column in columns.items():
         parts = _labels(votes, column, share) if isinstance(column, pd.Categorical) else _values(votes, column, share)
-        written |= dict(zip(_slots_of(source, target, name, column, keys), parts))
+        written |= dict(zip(_slots_of(source, target, name, labels[name], keys), parts))
         if isinstance(column, pd.Categorical):
             vocabularies[keys.transferred(target, name)] = column.categories.to_numpy(dtype=object)
         missing = np.asarray(pd.isna(parts[0])).mean()
         logger.info("%r of %r: %.1f %% of the cells of %r are unassigned.", name, target, 100 * missing, source)
     before = _slots.record(mdata, keys).get("transfer", {})
-    uns = {"transfer": {**before, source: {**before.get(source, {}), **vocabularies}}} if vocabularies else None
-    _derived.write(mdata, written, keys, uns=uns)
+    names = [keys.transferred(target, name) for name in columns]
+    kept = {name: of for name, of in before.get(source, {}).items() if name not in names}
+    uns = {"transfer": {**before, source: kept | vocabularies}} if before or vocabularies else None
+    # a column may have held labels before and hold numbers now
+    either = [
+        slot for name in columns for kind in (True, False) for slot in _slots_of(source, target, name, kind, keys)
+    ]
+    _derived.write(mdata, written, keys, uns=uns, instead_of=either)
 
 
 def _names(obs: str | Sequence[str]) -> list[str]:
@@ -171,11 +178,8 @@ def _is_text(values: pd.Series) -> bool:
     return pd.api.types.is_string_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype)
 
 
-def _slots_of(
-    source: str, target: str, name: str, column: pd.Categorical | np.ndarray, keys: Keys
-) -> list[_derived.Slot]:
+def _slots_of(source: str, target: str, name: str, labels: bool, keys: Keys) -> list[_derived.Slot]:
     """Slots of one column, in the order in which `_labels` and `_values` give what belongs there."""
-    labels = isinstance(column, pd.Categorical)
     parts = (None, "unassigned", "probability" if labels else "spread")
     slots = [(source, "obs", keys.transferred(target, name, part)) for part in parts]
     return [*slots, (source, "obsm", keys.transferred(target, name))] if labels else slots
