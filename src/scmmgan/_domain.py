@@ -13,17 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan.model.transform import (
-    BatchedMatrix,
-    Matrix,
-    SmoothedMatrix,
-    Transform,
-    fit_labelled_operator,
-    fit_operator,
-    fit_shared,
-    fit_transform,
-    identity_transform,
-)
+from scmmgan.model import transform
+from scmmgan.model.transform import Matrix, Transform, fit_shared, fit_transform, identity_transform
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,7 +31,7 @@ MIN_SHARED = 50  # equal names that make a shared space (METHOD §2)
 class Domain:
     """One modality as the models see it. `x`: cells × p, float32, unit global sd.
 
-    `separated`: how well neighbours before the smoothing bear out the labels, 0 (chance) to 1; None without either.
+    `borne_out`: how well neighbours before the smoothing bear out each label, 0 (chance) to 1; None without either.
     """
 
     name: str
@@ -49,7 +40,7 @@ class Domain:
     var_names: pd.Index
     transform: Transform
     x: np.ndarray
-    separated: float | None = None
+    borne_out: np.ndarray | None = None
 
     def zscored(self, positions: np.ndarray) -> np.ndarray:
         """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (float32)."""
@@ -225,7 +216,7 @@ def read_domains(
     random_state: int,
 ) -> tuple[list[Domain], bool]:
     """Read, smooth and transform the modalities; True when they lie in one shared space."""
-    matrices, columns, smoothed, separated = {}, {}, {}, {}
+    matrices, columns, smoothed, borne_out = {}, {}, {}, {}
     for name in names:
         matrices[name], columns[name] = read_matrix(mdata, name, layer=layer[name], use_rep=use_rep[name])
     masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
@@ -233,8 +224,15 @@ def read_domains(
         if (mask := masks[name]) is not None and not _varies(matrices[name], mask):
             raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
         t = 0 if use_rep[name] else smooth[name] or 0
-        own = None if labels is None else labels[name]
-        smoothed[name], separated[name] = _smoothed(matrices[name], t, masks[name], batches[name], own, random_state)
+        batch = batches[name]
+        smoothed[name], borne_out[name] = transform.smoothed(
+            matrices[name],
+            t,
+            rows=None if batch is None else [np.flatnonzero(batch == code) for code in range(batch.max() + 1)],
+            labels=None if labels is None else labels[name],
+            allowed=masks[name],
+            random_state=random_state,
+        )
     common = _shared_names(names, columns, links, use_rep, masks)
     shared = common is not None
     if common is not None:
@@ -256,7 +254,7 @@ def read_domains(
             )
     return [
         Domain(
-            n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]), separated[n]
+            n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]), borne_out[n]
         )
         for n in names
     ], shared
@@ -291,32 +289,6 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     if not np.ptp(values, axis=0).any():
         raise ValueError(f"obsm[{key!r}] of {name!r} puts all cells at one place. Name another key.")
     return values
-
-
-def _smoothed(
-    matrix: np.ndarray | sp.csr_matrix,
-    t: int,
-    mask: np.ndarray | None,
-    batch: np.ndarray | None,
-    labels: np.ndarray | None,
-    random_state: int,
-) -> tuple[Matrix, float | None]:
-    """The matrix smoothed by t steps, and how well neighbours before the smoothing bear out the labels, if any.
-
-    Inside each batch, and on common moments, where there are any.
-    """
-    if batch is not None:
-        rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
-        own = [None if labels is None else labels[r] for r in rows]
-        found = [_smoothed(matrix[r], t, mask, None, of, random_state) for r, of in zip(rows, own)]
-        each = [of for _, of in found if of is not None]
-        return BatchedMatrix([part for part, _ in found], rows), min(each, default=None)  # type: ignore[misc]
-    if not t:
-        return SmoothedMatrix(matrix), None
-    if labels is None:
-        return SmoothedMatrix(matrix, fit_operator(matrix, allowed=mask, random_state=random_state), t), None
-    operator, separated = fit_labelled_operator(matrix, labels, allowed=mask, random_state=random_state)
-    return SmoothedMatrix(matrix, operator, t), separated
 
 
 def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str | None) -> np.ndarray | None:

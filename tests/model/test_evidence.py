@@ -228,18 +228,47 @@ def test_canonical_of_a_flat_direction():
 # --- labels that the data bear out -------------------------------------------------------------------------------
 
 
-def test_separation_is_the_rescaled_balanced_accuracy():
+def test_borne_out_is_the_share_of_own_neighbours_above_chance():
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], [200, 60, 20])
-    apart = rng.normal(size=(280, 4)) + 20 * np.eye(3, 4)[labels]
-    assert evidence.separation(apart, labels) == 1
-    assert abs(evidence.separation(apart, rng.permutation(labels))) < 0.1
-    # half of the label 1 lies in the label 0: accuracies 1, about a half, 1
-    hidden = apart.copy()
-    hidden[200:230] = rng.normal(size=(30, 4)) + 20 * np.eye(1, 4)
-    assert 0.6 < evidence.separation(hidden, labels) < 0.9
-    gaps = labels.copy()
-    gaps[::2] = -1
-    assert evidence.separation(apart, gaps) == 1
-    assert evidence.separation(apart, np.zeros(280, dtype=int)) == 0
-    assert evidence.separation(apart, labels, n_cells=90) > 0.9
+    labels = np.repeat([0, 1, 2, 4], [200, 60, 20, 1])
+    x = rng.normal(size=(281, 4)) + 20 * np.eye(5, 4)[labels]
+    found = evidence.borne_out([x], [labels])
+    np.testing.assert_allclose(found, [1, 1, 1, np.nan, np.nan])
+    assert np.abs(evidence.borne_out([x], [rng.permutation(labels)])[:3]).max() < 0.15
+    d = np.sqrt(((x[:, None] - x[None]) ** 2).sum(2))
+    np.fill_diagonal(d, np.inf)
+    strays = labels.copy()
+    strays[:30] = 1
+    shares = [(strays[d[i].argsort()[:15]] == 1).mean() for i in np.flatnonzero(strays == 1)]
+    expected = (np.mean(shares) - 89 / 280) / (1 - 89 / 280)
+    assert evidence.borne_out([x], [strays])[1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("labels", "cells"), [(2, 6), (3, 5), (10, 3), (30, 2), (3, 7)])
+def test_borne_out_is_one_for_few_cells_that_are_apart(labels: int, cells: int):
+    codes = np.repeat(np.arange(labels), cells)
+    x = 100 * np.eye(labels)[codes] + np.random.default_rng(0).normal(size=(len(codes), labels))
+    np.testing.assert_allclose(evidence.borne_out([x], [codes]), np.ones(labels))
+
+
+def test_a_population_split_at_random_is_not_borne_out():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        kind = np.repeat(np.arange(10), 40)
+        x = rng.normal(size=(400, 5)) + 20 * rng.normal(size=(10, 5))[kind]
+        labels = np.where(kind == 0, 10 + rng.integers(0, 3, 400), kind)
+        found = evidence.borne_out([x], [labels])
+        assert (found[10:] < evidence.MIN_BORNE_OUT).all()
+        assert (found[1:10] > evidence.MIN_BORNE_OUT).all()
+
+
+def test_borne_out_over_batches_and_gaps():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 50)
+    x = rng.normal(size=(150, 3)) + 20 * np.eye(3)[labels]
+    # one batch has one label, one has none: neither says anything
+    spaces, of = [x[:100], x[100:], x], [labels[:100], labels[100:], np.full(150, -1)]
+    np.testing.assert_allclose(evidence.borne_out(spaces, of), [1, 1, np.nan])
+    gaps = np.where(rng.random(150) < 0.5, labels, -1)
+    np.testing.assert_allclose(evidence.borne_out([x], [gaps]), 1)
+    np.testing.assert_allclose(evidence.borne_out([x], [labels], n_cells=40), 1)

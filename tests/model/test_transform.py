@@ -13,11 +13,11 @@ from scmmgan.model.diffusion import smoothing_operator
 from scmmgan.model.transform import (
     BatchedMatrix,
     SmoothedMatrix,
-    fit_labelled_operator,
     fit_operator,
     fit_shared,
     fit_transform,
     identity_transform,
+    smoothed,
 )
 
 FORMATS = {"dense": np.asarray, "sparse": sp.csr_matrix}
@@ -528,16 +528,31 @@ def test_cells_that_are_alike_in_all_allowed_features():
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_smoothing_inside_labels_only_where_the_data_bear_them_out(sparse: bool):
+@pytest.mark.parametrize("batches", [False, True])
+def test_smoothing_inside_those_labels_that_the_data_bear_out(sparse: bool, batches: bool):
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 60)
-    x = (rng.normal(size=(120, 30)) + 3 * labels[:, None] * (np.arange(30) < 10)).astype(np.float32)
+    labels = np.tile([0, 1, 2], 60)
+    x = (rng.normal(size=(180, 30)) + 3 * np.eye(3)[labels][:, np.arange(30) // 10]).astype(np.float32)
     x = sp.csr_matrix(x) if sparse else x
-    stray = labels.copy()
-    stray[:6] = 1  # six cells that look like the other label
-    operator, separated = fit_labelled_operator(x, stray)
-    assert 0.8 < separated < 1
-    assert not operator.toarray()[np.ix_(stray == 0, stray == 1)].any()
-    foreign, chance = fit_labelled_operator(x, rng.permutation(labels))
-    assert abs(chance) < 0.3
-    np.testing.assert_array_equal(foreign.toarray(), fit_operator(x).toarray())
+    halves = np.arange(180) % 2
+    rows = [np.flatnonzero(halves == i) for i in range(2)] if batches else None
+    # six cells of 0 look like the label 1; 3, 4 and 5 share the cells of 2 at random
+    given = np.where(labels == 2, rng.integers(3, 6, 180), labels)
+    given[np.flatnonzero(labels == 0)[:6]] = 1
+    found, borne_out = smoothed(x, 3, rows=rows, labels=given)
+    assert borne_out is not None
+    assert (borne_out[:2] > 0.7).all()
+    assert (borne_out[3:] < 0.5).all()
+    parts = found.parts if isinstance(found, BatchedMatrix) else [found]
+    for part, at in zip(parts, rows or [np.arange(180)]):
+        links = part.operator.toarray() > 0
+        assert not links[np.ix_(given[at] == 0, given[at] == 1)].any()
+        assert links[np.ix_(given[at] == 3, given[at] == 4)].any()
+    blind = smoothed(x, 3, rows=rows)
+    assert blind[1] is None
+    foreign = smoothed(x, 3, rows=rows, labels=rng.permutation(labels))
+    np.testing.assert_array_equal(foreign[0].columns(np.arange(30)), blind[0].columns(np.arange(30)))
+    expected = SmoothedMatrix(x, fit_operator(x), 3).columns(np.arange(30))
+    if not batches:
+        np.testing.assert_array_equal(blind[0].columns(np.arange(30)), expected)
+    assert smoothed(x, 0, labels=labels)[1] is None

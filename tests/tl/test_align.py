@@ -1100,6 +1100,29 @@ def test_labels_foreign_to_the_data_do_not_enter_the_smoothing():
     assert all(np.abs(own_space(mdata, m) - before[m]).max() > 0.05 for m in mdata.mod)
 
 
+@pytest.mark.parametrize("case", ["one label in a batch", "a batch without labels", "rare labels", "half"])
+def test_labels_are_judged_by_those_that_can_be(case: str):
+    mdata = smm.datasets.toy(n_cells=240)
+    obs, rng = mdata["rna"].obs, np.random.default_rng(0)
+    for adata in mdata.mod.values():
+        adata.obs["label"] = adata.obs["cell_type"].astype(object)
+    batch = np.full(240, "x", dtype=object)
+    if case == "one label in a batch":
+        batch[(obs["cell_type"] == "type_A").to_numpy()] = "y"
+    elif case == "a batch without labels":
+        batch[::2] = "y"
+        obs.loc[batch == "y", "label"] = None
+    elif case == "rare labels":
+        obs.iloc[:8, obs.columns.get_loc("label")] = [f"rare_{i}" for i in range(8)]
+    else:
+        obs.loc[rng.random(240) < 0.5, "label"] = None
+    obs["batch"] = batch
+    align(mdata, **COUPLING, labels="label", batch={"rna": "batch"})
+    record = smm.get.diagnosis(mdata, "rna", "protein")
+    assert record["labels_separated"] > 0.8
+    assert record["verdict"] == "supported by labels"
+
+
 def two_donors(n: int = 240) -> md.MuData:
     """Half of the cells are of a donor whose rna is shifted and scaled, gene by gene."""
     mdata = smm.datasets.toy(n_cells=n)

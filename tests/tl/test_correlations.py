@@ -72,6 +72,17 @@ def test_in_a_shared_space_the_default_alignment_finds_them_too():
     assert (by_generator["r_mapped"] - table["r_mapped"])[only_mixed].mean() > 0.2
 
 
+@pytest.mark.parametrize("n_top", [None, 100])
+def test_genes_of_no_type_correlate_with_nothing(spots: md.MuData, n_top: int | None):
+    """The alignment is supported, and averages of few types make chance correlations of .9."""
+    smm.tl.correlations(spots, "spatial", "rna", gene=[f"none_{i}" for i in range(8)], n_top=n_top)
+    table = smm.get.correlations(spots, "spatial", "rna")
+    table = table[table["query"].str.startswith("none")]
+    assert table["r_mapped"].abs().max() > 0.6
+    assert (table["verdict"] != "").mean() < 0.002
+    assert (table[["q_measured", "q_mapped"]] < 0.05).to_numpy().mean() < 0.005
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("method", ["coupling", "scmmgan"])
 def test_nothing_passes_on_shuffled_data(seed: int, method: str):

@@ -102,6 +102,12 @@ def unit(columns: np.ndarray) -> np.ndarray:
     return centred * np.where(still, 0, 1 / np.where(still, 1, length)).astype(columns.dtype)
 
 
+def scaled(columns: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Centred columns over sqrt(n) times sds that are not their own; 0 where these are."""
+    centred = columns - columns.mean(0, dtype=np.float64)
+    return _over(centred, np.broadcast_to(np.sqrt(len(columns)) * sd, centred.shape))
+
+
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """Correlations from covariances and products of sds."""
     return np.clip(_over(top, bottom), -1, 1)

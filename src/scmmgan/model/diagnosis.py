@@ -278,24 +278,24 @@ def nearer(cells: np.ndarray, places: np.ndarray, partners: np.ndarray) -> np.nd
 
 
 def label_evidence(
-    x: dict[str, np.ndarray], labels: dict[str, np.ndarray], separated: Mapping[str, float | None] | None = None
+    x: dict[str, np.ndarray], labels: dict[str, np.ndarray], borne_out: Mapping[str, np.ndarray | None] | None = None
 ) -> dict[str, float]:
     """What can be tested about labels (codes, -1: none) when they are all there is.
 
-    `separated`: balanced accuracy of a cell's label from its nearest labelled neighbours, the worse side, rescaled so
-    that 0 is chance; as handed in where cells were smoothed inside labels. `order`: correlation of the labels' distances on both sides; `p`: share of renamings of one side's
-    labels that do as well.
+    `separated`: how well a cell's nearest labelled neighbours bear out the common labels (0: chance, 1: at best), their
+    mean, the worse side; as handed in where cells were smoothed inside labels. `order`: correlation of the labels'
+    distances on both sides; `p`: share of renamings of one side's labels that do as well.
     """
     common = sorted(set.intersection(*({int(c) for c in np.unique(v) if c >= 0} for v in labels.values())))
-    borne_out, distances = [], []
+    separated, distances = [], []
     for m, cells in x.items():
-        codes = np.where(np.isin(labels[m], common), labels[m], -1)
-        before = (separated or {}).get(m)
-        borne_out.append(evidence.separation(cells, codes) if before is None else before)
-        centre = np.stack([cells[codes == c].mean(0) for c in common])
+        found = (borne_out or {}).get(m)
+        found = (evidence.borne_out([cells], [labels[m]]) if found is None else found)[common]
+        separated.append(float(np.mean(found[np.isfinite(found)])) if np.isfinite(found).any() else 0.0)
+        centre = np.stack([cells[labels[m] == c].mean(0) for c in common])
         distances.append(np.sqrt(((centre[:, None] - centre[None]) ** 2).sum(2)))
     order, p = _order_of_labels(*distances)
-    return {"separated": float(min(borne_out)), "order": order, "p": p, "n": float(len(common))}
+    return {"separated": min(separated), "order": order, "p": p, "n": float(len(common))}
 
 
 def _order_of_labels(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
@@ -11,7 +13,7 @@ PAIR_WEIGHT = 20.0  # of a known pair, where cells with their anchors count 1
 FORBIDDEN = 10.0  # cost of two different labels, in units of the mean cost of everything else
 HIDING = 0.05  # share of cells without a label in which a label may hide
 MIN_PROFILES = 100  # known pairs from which on they place cells without the shapes (benchmarks/accuracy.md)
-MIN_SEPARATED = 0.5  # of labels that the data bear out: half-way from chance to perfect
+MIN_BORNE_OUT = 0.5  # labels: half-way from chance to perfect
 MAX_PROFILES = 300  # known pairs that serve as coordinates
 
 
@@ -55,22 +57,31 @@ def memberships(x: np.ndarray, labels: np.ndarray, n_labels: int, *, k: int = 15
     return shares
 
 
-def separation(x: np.ndarray, labels: np.ndarray, *, k: int = 15, n_cells: int = 5_000) -> float:
-    """Balanced accuracy of labels (codes, -1: none) from the k nearest labelled cells: 0 at chance, 1 at best.
+def borne_out(
+    spaces: Sequence[np.ndarray], labels: Sequence[np.ndarray], *, k: int = 15, n_cells: int = 5_000
+) -> np.ndarray:
+    """How well the cells' neighbours bear out each label (codes, -1: none), (labels,): 0 at chance, 1 at best.
 
-    Among at most `n_cells` labelled cells, drawn at random. Fewer than two labels separate nothing.
+    The share of a label's own cells among the k nearest labelled ones (fewer of a small label), rescaled by the share
+    that chance gives: a population split at random keeps its shares. Mean over the cells of all spaces (batches), of at
+    most `n_cells` each, drawn at random. NaN of a label that never has two cells and another label beside it.
     """
-    rows = np.flatnonzero(labels >= 0)
-    if len(rows) > n_cells:
-        rows = np.sort(np.random.default_rng(0).permutation(rows)[:n_cells])
-    codes, code, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
-    if len(codes) < 2:
-        return 0.0
-    near = NearestNeighbors(n_neighbors=min(k, len(rows) - 1)).fit(x[rows]).kneighbors(return_distance=False)
-    votes = np.stack([(code[near] == c).sum(1) / counts[c] for c in range(len(codes))], axis=1)
-    right = votes.argmax(1) == code
-    accuracy = np.mean([right[code == c].mean() for c in range(len(codes))])
-    return float((accuracy - 1 / len(codes)) / (1 - 1 / len(codes)))
+    total, count = (np.zeros(1 + max(int(of.max()) for of in labels)) for _ in range(2))
+    for x, of in zip(spaces, labels):
+        rows = np.flatnonzero(of >= 0)
+        if len(rows) > n_cells:
+            rows = np.sort(np.random.default_rng(0).permutation(rows)[:n_cells])
+        codes, code, sizes = np.unique(of[rows], return_inverse=True, return_counts=True)
+        if len(codes) < 2:
+            continue
+        near = NearestNeighbors(n_neighbors=min(k, len(rows) - 1)).fit(x[rows]).kneighbors(return_distance=False)
+        for c, size in enumerate(sizes):
+            if size > 1:
+                share = (code[near[code == c, : min(k, size - 1)]] == c).mean()
+                chance = (size - 1) / (len(rows) - 1)
+                total[codes[c]] += size * (share - chance) / (1 - chance)
+                count[codes[c]] += size
+    return total / np.where(count > 0, count, np.nan)
 
 
 def label_cost(shares_a: np.ndarray, known_a: np.ndarray, shares_b: np.ndarray, known_b: np.ndarray) -> np.ndarray:

@@ -173,17 +173,33 @@ def fit_operator(
     return smoothing_operator(scores, n_neighbors=n_neighbors, random_state=random_state)
 
 
-def fit_labelled_operator(
-    x: np.ndarray | sp.csr_matrix, labels: np.ndarray, *, allowed: np.ndarray | None = None, random_state: int = 0
-) -> tuple[sp.csr_matrix, float]:
-    """Smoothing operator inside labels (codes, -1: none), and how well the cells' neighbours bear these out.
+def smoothed(
+    x: np.ndarray | sp.csr_matrix,
+    t: int,
+    *,
+    rows: Sequence[np.ndarray] | None = None,
+    labels: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
+    random_state: int = 0,
+) -> tuple[Matrix, np.ndarray | None]:
+    """The matrix smoothed by t steps, inside batches (`rows` of each); and how well neighbours bear out each label.
 
-    Where they do not, the operator ignores them: labels that are foreign to the data would be written into it.
+    Inside labels (codes, -1: none), too, those that are borne out: others would be written into the data.
     """
-    scores = _graph_scores(x, allowed)
-    separated = evidence.separation(scores, labels)
-    inside = labels if separated >= evidence.MIN_SEPARATED else None
-    return smoothing_operator(scores, labels=inside, random_state=random_state), separated
+    parts = [x] if rows is None else [x[r] for r in rows]
+    operators: list[sp.csr_matrix | None] = [None] * len(parts)
+    found = None
+    if t:
+        spaces = [_graph_scores(part, allowed) for part in parts]
+        own: list[np.ndarray | None] = [None] * len(parts)
+        if labels is not None:
+            of = [labels] if rows is None else [labels[r] for r in rows]
+            found = evidence.borne_out(spaces, of)
+            believed = np.flatnonzero(found >= evidence.MIN_BORNE_OUT)
+            own = [np.where(np.isin(codes, believed), codes, -1) for codes in of]
+        operators = [smoothing_operator(z, labels=c, random_state=random_state) for z, c in zip(spaces, own)]
+    matrices = [SmoothedMatrix(part, operator, t) for part, operator in zip(parts, operators)]
+    return matrices[0] if rows is None else BatchedMatrix(matrices, rows), found
 
 
 def _graph_scores(x: np.ndarray | sp.csr_matrix, allowed: np.ndarray | None, n_pcs: int = 50) -> np.ndarray:

@@ -77,8 +77,8 @@ def align(
         links to decide.
     labels
         `obs` column (or one per modality, in a dict) with one vocabulary for all modalities. Cells of different labels
-        are not coupled; inside a label links, pairs or shapes decide. Cells are smoothed inside their label, in modalities
-        whose cells' neighbours bear the labels out (half-way from chance to perfect): this is most of what labels give
+        are not coupled; inside a label links, pairs or shapes decide. Cells are smoothed inside their label, too, where
+        at least half of their nearest cells, above chance, are of it before: this is most of what labels give
         (benchmarks/accuracy.md), and mapped values then say what a cell of its label is like. Gaps (NaN, empty text) are
         allowed: those cells follow their labelled neighbours. Cells whose label the other modality lacks count as unmatched.
     batch

@@ -49,14 +49,14 @@ def correlations(
     below `threshold`.
 
     Smoothing and mapping through 50 components make any two features correlate, even those of shuffled data. So p comes
-    from two times 20 permutations, and the larger one counts. First (METHOD §9), every source feature is permuted over
+    from three times 20 permutations, and the largest counts. First (METHOD §9), every source feature is permuted over
     the cells (of its batch) on its own, then all are smoothed on a graph of their own, mapped by the trained model and
-    decoded. Second, the cells, the gene and the graph stay as they are, and every other feature is permuted where it was
-    measured (a), or where its decoder was learnt (b): what a feature reaches that has nothing to do with the cells.
-    Fisher's z is standardised by each feature's mean and sd under the null; p is its rank among the standardised values of
-    all features and permutations; q is Benjamini and Hochberg's over the features compared with one gene. All but a's
-    first null are covariances over the observed sds: noise that is mapped has the correlations of the target's cells, but
-    little variance.
+    decoded. For the others the cells and the graph stay as they are: every other feature is permuted where it was
+    measured (a), or where its decoder was learnt (b), or the gene is: what a feature reaches that has nothing to do with
+    the cells. Fisher's z is standardised by each feature's mean and sd under the null; p is its rank among the
+    standardised values of all features and permutations; q is Benjamini and Hochberg's over the features compared with
+    one gene. All but a's first null are covariances over the observed sds: noise that is mapped has the correlations of
+    the target's cells, but little variance.
 
     A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
     (:func:`scmmgan.tl.diagnose`) no verdict is given, only candidates: maps of shuffled data give
@@ -85,7 +85,8 @@ def correlations(
     method
         What maps the cells: `"generator"`, as in :func:`scmmgan.get.mapped`, or `"coupling"`, which the training started
         from, between the 15 nearest cells. Default `"auto"`: the generator; in a space of shared features, where its
-        link and identity terms keep mixed spots mixed, the coupling if evidence supports it (`benchmarks/correlations.md`).
+        link and identity terms keep mixed spots mixed, the coupling if evidence supports it (`benchmarks/correlations.md`);
+        always the generator of other methods than `"scmmgan"`, which follow no coupling or are one.
     random_state
         Seed of permutations and draws; default: that of the alignment.
     key
@@ -182,7 +183,7 @@ def _settings(
         raise TypeError(f"`signed` must be True or False, got {signed!r}.")
     if reference not in ("source", "target"):
         raise ValueError(f"`reference` must be 'source' or 'target', got {reference!r}.")
-    if method not in ("auto", "generator", "coupling"):
+    if not isinstance(method, str) or method not in ("auto", "generator", "coupling"):
         raise ValueError(f"`method` must be 'auto', 'generator' or 'coupling', got {method!r}.")
     seed = int(params["random_state"]) if random_state is None else random_state
     return {
@@ -298,26 +299,25 @@ def _compute(
     asked, others = (decoder[:, of] for of in at["mapped"])
     mapped_sd = model.decoded_sd(y, asked), model.decoded_sd(y, others)
     own = model.by_column(domains[measured_in].smoothed)
-    lines, own_sd = model.unit(own.columns(at["measured"][0])), model.column_sd(own, at["measured"][1])
-
-    def mapped_noise(rng: np.random.Generator) -> tuple[model.Matrix, np.ndarray]:
-        drawn = model.permuted_smoothed(rng, **raw[source])
-        return drawn, model.covary_decoded(
-            translate(domains[source].transform.transform(drawn)), asked, others, *mapped_sd
-        )
+    lines = model.unit(own.columns(at["measured"][0]))
+    line_sd, own_sd = (model.column_sd(own, of) for of in at["measured"])
 
     def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        drawn, mapped = mapped_noise(rng)
-        drawn = drawn if measured_in == source else model.permuted_smoothed(rng, **raw[target])
+        noise = model.permuted_smoothed(rng, **raw[source])
+        drawn = noise if measured_in == source else model.permuted_smoothed(rng, **raw[target])
         apart = {
             m: model.unrelated(rng, domains[m].smoothed, raw[m]["x"], raw[m]["t"]) for m in {target: 0, measured_in: 0}
         }
         loadings = model.decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
+        strays = model.scaled(apart[measured_in].columns(at["measured"][0]), line_sd)
+        image = translate(domains[source].transform.transform(noise))
         return (
             model.correlate(drawn, *at["measured"]),
             model.covary(lines, apart[measured_in], at["measured"][1], own_sd),
-            mapped,
+            model.covary(strays, own, at["measured"][1], own_sd),
+            model.covary_decoded(image, asked, others, *mapped_sd),
             model.covary_decoded(y, asked, loadings[:, at["mapped"][1]], *mapped_sd),
+            model.covary_decoded(y, loadings[:, at["mapped"][0]], others, *mapped_sd),
         )
 
     nulls = model.null(once, seed)
@@ -328,12 +328,12 @@ def _compute(
         "measured": {
             "r": model.correlate(own, *at["measured"]),
             "correlated": nulls[0],
-            "covaried": nulls[1:2],
+            "covaried": nulls[1:3],
             "limit": model.limits(own, *at["measured"], shares[measured_in], signed),
         },
         "mapped": {
             "r": model.correlate_decoded(y, decoder, *at["mapped"]),
-            "covaried": nulls[2:],
+            "covaried": nulls[3:],
             "limit": model.limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
         },
     }
@@ -388,7 +388,7 @@ def _store(
     table = pd.concat(tables, ignore_index=True)
     if earlier is not None:
         kept = earlier["table"][~earlier["table"]["query"].isin(table["query"])]
-        if all(earlier[name] == value for name, value in settings.items()):
+        if all(earlier.get(name) == value for name, value in settings.items()):
             table = pd.concat([kept, table], ignore_index=True)
         elif len(kept):
             logger.info("Correlations of %s were made with other settings and are replaced.", kept["query"].unique().tolist())  # fmt: skip

@@ -154,8 +154,8 @@ def _evidence(
         record["pairs_in_use"] = _in_use(given, coupling)
         held = held if by_links else tested
     if given.labels is not None:
-        separated = {d.name: d.separated for d in (given.a, given.b)}
-        evidence = diagnosis.label_evidence(given.x, given.labels, separated)
+        borne_out = {d.name: d.borne_out for d in (given.a, given.b)}
+        evidence = diagnosis.label_evidence(given.x, given.labels, borne_out)
         record |= {f"labels_{k}": v for k, v in evidence.items()}
     if kind == "geometry" and len(coupling.rivals):
         record["gaps"] = np.asarray(coupling.info["gaps"], dtype=float)
@@ -309,7 +309,7 @@ def judge(record: dict[str, Any], pair: Pair) -> dict[str, Any]:
     against = "pairs_mean" in record and record["pairs_n"] >= MIN_CONTRADICTION and "pairs" not in by
     follows = record.get("quality_follows", 0.0) <= MAX_NEARER
     swaps = _swappable(record)
-    labels = record.get("labels_separated", 0.0) >= evidence.MIN_SEPARATED and record.get("labels_p", 1.0) <= ALPHA
+    labels = record.get("labels_separated", 0.0) >= evidence.MIN_BORNE_OUT and record.get("labels_p", 1.0) <= ALPHA
     if not follows or record.get("restart_share", 1.0) <= 0.5:
         verdict = "not identifiable"
     elif by and not against:
