@@ -427,15 +427,16 @@ def test_representation_of_one_modality(small: md.MuData):
         align(small, use_rep={"rna": "X_pca"})
 
 
-@pytest.mark.parametrize("n_linked", [3, 9])
-def test_few_links_serve_the_loss_only(n_linked: int):
-    mdata = smm.datasets.toy(n_cells=80, n_linked=n_linked, n_features=[30, 20])
-    align(mdata)
-    assert mdata.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["kind"] == "geometry"
-    assert "links" in mdata.uns["scmmgan"]["history"]
-    ten = smm.datasets.toy(n_cells=80, n_linked=10, n_features=[30, 20])
-    align(ten)
-    assert ten.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["kind"] == "links"
+@pytest.mark.parametrize("n_linked", [3, 5, 9])
+def test_few_links_make_the_coupling(n_linked: int):
+    """Worse than many, better than none."""
+    errors = []
+    for seed in range(3):
+        mdata = smm.datasets.toy(n_cells=200, n_linked=n_linked, random_state=seed)
+        align(mdata, method="coupling")
+        assert mdata.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["kind"] == "links"
+        errors.append(foscttm(mdata))
+    assert np.median(errors) < {3: 0.3, 5: 0.2, 9: 0.12}[n_linked]
 
 
 def test_links_that_are_too_few(small: md.MuData, fingerprint: Callable, caplog: pytest.LogCaptureFixture):
@@ -542,8 +543,7 @@ def test_linked_features_that_are_constant(small: md.MuData, caplog: pytest.LogC
     mdata["protein"].X[:, linked[:8]] = 1
     align(mdata, max_steps=10)
     assert "8 of 15 links name a constant feature" in caplog.text
-    assert "7 links are too few to say" in caplog.text
-    assert mdata.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["kind"] == "geometry"
+    assert len(mdata.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["link_weight"]) == 7
     assert "links" in mdata.uns["scmmgan"]["history"]
     small["protein"].X[:, linked[:4]] = 1
     align(small, max_steps=10)

@@ -127,12 +127,13 @@ def test_a_few_wrong_pairs_do_not_outweigh_the_links(n: int):
     assert score["with"] < score["without"] + 0.05
 
 
-def test_few_links_judge_what_the_shapes_chose():
-    mdata = smm.datasets.toy(n_linked=6)
-    record = align(mdata, links="gene")
-    assert record["kind"] == "geometry"
-    assert len(record["links"]) == 6
-    assert record["supported"] == (record["links_p"] <= 0.01 and record["links_mean"] >= 1 / 3)
+@pytest.mark.parametrize("n_linked", [3, 6, 9])
+def test_few_links_make_a_coupling_but_no_support(n_linked: int):
+    record = align(smm.datasets.toy(n_linked=n_linked), links="gene")
+    assert record["kind"] == "links"
+    assert len(record["links"]) == n_linked
+    assert not record["supported"]
+    assert "and 10 links" in record["statement"]
 
 
 def test_nothing_known_is_never_support():

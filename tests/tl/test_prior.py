@@ -136,7 +136,7 @@ def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
 def test_what_is_said_of_shapes(caplog: pytest.LogCaptureFixture, pairs: int, labels: bool, level: int, message: str):
     given = {"pairs": np.zeros((pairs, 2), int) if pairs else None, "labels": {} if labels else None}
     with caplog.at_level(logging.INFO, logger="scmmgan"):
-        _prior._warn_of_geometry("rna", "protein", None, given)
+        _prior._warn_of_geometry("rna", "protein", given)
     (record,) = caplog.records
     assert record.levelno == level
     assert pd.Series([record.getMessage()]).str.contains(message).all()

@@ -339,14 +339,14 @@ def test_several_sources_have_columns_of_their_own():
 
 
 def test_few_links():
-    """Of eleven none can be held out; six did not make the coupling, so all are."""
-    for n_linked, calibrated in ((11, 0), (6, 6)):
+    """Without a fold of theirs too few would be left."""
+    for n_linked in (11, 6):
         mdata = smm.datasets.toy(n_cells=80, n_linked=n_linked)
         smm.tl.align(mdata, **COUPLED)
         smm.tl.uncertainty(mdata, "rna", "protein")
         found = record(mdata, "rna", "protein")
         assert found["n_with"] == n_linked
-        assert len(found.get("calibration", ())) == calibrated
+        assert "calibration" not in found
 
 
 def test_nothing_linked_and_shared_space():

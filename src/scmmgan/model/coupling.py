@@ -159,7 +159,9 @@ def couple_known(
     profiles = [] if pairs is None else [evidence.pair_profiles(x, pairs, random_state=random_state)]
     views = profiles if linked is None else [linked, *profiles]
     # beside links, pairs count by their number
-    share = 1.0 if linked is None or pairs is None else evidence.pair_share(pairs)
+    share = 1.0
+    if linked is not None and pairs is not None:
+        share = evidence.pair_share(pairs, next(iter(linked.values())).shape[1])
     info: dict[str, Any] = {"kind": "links" if linked is not None else "pairs"}
     plans = _plans(views, landmarks, shares, share)
     if linked is not None:

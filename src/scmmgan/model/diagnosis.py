@@ -228,7 +228,7 @@ def held_out_pairs(
     mean = {m: landmarks[m].mean(v) for m, v in profiles.items()}
     places = {m: landmarks[m].mean(v) for m, v in x.items()}
     links = None if linked is None else _link_costs(linked, landmarks, rows)
-    share = 1.0 if linked is None else evidence.pair_share(pairs)
+    share = 1.0 if linked is None else evidence.pair_share(pairs, next(iter(linked.values())).shape[1])
     cells = {m: v[np.sort(rng.permutation(len(v))[:MAX_CELLS])] for m, v in x.items()}
     score, plans = np.zeros((len(order), 2, len(pairs))), []
     for i, shuffled in enumerate(order):

@@ -24,9 +24,9 @@ def pair_profiles(x: dict[str, np.ndarray], pairs: np.ndarray, *, random_state: 
     return profiles(x, {m: cells[rows] for (m, cells), rows in zip(x.items(), pairs.T)})
 
 
-def pair_share(pairs: np.ndarray) -> float:
-    """Weight of profiles over pairs beside linked features: few pairs tell little."""
-    return min(1.0, len(pairs) / MIN_PROFILES)
+def pair_share(pairs: np.ndarray, n_links: int) -> float:
+    """Weight of profiles over pairs beside linked features: few pairs tell little, more than few links do."""
+    return min(1.0, len(pairs) / min(MIN_PROFILES, 10 * n_links))
 
 
 def profiles(x: dict[str, np.ndarray], points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -67,8 +67,8 @@ def align(
     links
         Linked features. `"auto"` (default): equal `var_names` if there are at least 10; `"var_names"`; a `var` column
         that names genes (`var_names` serve where a modality lacks it); a table, see :func:`scmmgan.pp.link_features`;
-        or `None`. From 10 links on they make the coupling, 3-9 serve the link loss only. Links that disagree with the
-        rest lose their weight.
+        or `None`. 3 make a coupling, 10 can be tested (:func:`scmmgan.tl.diagnose`); beside 100 pairs fewer than 10 serve
+        the link loss only. Links that disagree with the rest lose their weight.
     pairs
         Cells known to be the same in two modalities: `"obs_names"` (equal names), a boolean `obs` column (equal names
         where it is true in both, or in the one that has it), or a table with one column of cell names per modality; a

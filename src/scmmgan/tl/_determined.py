@@ -91,7 +91,7 @@ def _without_own_pair(problem: Problem, pair: Pair, coupling: Coupling, random_s
     pairs, table = alone.pairs[order], alone.tables.get(order, ())
     n = _prior.landmarks(problem.domains, problem.tables, problem.pairs)
     fold = _folds(len(pairs), random_state)
-    if len(table) < _prior.MIN_PRIOR and (fold != 0).sum() < MIN_PROFILES:
+    if len(table) < _prior.MIN_HELD_OUT and (fold != 0).sum() < MIN_PROFILES:
         return coupling.plan
     plan = coupling.plan.tolil(copy=True)
     column = order.index(pair[0])
@@ -166,13 +166,13 @@ def _held_out(
     # links that share a feature are held out together
     groups = diagnosis.link_groups(*(table[m].to_numpy(dtype=str) for m in order))
     fold = _folds(groups.max() + 1, random_state, LINK_FOLDS)[groups]
-    if _fewest(fold) < _prior.MIN_PRIOR:
+    if _fewest(fold) < _prior.MIN_HELD_OUT:
         fold = _folds(groups.max() + 1, random_state)[groups]
     if found.info["kind"] != "links":
         # all of them are held out
         yield found.plan, found.weight, table.iloc[:MAX_TESTED]
         return
-    if _fewest(fold) < _prior.MIN_PRIOR:
+    if _fewest(fold) < _prior.MIN_HELD_OUT:
         return
     for f in range(fold.max() + 1):
         rest = {order: table[fold != f].reset_index(drop=True)}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
-MIN_PRIOR = 10  # links from which on they make a coupling of their own (METHOD §3)
+MIN_HELD_OUT = 10  # links from which on the rest can stand for all of them when some are held out
 MAX_LINKED = 5_000  # links that serve; more cost memory (50 bytes a cell and link) and were no more accurate
 
 
@@ -100,6 +100,7 @@ def couplings(
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
     from scmmgan.model.coupling import couple_geometry, couple_known
+    from scmmgan.model.evidence import MIN_PROFILES
 
     found: dict[Pair, Coupling] = {}
     loadings: dict[Pair, Loadings] = {}
@@ -118,11 +119,15 @@ def couplings(
             "labels": None if labels is None else {m: labels[m] for m in x},
         }
         if known[a.name, b.name]:
-            linked = None if table is None or len(table) < MIN_PRIOR else linked_values(a, b, table, shared=shared)
+            # beside that many pairs few links serve the loss only
+            many = len(() if given["pairs"] is None else given["pairs"]) >= MIN_PROFILES
+            linked = None
+            if table is not None and not (many and len(table) < MIN_HELD_OUT):
+                linked = linked_values(a, b, table, shared=shared)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             found |= couple_known(x, linked, refine=not shared, **given, **settings)
         else:
-            _warn_of_geometry(a.name, b.name, table, given)
+            _warn_of_geometry(a.name, b.name, given)
             found |= couple_geometry(x, **given, **settings)
         if table is not None:
             at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
@@ -149,7 +154,7 @@ def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mappin
     """Whether links or pairs are many enough to decide without the modalities' shapes."""
     from scmmgan.model.evidence import MIN_PROFILES
 
-    return len(tables.get((a, b), ())) >= MIN_PRIOR or len(pairs.get((a, b), ())) >= MIN_PROFILES
+    return (a, b) in tables or len(pairs.get((a, b), ())) >= MIN_PROFILES
 
 
 def linked_values(a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool) -> dict[str, np.ndarray]:
@@ -164,7 +169,7 @@ def linked_values(a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool) ->
     return linked
 
 
-def _warn_of_geometry(a: str, b: str, table: pd.DataFrame | None, given: Mapping[str, Any]) -> None:
+def _warn_of_geometry(a: str, b: str, given: Mapping[str, Any]) -> None:
     """Shapes decide: say so, and what else was used."""
     helped = [f"{len(given['pairs'])} known pairs"] if given["pairs"] is not None else []
     helped += ["labels"] if given["labels"] is not None else []
@@ -172,7 +177,7 @@ def _warn_of_geometry(a: str, b: str, table: pd.DataFrame | None, given: Mapping
         logger.info("%r and %r are coupled by their shapes with the help of %s.", a, b, " and ".join(helped))
         return
     logger.warning(
-        "%s which populations of %r and %r correspond: the coupling comes from their shapes alone "
+        "No links say which populations of %r and %r correspond: the coupling comes from their shapes alone "
         "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.",
-        "No links say" if table is None else f"{len(table)} links are too few to say", a, b,
+        a, b,
     )  # fmt: skip

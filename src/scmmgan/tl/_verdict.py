@@ -273,7 +273,7 @@ def _names(domain: Domain, given: Given, population: np.ndarray) -> list[str]:
         np.add.at(votes, (population[landmarks.label[known]], given.labels[domain.name][known]), 1)
         if votes.any(1).all() and len(set(votes.argmax(1))) == len(votes):
             return [str(given.label_names[i]) for i in votes.argmax(1)]
-    if given.table is not None and len(given.table) >= _prior.MIN_PRIOR:
+    if given.table is not None and len(given.table) >= _prior.MIN_HELD_OUT:
         positions = np.unique(domain.var_names.get_indexer(pd.Index(given.table[domain.name])))
     else:
         positions = np.asarray(domain.transform.encoded)[:200]
@@ -333,7 +333,8 @@ def _supports(name: str, record: Mapping[str, Any]) -> bool:
     if f"{name}_mean" not in record or record[f"{name}_p"] > ALPHA + 1e-12:
         return False
     if name == "links":
-        return bool(record["links_mean"] >= MIN_CORRELATION and not _overruled(record))
+        large = record["links_mean"] >= MIN_CORRELATION and not _overruled(record)
+        return bool(large and (record["kind"] != "links" or len(record["links"]) >= _prior.MIN_HELD_OUT))
     near = max(record["pairs_mean"], record["pairs_in_use"]) <= MAX_NEARER
     return bool(record["pairs_n"] >= MIN_TESTED_PAIRS and near)
 
@@ -367,19 +368,16 @@ def _reasons(record: Mapping[str, Any], *, follows: bool, against: bool) -> list
         text.append(f"{record['restart_share']:.0%} of {len(record['restart_modes'])} restarts give the same map.")
     if "links_mean" in record:
         null = record["links_null"]
-        weak = record["links_p"] <= ALPHA and not _supports("links", record)
+        weak = record["links_p"] <= ALPHA and record["links_mean"] < MIN_CORRELATION
         overruled = record["links_mean"] >= MIN_CORRELATION and _overruled(record)
         text.append(
             f"{len(record['links'])} held-out links correlate {record['links_mean']:.2f} on average with their partners "
-            f"carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes {MIN_CORRELATION:.2f} "
-            f"and more than every shuffled table)."
+            f"carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes {MIN_CORRELATION:.2f}, "
+            f"more than every shuffled table, and {_prior.MIN_HELD_OUT} links)."
             + (" That is more than chance, and no more than other tissues share." if weak and not overruled else "")
-            + (
-                f" The coupling in use carries them over at {record['links_in_use']:.2f}: labels or pairs contradict them."
-                if overruled
-                else ""
-            )
         )
+        if overruled:
+            text[-1] += f" The coupling in use carries them over at {record['links_in_use']:.2f}: labels or pairs contradict them."  # fmt: skip
     if "pairs_mean" in record:
         text.append(
             f"Of all cells, {record['pairs_mean']:.0%} are nearer than the true partner of {len(record['pairs'])} held-out "
