@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan.model import transform
-from scmmgan.model.transform import Matrix, Transform, fit_shared, fit_transform, identity_transform
+from scmmgan.model.transform import Matrix, Transform, fit_shared, fit_smoothed, fit_transform, identity_transform
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -225,7 +224,7 @@ def read_domains(
             raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
         t = 0 if use_rep[name] else smooth[name] or 0
         batch = batches[name]
-        smoothed[name], borne_out[name] = transform.smoothed(
+        smoothed[name], borne_out[name] = fit_smoothed(
             matrices[name],
             t,
             rows=None if batch is None else [np.flatnonzero(batch == code) for code in range(batch.max() + 1)],

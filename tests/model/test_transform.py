@@ -15,9 +15,9 @@ from scmmgan.model.transform import (
     SmoothedMatrix,
     fit_operator,
     fit_shared,
+    fit_smoothed,
     fit_transform,
     identity_transform,
-    smoothed,
 )
 
 FORMATS = {"dense": np.asarray, "sparse": sp.csr_matrix}
@@ -539,7 +539,7 @@ def test_smoothing_inside_those_labels_that_the_data_bear_out(sparse: bool, batc
     # six cells of 0 look like the label 1; 3, 4 and 5 share the cells of 2 at random
     given = np.where(labels == 2, rng.integers(3, 6, 180), labels)
     given[np.flatnonzero(labels == 0)[:6]] = 1
-    found, borne_out = smoothed(x, 3, rows=rows, labels=given)
+    found, borne_out = fit_smoothed(x, 3, rows=rows, labels=given)
     assert borne_out is not None
     assert (borne_out[:2] > 0.7).all()
     assert (borne_out[3:] < 0.5).all()
@@ -548,11 +548,11 @@ def test_smoothing_inside_those_labels_that_the_data_bear_out(sparse: bool, batc
         links = part.operator.toarray() > 0
         assert not links[np.ix_(given[at] == 0, given[at] == 1)].any()
         assert links[np.ix_(given[at] == 3, given[at] == 4)].any()
-    blind = smoothed(x, 3, rows=rows)
+    blind = fit_smoothed(x, 3, rows=rows)
     assert blind[1] is None
-    foreign = smoothed(x, 3, rows=rows, labels=rng.permutation(labels))
+    foreign = fit_smoothed(x, 3, rows=rows, labels=rng.permutation(labels))
     np.testing.assert_array_equal(foreign[0].columns(np.arange(30)), blind[0].columns(np.arange(30)))
     expected = SmoothedMatrix(x, fit_operator(x), 3).columns(np.arange(30))
     if not batches:
         np.testing.assert_array_equal(blind[0].columns(np.arange(30)), expected)
-    assert smoothed(x, 0, labels=labels)[1] is None
+    assert fit_smoothed(x, 0, labels=labels)[1] is None

@@ -349,6 +349,16 @@ def test_few_links():
         assert "calibration" not in found
 
 
+def test_few_links_beside_many_pairs_are_all_held_out():
+    """They took no part in the coupling."""
+    mdata = smm.datasets.toy(n_cells=130, n_linked=6)
+    cells = {m: np.argsort(mdata.uns["truth"][m]["cell"])[:110] for m in ("rna", "protein")}
+    pairs = pd.DataFrame({m: mdata[m].obs_names[at] for m, at in cells.items()})
+    smm.tl.align(mdata, **COUPLED, pairs=pairs)
+    smm.tl.uncertainty(mdata, "rna", "protein")
+    assert len(record(mdata, "rna", "protein")["calibration"]) == 6
+
+
 def test_nothing_linked_and_shared_space():
     mdata = smm.datasets.toy(n_cells=80, shared_genes=True)
     smm.tl.align(mdata, method="coupling", progress_bar=False)

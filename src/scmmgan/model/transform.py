@@ -173,7 +173,7 @@ def fit_operator(
     return smoothing_operator(scores, n_neighbors=n_neighbors, random_state=random_state)
 
 
-def smoothed(
+def fit_smoothed(
     x: np.ndarray | sp.csr_matrix,
     t: int,
     *,

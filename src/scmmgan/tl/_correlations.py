@@ -60,7 +60,7 @@ def correlations(
 
     A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
     (:func:`scmmgan.tl.diagnose`) no verdict is given, only candidates: maps of shuffled data give
-    up to 124 of these (`benchmarks/correlations.md`).
+    up to 138 of these (`benchmarks/correlations.md`).
 
     Parameters
     ----------

@@ -112,11 +112,7 @@ def diagnose(
     trained = int(params["random_state"])
     more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=trained)
     if full:
-        settings = _problem.training_settings(params) | {
-            "shared": problem.shared,
-            "max_steps": steps,
-            "progress_bar": progress_bar,
-        }
+        settings = _problem.training_settings(params, problem) | {"max_steps": steps, "progress_bar": progress_bar}
         found = _retrain(problem, couplings, loadings, settings, n_restarts, seed)
         more = {pair: {**more[pair], **found[pair]} for pair in more}
     _slots.write_diagnosis(mdata, _verdict.judge_all(records, more), ambiguous, keys)

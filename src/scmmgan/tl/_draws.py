@@ -43,7 +43,10 @@ def noise(
     if source not in aligner.noise:
         logger.info("Training generators that take noise, half as wide as model space.")
         couplings, loadings = prior
-        settings = _settings(params, problem) | {"random_state": random_state, "progress_bar": progress_bar}
+        settings = _problem.training_settings(params, problem) | {
+            "random_state": random_state,
+            "progress_bar": progress_bar,
+        }
         widths = {m: max(1, v.shape[1] // 2) for m, v in x.items()}
         aligner, _ = methods.fit(x=x, couplings=couplings, loadings=loadings, **settings | {"noise_dim": widths})
     rng = np.random.default_rng(random_state)
@@ -72,7 +75,7 @@ def seeds(
 
     source, target = pair
     x = problem.x
-    settings = _settings(params, problem) | {"progress_bar": progress_bar}
+    settings = _problem.training_settings(params, problem) | {"progress_bar": progress_bar}
     settings["max_steps"] = min(SHORT, int(params["max_steps"]))
     by_shape = any(c.info["kind"] == "geometry" for c in prior[0].values())
     probed = {m: np.sort(np.random.default_rng(random_state).permutation(len(v))[:1_000]) for m, v in x.items()}
@@ -92,11 +95,6 @@ def seeds(
         )
     draws = (y for y, inside in zip(mapped, mode) if inside)
     return _spread(problem, draws, target, kept), int(mode.sum())
-
-
-def _settings(params: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
-    """What `methods.fit` takes, as the alignment was trained."""
-    return _problem.training_settings(params) | {"shared": problem.shared}
 
 
 def _spread(problem: Problem, draws: Iterator[np.ndarray], target: str, kept: np.ndarray) -> Scores:

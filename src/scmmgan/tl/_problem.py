@@ -137,23 +137,22 @@ def given(stored: Any) -> Any:
     return None if isinstance(stored, str) and stored == "None" else stored
 
 
-def training_settings(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What `methods.fit` takes of the arguments of `tl.align`."""
+def training_settings(params: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
+    """What `methods.fit` takes to train once more as with these stored arguments, without a progress bar."""
     from scmmgan.model import methods
 
     found = {name: given(params[name]) for name in signature(methods.fit).parameters if name in params}
     weights = {str(name): float(weight) for name, weight in params["weights"].items()}
-    return {**found, "weights": weights, "device": "cpu"}
+    return {**found, "weights": weights, "device": "cpu", "shared": problem.shared, "progress_bar": False}
 
 
 def coupling_map(problem: Problem, params: Mapping[str, Any]) -> Aligner:
     """The coupling that a training with these stored arguments starts from, as a map of its own."""
     from scmmgan.model import methods
 
-    settings = training_settings(params) | {"method": "coupling", "noise_dim": 0, "coordinates": None}
+    settings = training_settings(params, problem) | {"method": "coupling", "noise_dim": 0}
     couplings, loadings = problem.couple(int(settings["random_state"]))
-    given = settings | {"shared": problem.shared, "progress_bar": False}
-    return methods.fit(x=problem.x, couplings=couplings, loadings=loadings, **given)[0]
+    return methods.fit(x=problem.x, couplings=couplings, loadings=loadings, **settings)[0]
 
 
 def images(aligner: Aligner, x: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
