@@ -74,7 +74,7 @@ def test_params_say_what_was_used(small_aligned: md.MuData):
     assert params["modalities"].tolist() == ["rna", "protein"]
     assert params["links"] == "gene"
     assert params["weights"] == {
-        "adversarial": 1,
+        "adversarial": 0.5,
         "cycle": 1,
         "anchors": 5,
         "links": 1,

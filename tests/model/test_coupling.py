@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.spatial import cKDTree
 
 from scmmgan.model import coupling
-from scmmgan.model.coupling import Coupling, couple_geometry, couple_known, find_landmarks, relaxed_sinkhorn
+from scmmgan.model.coupling import Coupling, couple_geometry, couple_known, relaxed_sinkhorn
+from scmmgan.model.landmarks import find_landmarks
+from scmmgan.model.regression import straightened
 
 
 def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, dict]:
@@ -155,11 +158,20 @@ def test_links_give_plans_and_anchors_in_target_space():
     check_plan(found["b", "a"], 200, 300)
     for (source, target), c in found.items():
         assert c.anchors.shape == (len(x[source]), x[target].shape[1])
-        # a(x_a) = Σ_b T_ab c_b, by hand
+        # a(x_a) = Σ_b T²_ab c_b / Σ_b T²_ab, by hand
         means = np.array([x[target][c.landmarks.label == i].mean(0) for i in range(len(c.landmarks.mass))])
-        np.testing.assert_allclose(c.anchors, c.plan.toarray() @ means, atol=1e-5)
+        squares = c.plan.toarray().astype(float) ** 2
+        np.testing.assert_allclose(c.anchors, squares / squares.sum(1, keepdims=True) @ means, atol=1e-5)
         assert c.anchors.min() >= x[target].min()
         assert c.anchors.max() <= x[target].max()
+
+
+def test_anchors_lie_nearer_to_measured_cells_than_the_means_of_the_plan():
+    x, linked, _ = linked_pair()
+    for (_, target), c in couple_known(x, linked).items():
+        cells = cKDTree(x[target])
+        means = c.plan @ c.landmarks.mean(x[target])
+        assert cells.query(c.anchors)[0].mean() < 0.9 * cells.query(means)[0].mean()
 
 
 def test_links_join_the_right_cells():
@@ -245,7 +257,7 @@ def test_largest_entries_are_kept():
     x = rng.normal(size=(200, 3))
     landmarks = find_landmarks(x)
     plan = rng.random((7, 100)) ** 4
-    got = coupling._coupling(plan, landmarks, x, {}, None).plan.toarray()
+    got = coupling._coupling(plan, landmarks, x, x, {}, None).plan.toarray()
     for row, kept in zip(plan, got):
         top = np.sort(np.argsort(-row, kind="stable")[:32])
         np.testing.assert_array_equal(np.flatnonzero(kept), top)
@@ -471,9 +483,20 @@ def test_an_orphaned_population_is_unmatched(missing: int):
 # --- distorted plans ---------------------------------------------------------------------------------------------
 
 
+def wide_pair(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """`rotated_pair` in 12 and 14 dimensions, with noise in all of them."""
+    x, label = rotated_pair(seed)
+    rng = np.random.default_rng(200 + seed)
+    wide = {}
+    for (m, v), width in zip(x.items(), (12, 14)):
+        turn = np.linalg.qr(rng.normal(size=(width, width)))[0][: v.shape[1]]
+        wide[m] = (v @ turn + 0.1 * rng.normal(size=(len(v), width))).astype(np.float32)
+    return wide, label
+
+
 def test_distorted_plans_are_smoothed_out(monkeypatch: pytest.MonkeyPatch):
-    """Above the threshold plans come from distances to all landmarks: right still, and spread over more of them."""
-    x, label = rotated_pair(0)
+    """Above the threshold plans come from the canonical space: right still, and spread over more landmarks."""
+    x, label = wide_pair(0)
     monkeypatch.setattr(coupling, "DISTORTED", np.inf)
     sharp = couple_geometry(x)
     monkeypatch.setattr(coupling, "DISTORTED", -1)
@@ -484,6 +507,51 @@ def test_distorted_plans_are_smoothed_out(monkeypatch: pytest.MonkeyPatch):
         np.testing.assert_equal(smooth[pair].info, sharp[pair].info)
     assert agreement(sharp, x, label) > 0.95
     assert agreement(smooth, x, label) > 0.95
+
+
+@pytest.mark.parametrize("n_pairs", [0, 10])
+def test_anchors_of_distorted_plans_are_straightened(n_pairs: int, monkeypatch: pytest.MonkeyPatch):
+    x, _ = wide_pair(0)
+    pairs = np.c_[np.arange(n_pairs), np.arange(n_pairs)[::-1]] if n_pairs else None
+    seen: list[tuple[np.ndarray, ...]] = []
+    views: list[int] = []
+    plans = coupling._plans
+
+    def spied(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        seen.append((anchors, x, weight, straightened(anchors, x, weight)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr(coupling, "DISTORTED", -1)
+    monkeypatch.setattr(coupling, "straightened", spied)
+    monkeypatch.setattr(coupling, "_plans", lambda of, *rest: views.append(len(of)) or plans(of, *rest))
+    found = couple_geometry(x, pairs=pairs)
+    # known pairs are a view beside the canonical one
+    assert views == [2 if n_pairs else 1]
+    for (source, target), (before, cells, weight, after) in zip(found, seen, strict=True):
+        got = found[source, target]
+        np.testing.assert_array_equal(cells, x[source])
+        squares = got.plan.toarray().astype(float) ** 2
+        means = squares / squares.sum(1, keepdims=True) @ got.landmarks.mean(x[target])
+        np.testing.assert_allclose(before, means, atol=1e-6)
+        others = np.arange(len(x[source])) >= n_pairs
+        np.testing.assert_allclose(got.anchors[others], after[others], atol=1e-5)
+        np.testing.assert_allclose(got.weight[others], weight[others], atol=1e-6)
+        assert np.abs(after - before).max() > 0.05
+        if n_pairs:
+            rows = pairs[:, ::-1] if source == "b" else pairs
+            np.testing.assert_array_equal(got.anchors[rows[:, 0]], x[target][rows[:, 1]])
+
+
+@pytest.mark.parametrize(("data", "distorted"), [("rotated_pair", -1), ("wide_pair", np.inf)])
+def test_few_dimensions_and_sound_plans_are_left_alone(data: str, distorted: float, monkeypatch: pytest.MonkeyPatch):
+    x, _ = globals()[data](0)
+    monkeypatch.setattr(coupling, "DISTORTED", distorted)
+    monkeypatch.setattr(coupling, "straightened", lambda *_: pytest.fail("straightened"))
+    monkeypatch.setattr(coupling, "_plans", lambda *_: pytest.fail("made again"))
+    for (_, target), c in couple_geometry(x).items():
+        squares = c.plan.toarray().astype(float) ** 2
+        means = squares / squares.sum(1, keepdims=True) @ c.landmarks.mean(x[target])
+        np.testing.assert_allclose(c.anchors, means, atol=1e-5)
 
 
 # --- geometry alone ----------------------------------------------------------------------------------------------

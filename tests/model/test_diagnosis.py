@@ -7,7 +7,7 @@ import pytest
 
 from scmmgan import metrics
 from scmmgan.model import coupling, diagnosis
-from scmmgan.model.coupling import Landmarks, find_landmarks
+from scmmgan.model.landmarks import Landmarks, find_landmarks
 
 N, N_LINKS = 300, 20
 

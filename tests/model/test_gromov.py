@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scmmgan.model import gromov
-from scmmgan.model.coupling import find_landmarks
+from scmmgan.model.landmarks import find_landmarks
 
 
 def problem(

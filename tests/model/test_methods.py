@@ -93,6 +93,9 @@ def test_settings_of_the_method_text():
         "adversarial",
         "cycle",
     }
+    # what the default is compared with does not move with the default
+    assert (cyclegan.weights["adversarial"], cyclegan.weights["cycle"]) == (1, 1)
+    assert paper.weights["adversarial"] == 1
     assert cyclegan.geometry is None
 
 

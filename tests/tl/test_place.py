@@ -16,7 +16,8 @@ import scmmgan as smm
 from helpers import own_space
 from scmmgan.model import training
 from scmmgan.model.aligner import Aligner, Frame
-from scmmgan.model.coupling import Coupling, Landmarks
+from scmmgan.model.coupling import Coupling
+from scmmgan.model.landmarks import Landmarks
 
 SLOT, SPREAD = "scmmgan_coordinates_rna", "scmmgan_spread"
 

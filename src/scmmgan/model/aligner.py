@@ -15,11 +15,12 @@ from scipy.spatial import cKDTree
 from scmmgan.model import training
 from scmmgan.model.coupling import Coupling
 from scmmgan.model.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
+from scmmgan.model.regression import ridge
 
 Pair = tuple[str, str]
 Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p × l), target (p' × l), sign, weight (l,)
 CHUNK = 8_192  # cells mapped at one time
-RIDGE = 1e-2  # of the mean variance, for the linear start
+START = 1e-2  # ridge penalty, of the mean variance, of the linear start
 REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
 SPATIAL = 10.0  # sd of coordinates beside features of sd 1 (benchmarks/place.md)
 
@@ -157,7 +158,7 @@ class Aligner:
             width = self.noise.get(a, 0)
             if isinstance(generator, BarycentricMap):
                 found = couplings[a, b]
-                generator.start_from(*(_float(v) for v in _ridge(x[a], found.anchors, found.weight)))
+                generator.start_from(*(_float(v) for v in _line(x[a], found)))
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
@@ -166,12 +167,11 @@ class Aligner:
                 start[: self.widths[b], : self.widths[a]] = torch.eye(self.widths[b], self.widths[a])
                 if b in self.frames:
                     # where a measured cell is tells where its like are
-                    learnt = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
-                    slope, where = (_float(v)[self.widths[b] :] for v in learnt)
+                    slope, where = (_float(v)[self.widths[b] :] for v in _line(x[a], couplings[a, b]))
                     start[self.widths[b] :, : self.widths[a]], middle[self.widths[b] :] = slope, where
                 generator.start_from(start, middle)
             elif isinstance(generator, Generator) and coupled:
-                weight, bias = _ridge(x[a], couplings[a, b].anchors, couplings[a, b].weight)
+                weight, bias = _line(x[a], couplings[a, b])
                 generator.start_from(_float(np.pad(weight, ((0, 0), (0, width)))), _float(bias))
 
     def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
@@ -260,22 +260,16 @@ def _float(v: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(v, dtype=np.float32, order="C"))
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Linear map (weight p' × p, bias) of weighted least squares from cells to their anchors, slightly shrunk."""
-    x, y, share = x.astype(np.float64), y.astype(np.float64), share.astype(np.float64)
-    # no cell matched at all: the anchors are still the best guess there is
-    share = share / share.sum() if share.any() else np.full(len(x), 1 / len(x))
-    mean_x, mean_y = share @ x, share @ y
-    centred = x - mean_x
-    weighted = centred.T * share
-    gram = weighted @ centred
-    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    weight = np.linalg.solve(gram, weighted @ (y - mean_y)).T
-    return weight, mean_y - weight @ mean_x
+def _line(x: np.ndarray, coupling: Coupling) -> tuple[np.ndarray, np.ndarray]:
+    """Linear map (weight p' × p, bias) from cells to their anchors, slightly shrunk."""
+    return ridge(x, coupling.anchors, coupling.weight, penalty=START)
 
 
 def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
-    """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features."""
+    """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features.
+
+    The plain mean, not the sharper one of the features: places are judged by how far off they are.
+    """
     means = np.asarray(coupling.plan @ coupling.landmarks.mean(places))
     if coupling.known.any():
         means[coupling.known] = places[cKDTree(x).query(coupling.anchors[coupling.known])[1]]

@@ -338,6 +338,7 @@ def called(spurious: np.ndarray, novel: np.ndarray) -> np.ndarray:
 def listed(
     a: np.ndarray, b: np.ndarray, rank_a: np.ndarray, rank_b: np.ndarray, *, n_top: int, threshold: float, signed: bool
 ) -> np.ndarray:
-    """The paper's lists: strong by rank on one side, below the threshold on the other (METHOD §9)."""
+    """The paper's lists: strong by rank on one side, below the threshold on the other (METHOD §9); on both: neither."""
     weak = [(r if signed else np.abs(r)) < threshold for r in (a, b)]
-    return called((rank_a <= n_top) & weak[1], (rank_b <= n_top) & weak[0])
+    spurious, novel = (rank_a <= n_top) & weak[1], (rank_b <= n_top) & weak[0]
+    return called(spurious & ~novel, novel & ~spurious)

@@ -10,13 +10,16 @@ import scipy.sparse as sp
 
 from scmmgan.model import evidence
 from scmmgan.model.gromov import LINEAR, gromov_wasserstein
+from scmmgan.model.landmarks import LINKED_LANDMARKS, Landmarks, landmarks_of
+from scmmgan.model.regression import straightened
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
 KEPT = 32  # plan entries kept per cell
-LINKED_LANDMARKS = 300
 GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
-DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is not worth its sharpness
+DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is right in its outline only
+MANY = 10  # dimensions of both sides from which on canonical variates and a line tell more than a distorted plan
+SHARPER = 2  # power of a plan's entries before landmarks are averaged: about half of ε (benchmarks/accuracy.md)
 ROUNDS = 3  # of re-weighting links by their agreement
 N_RIVALS = 5  # next best couplings that are kept
 
@@ -24,27 +27,12 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Landmarks:
-    """k-means clusters of one modality: `label` (n,), `mass` (m,), `nodes` (m,) cell nearest each centroid."""
-
-    label: np.ndarray
-    mass: np.ndarray
-    nodes: np.ndarray
-    centroids: np.ndarray
-
-    def mean(self, values: np.ndarray) -> np.ndarray:
-        """Cluster means (m × d) of cell values (n × d)."""
-        n, m = len(self.label), len(self.mass)
-        member = sp.csr_matrix((np.ones(n), (self.label, np.arange(n))), shape=(m, n))
-        return np.asarray(member @ values) / (self.mass * n)[:, None]
-
-
-@dataclass(frozen=True)
 class Coupling:
     """Cells of the source coupled with landmarks of the target.
 
-    `plan` (n × m, rows sum to 1, 32 largest each), `anchors` (n × p, target model space). `weight` (n,): matched share
-    of each cell's mass, in [0, 1]; `known` (n,): the anchor is the cell's known partner itself.
+    `plan` (n × m, rows sum to 1, 32 largest each). `anchors` (n × p, target model space): means of the landmarks under
+    its squared entries, straightened where shapes gave an outline only. `weight` (n,): matched share of each cell's mass,
+    in [0, 1]; `known` (n,): the anchor is the cell's known partner itself.
     """
 
     plan: sp.csr_matrix
@@ -63,46 +51,6 @@ class Coupling:
         ):
             if not len(getattr(self, name)):
                 object.__setattr__(self, name, value)
-
-
-def find_landmarks(
-    x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random_state: int = 0, labels: np.ndarray | None = None
-) -> Landmarks:
-    """At most n // 2 k-means clusters of a modality's cells, inside each label where there are `labels` (n,)."""
-    from sklearn.neighbors import NearestNeighbors
-
-    m = max(1, min(n_landmarks, len(x) // 2))
-    groups = np.zeros(len(x), dtype=int) if labels is None else np.unique(labels, return_inverse=True)[1]
-    label, found = np.empty(len(x), dtype=int), 0
-    centroids: list[np.ndarray] = []
-    nodes: list[np.ndarray] = []
-    for group in range(groups.max() + 1):
-        rows = np.flatnonzero(groups == group)
-        share = max(1, round(m * len(rows) / len(x)))
-        inside, centres = _clusters(x[rows], share, random_state)
-        label[rows] = inside + found
-        found += len(centres)
-        centroids.append(centres)
-        nearest = NearestNeighbors(n_neighbors=1).fit(x[rows]).kneighbors(centres, return_distance=False)[:, 0]
-        nodes.append(rows[nearest])
-    return Landmarks(label, np.bincount(label) / len(x), np.concatenate(nodes), np.vstack(centroids))
-
-
-def _clusters(x: np.ndarray, m: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most m k-means clusters that are not empty: label of each cell, and centroids."""
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    # one thread: the order in which threads add up decides the last bit
-    with threadpool_limits(1, user_api="openmp"):
-        rows = np.random.default_rng(random_state).permutation(len(x))[: max(100 * m, 5_000)]
-        cells = np.asarray(x[rows], dtype=np.float64)
-        # k-means warns when copies of cells leave fewer places than clusters
-        m = min(m, len(np.unique(cells, axis=0)))
-        means = KMeans(m, n_init=1, random_state=random_state).fit(cells)
-        label = means.predict(np.asarray(x, dtype=np.float64))
-    used, label = np.unique(label, return_inverse=True)
-    return label, means.cluster_centers_[used]
 
 
 @dataclass(frozen=True)
@@ -151,10 +99,7 @@ def couple_known(
     plan carries it over, so that links which disagree with all others fade out; and the last plan adds the correlation
     in the canonical space that cells and their anchors span.
     """
-    landmarks = {
-        m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state, labels=(labels or {}).get(m))
-        for m in x
-    }
+    landmarks = landmarks_of(x, labels, n_landmarks=n_landmarks, random_state=random_state)
     shares = None if labels is None else _label_shares(x, labels, landmarks)
     profiles = [] if pairs is None else [evidence.pair_profiles(x, pairs, random_state=random_state)]
     views = profiles if linked is None else [linked, *profiles]
@@ -176,7 +121,7 @@ def couple_known(
         plans = _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, shares, share)
     first = next(iter(x))
     return {
-        (a, b): _coupling(plan, landmarks[b], x[b], info, _partners(pairs, first=a == first))
+        (a, b): _coupling(plan, landmarks[b], x[a], x[b], info, _partners(pairs, first=a == first))
         for (a, b), plan in plans.items()
     }
 
@@ -249,10 +194,7 @@ def couple_geometry(
 
     Labels, and pairs too few to be coordinates of their own, are a linear cost beside it.
     """
-    landmarks = {
-        m: find_landmarks(x[m], n_landmarks=n_landmarks, random_state=random_state, labels=(labels or {}).get(m))
-        for m in x
-    }
+    landmarks = landmarks_of(x, labels, n_landmarks=n_landmarks, random_state=random_state)
     first, second = x
     cost, mass, shares, matched = None, None, None, {m: np.ones(len(v)) for m, v in x.items()}
     if pairs is not None:
@@ -284,37 +226,19 @@ def couple_geometry(
             t / np.maximum(t.sum(1, keepdims=True), 1e-300)
         )
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
-    if distortion > DISTORTED:
-        on_cells = _smoothed_out(x, on_cells, landmarks, shares, pairs)
+    outline = distortion > DISTORTED and min(v.shape[1] for v in x.values()) >= MANY
+    if outline:
+        views = [evidence.canonical(x, _anchors(on_cells, landmarks, x), pairs)]
+        views += [] if pairs is None else [evidence.pair_profiles(x, pairs)]
+        on_cells = _plans(views, landmarks, shares)
     couplings = {}
     for (source, target), plan in on_cells.items():
         partners = _partners(pairs, first=source == first)
-        found = _coupling(plan, landmarks[target], x[target], info, partners, relaxed=labels is not None)
+        settings = {"relaxed": labels is not None, "straight": outline}
+        found = _coupling(plan, landmarks[target], x[source], x[target], info, partners, **settings)
         others = rivals if source == first else rivals.transpose(0, 2, 1)
         couplings[source, target] = replace(found, rivals=others)
     return couplings
-
-
-def _smoothed_out(
-    x: dict[str, np.ndarray],
-    plans: dict[Pair, np.ndarray],
-    landmarks: dict[str, Landmarks],
-    labels: _Labels | None,
-    pairs: np.ndarray | None,
-) -> dict[Pair, np.ndarray]:
-    """Plans from the distances to known pairs, to all landmarks and their images, and from the canonical space."""
-    first, second = x
-    anchors = _anchors(plans, landmarks, x)
-    own = {m: landmarks[m].mean(x[m]) for m in x}
-    images = {(a, b): landmarks[a].mean(v) for (a, b), v in anchors.items()}
-    points = {
-        first: np.vstack([own[first], images[second, first]]),
-        second: np.vstack([images[first, second], own[second]]),
-    }
-    views = [evidence.profiles(x, points)] + ([] if pairs is None else [evidence.pair_profiles(x, pairs)])
-    plans = _plans(views, landmarks, labels)
-    anchors = _anchors(plans, landmarks, x)
-    return _plans([*views, evidence.canonical(x, anchors, pairs)], landmarks, labels)
 
 
 def relaxed_sinkhorn(
@@ -347,10 +271,12 @@ def _coupling(
     plan: np.ndarray,
     landmarks: Landmarks,
     x: np.ndarray,
+    target: np.ndarray,
     info: dict[str, Any],
     pairs: np.ndarray | None,
     *,
     relaxed: bool = True,
+    straight: bool = False,
 ) -> Coupling:
     """Keep the largest entries of each row and average the landmarks' cells with them; known partners are anchors."""
     n, m = plan.shape
@@ -362,13 +288,20 @@ def _coupling(
     indptr = np.arange(0, columns.size + 1, columns.shape[1])
     sparse = sp.csr_matrix((values.ravel().astype(np.float32), columns.ravel(), indptr), shape=(n, m))
     sparse.eliminate_zeros()
-    anchors = np.asarray(sparse @ landmarks.mean(x)).astype(np.float32)
+    anchors = barycentres(sparse, landmarks.mean(target))
+    anchors = (straightened(anchors, x, matched) if straight else anchors).astype(np.float32)
     known = np.zeros(n, dtype=bool)
     if pairs is not None:
-        anchors[pairs[:, 0]] = x[pairs[:, 1]]
+        anchors[pairs[:, 0]] = target[pairs[:, 1]]
         known[pairs[:, 0]] = True
         matched = np.where(known, 1.0, matched)
     return Coupling(sparse, anchors, landmarks, info, matched.astype(np.float32), known, relaxed)
+
+
+def barycentres(plan: sp.csr_matrix, points: np.ndarray) -> np.ndarray:
+    """Means (n × p) of points (m × p) under the squared entries of a plan (n × m): its own are too near to the middle."""
+    sharp = sp.csr_matrix(plan, dtype=np.float64).power(SHARPER)
+    return np.asarray(sharp @ points) / np.maximum(np.asarray(sharp.sum(1)), 1e-300)
 
 
 def _spread(x: np.ndarray, landmarks: Landmarks, labels: np.ndarray | None = None, k: int = 5) -> np.ndarray:

@@ -12,7 +12,7 @@ from scmmgan.model.diffusion import geodesics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scmmgan.model.coupling import Landmarks
+    from scmmgan.model.landmarks import Landmarks
 
 STEP = 2.0  # proximal step, 1 / ε: larger ones outrun the Sinkhorn iterations between them
 N_STARTS = 100

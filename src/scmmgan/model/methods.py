@@ -43,7 +43,10 @@ METHODS = {
         settings={"networks": "paper", "coupled": False},
     ),
     "cyclegan": Method(
-        weights={**WEIGHTS, "anchors": 0.0, "links": 0.0, "identity": 0.0}, geometry=None, settings={"coupled": False}
+        # METHOD §5
+        weights={**WEIGHTS, "adversarial": 1.0, "anchors": 0.0, "links": 0.0, "identity": 0.0},
+        geometry=None,
+        settings={"coupled": False},
     ),
 }
 

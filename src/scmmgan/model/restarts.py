@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.coupling import Coupling, Landmarks
+from scmmgan.model.coupling import Coupling, barycentres
 from scmmgan.model.diagnosis import shares
+from scmmgan.model.landmarks import Landmarks
 
 
 def agreement(images: list[np.ndarray]) -> np.ndarray:
@@ -34,6 +35,6 @@ def modes(agreement: np.ndarray, *, least: float = 0.5) -> np.ndarray:
 def follow(coupling: Coupling, plan: np.ndarray, own: Landmarks, x: np.ndarray) -> Coupling:
     """The coupling with another plan (m × m') between landmarks `own` and its own; `x`: target cells."""
     cells = shares(plan)[own.label]
-    anchors = (cells @ coupling.landmarks.mean(x)).astype(np.float32)
+    anchors = barycentres(cells, coupling.landmarks.mean(x)).astype(np.float32)
     anchors[coupling.known] = coupling.anchors[coupling.known]
     return replace(coupling, plan=sp.csr_matrix(cells.astype(np.float32)), anchors=anchors)

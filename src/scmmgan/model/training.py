@@ -22,12 +22,12 @@ logger = logging.getLogger("scmmgan")
 Pair = tuple[str, str]
 WEIGHTS = {
     **{
-        "adversarial": 1.0,
+        "adversarial": 0.5,
         "cycle": 1.0,
         "anchors": 5.0,
         "links": 1.0,
         "geometry": 0.1,
-    },  # METHOD §5; geometry: benchmarks/accuracy.md
+    },  # METHOD §5; adversarial, geometry: benchmarks/accuracy.md
     "identity": 10.0,  # only in a shared space (benchmarks/accuracy.md)
 }
 OTHERS = ("pairs", "discriminator", "discriminator gradient", "gradient")

@@ -112,9 +112,10 @@ def align(
     cycle_as_real
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
-        Loss weights to change: `adversarial` 1, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1
-        (METHOD §5); `geometry` .1 and, in a shared space, `identity` 10 (benchmarks/accuracy.md). 0 leaves a term out.
-        `"scmmgan-paper"`: anchors (known pairs) and links 10, geometry 1, no identity.
+        Loss weights to change: `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1 (METHOD §5);
+        `adversarial` .5, `geometry` .1 and, in a shared space, `identity` 10 (benchmarks/accuracy.md). 0 leaves a term
+        out. `"scmmgan-paper"`: adversarial 1, anchors (known pairs) and links 10, geometry 1, no identity; `"cyclegan"`:
+        adversarial and cycle 1.
     max_steps
         Training steps (default 1,000, METHOD §5; `"scmmgan-paper"`: 20,000).
     batch_size

@@ -100,11 +100,12 @@ def correlations(
         `table`, one row per gene asked for (`query`) and `feature` of `target` (`measured_as`: its name in the
         reference): `r_measured` (a) and `r_mapped` (b); and for both `rank_*` (1: the strongest), `z_*` (effect: sds above
         the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit); `change` (effect: Fisher's z of b less that of
-        a); `listed`, the paper's lists (by rank and threshold alone, without error control); `candidate`, what the nulls and
-        limits leave of them; `verdict`, the same where evidence supports the alignment, else "". Each of the three is
-        "spurious", "novel" or "". Beside it `n_top`, `threshold`, `signed`, `reference`, `method`, `random_state` and whether
-        the alignment was `supported`. Each pair of modalities has its own; genes of earlier calls stay in the table of their
-        pair when the settings are the same, else they are replaced, and that is logged.
+        a); `listed`, the paper's lists (by rank and threshold alone, without error control; what is on both is on
+        neither); `candidate`, what the nulls and limits leave of them; `verdict`, the same where evidence supports the
+        alignment, else "". Each of the three is "spurious", "novel" or "". Beside it `n_top`, `threshold`, `signed`,
+        `reference`, `method`, `random_state` and whether the alignment was `supported`. Each pair of modalities has its
+        own; genes of earlier calls stay in the table of their pair when the settings are the same, else they are
+        replaced, and that is logged.
 
     Raises
     ------

@@ -15,8 +15,9 @@ from scmmgan.tl import _prior
 
 if TYPE_CHECKING:
     from scmmgan._domain import Domain
-    from scmmgan.model.coupling import Coupling, Landmarks
+    from scmmgan.model.coupling import Coupling
     from scmmgan.model.diagnosis import HeldOut
+    from scmmgan.model.landmarks import Landmarks
 
 logger = logging.getLogger("scmmgan")
 
