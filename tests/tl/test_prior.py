@@ -144,9 +144,9 @@ def test_what_is_said_of_shapes(caplog: pytest.LogCaptureFixture, pairs: int, la
 
 def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
     """Pairs tell two of three modalities apart, shapes the others: landmarks of a modality are the same for all."""
-    from scmmgan.model import coupling
+    from scmmgan.model import landmarks
 
-    monkeypatch.setattr(coupling, "GEOMETRY_LANDMARKS", 20)
+    monkeypatch.setattr(landmarks, "GEOMETRY_LANDMARKS", 20)
     mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[30, 20, 25])
     domains, _, _ = read(mdata)
     pairs = {("rna", "protein"): np.tile(np.arange(110)[:, None], (1, 2))}

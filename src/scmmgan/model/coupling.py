@@ -10,13 +10,12 @@ import scipy.sparse as sp
 
 from scmmgan.model import evidence
 from scmmgan.model.gromov import LINEAR, gromov_wasserstein
-from scmmgan.model.landmarks import LINKED_LANDMARKS, Landmarks, landmarks_of
+from scmmgan.model.landmarks import GEOMETRY_LANDMARKS, LINKED_LANDMARKS, Landmarks, landmarks_of
 from scmmgan.model.regression import straightened
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
 KEPT = 32  # plan entries kept per cell
-GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
 DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is right in its outline only
 MANY = 10  # dimensions of both sides from which on canonical variates and a line tell more than a distorted plan
 SHARPER = 2  # power of a plan's entries before landmarks are averaged: about half of ε (benchmarks/accuracy.md)
@@ -197,9 +196,9 @@ def couple_geometry(
     landmarks = landmarks_of(x, labels, n_landmarks=n_landmarks, random_state=random_state)
     first, second = x
     cost, mass, shares, matched = None, None, None, {m: np.ones(len(v)) for m, v in x.items()}
-    if pairs is not None:
-        profiles = evidence.pair_profiles(x, pairs)
-        cost = _correlation_distance(*(landmarks[m].mean(profiles[m]) for m in x))
+    profiles = [] if pairs is None else [evidence.pair_profiles(x, pairs)]
+    if profiles:
+        cost = _correlation_distance(*(landmarks[m].mean(profiles[0][m]) for m in x))
         cost /= cost.mean()
     if labels is not None:
         shares = _label_shares(x, labels, landmarks)
@@ -228,9 +227,8 @@ def couple_geometry(
         on_cells[source, target] = plan * (matched[source] / np.maximum(plan.sum(1), 1e-300))[:, None]
     outline = distortion > DISTORTED and min(v.shape[1] for v in x.values()) >= MANY
     if outline:
-        views = [evidence.canonical(x, _anchors(on_cells, landmarks, x), pairs)]
-        views += [] if pairs is None else [evidence.pair_profiles(x, pairs)]
-        on_cells = _plans(views, landmarks, shares)
+        canonical = evidence.canonical(x, _anchors(on_cells, landmarks, x), pairs)
+        on_cells = _plans([canonical, *profiles], landmarks, shares)
     couplings = {}
     for (source, target), plan in on_cells.items():
         partners = _partners(pairs, first=source == first)
@@ -298,7 +296,7 @@ def _coupling(
     return Coupling(sparse, anchors, landmarks, info, matched.astype(np.float32), known, relaxed)
 
 
-def barycentres(plan: sp.csr_matrix, points: np.ndarray) -> np.ndarray:
+def barycentres(plan: sp.csr_matrix | np.ndarray, points: np.ndarray) -> np.ndarray:
     """Means (n × p) of points (m × p) under the squared entries of a plan (n × m): its own are too near to the middle."""
     sharp = sp.csr_matrix(plan, dtype=np.float64).power(SHARPER)
     return np.asarray(sharp @ points) / np.maximum(np.asarray(sharp.sum(1)), 1e-300)

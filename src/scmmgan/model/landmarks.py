@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 LINKED_LANDMARKS = 300
+GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,7 @@ def couplings(
 
 def landmarks(domains: list[Domain], tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> int:
     """Number of landmarks asked for: fewer where the shapes of any two modalities decide."""
-    from scmmgan.model.coupling import GEOMETRY_LANDMARKS
-    from scmmgan.model.landmarks import LINKED_LANDMARKS
+    from scmmgan.model.landmarks import GEOMETRY_LANDMARKS, LINKED_LANDMARKS
 
     known = all(_is_known(a.name, b.name, tables, pairs) for a, b in combinations(domains, 2))
     return LINKED_LANDMARKS if known else GEOMETRY_LANDMARKS
