@@ -12,8 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model import evidence
-from scmmgan.model.coupling import EPSILON, RELAXED, Coupling, Pair
+from scmmgan.model.coupling import Coupling
 from scmmgan.model.landmarks import Landmarks
+from scmmgan.model.plans import EPSILON, RELAXED, Pair
 
 N_COARSE = 100
 N_NULL = 99  # shuffled tables: none of them may be better where p is to be .01

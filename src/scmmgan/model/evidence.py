@@ -108,15 +108,21 @@ def share_ratios(a: np.ndarray, b: np.ndarray, gaps: tuple[float, float] = (0.0,
 
 
 def canonical(
-    x: dict[str, np.ndarray], anchors: dict[Pair, np.ndarray], pairs: np.ndarray | None = None
+    x: dict[str, np.ndarray],
+    anchors: dict[Pair, np.ndarray],
+    pairs: np.ndarray | None = None,
+    *,
+    rows: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Canonical variates (n × at most 20) of both modalities, from every cell and its anchor as a pair.
 
-    Known pairs count 20 fold. Variates are scaled by their canonical correlations.
+    Known pairs count 20 fold. Variates are scaled by their canonical correlations. `rows`: of the cells that have the
+    anchors, all by default.
     """
     first, second = x
-    a = np.vstack([x[first], anchors[second, first]]).astype(np.float64)
-    b = np.vstack([anchors[first, second], x[second]]).astype(np.float64)
+    own = {m: v if rows is None else v[rows[m]] for m, v in x.items()}
+    a = np.vstack([own[first], anchors[second, first]]).astype(np.float64)
+    b = np.vstack([anchors[first, second], own[second]]).astype(np.float64)
     weight = np.ones(len(a))
     if pairs is not None:
         a = np.vstack([a, x[first][pairs[:, 0]]])

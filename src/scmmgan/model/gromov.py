@@ -65,11 +65,18 @@ def _search(
         order = np.argsort(costs(candidates, a, b, p, q, linear), kind="stable")
         plans += [polish(candidates[i], judges[0], judges[1], p, q, linear) for i in order[:N_POLISHED]]
     values = costs(np.stack(plans), judges[0], judges[1], p, q, linear)
-    distinct: list[int] = []
-    for i in np.argsort(values, kind="stable"):
-        if all(np.abs(plans[i] - plans[j]).sum() > DISTINCT for j in distinct):
-            distinct.append(int(i))
-    return [plans[i] for i in distinct], values[distinct]
+    order = np.argsort(values, kind="stable")
+    kept = order[distinct([plans[i] for i in order])]
+    return [plans[i] for i in kept], values[kept]
+
+
+def distinct(plans: list[np.ndarray]) -> list[int]:
+    """Positions of the plans that differ from all kept before them."""
+    kept: list[int] = []
+    for i, plan in enumerate(plans):
+        if all(np.abs(plan - plans[j]).sum() > DISTINCT for j in kept):
+            kept.append(i)
+    return kept
 
 
 def landmark_metrics(x: np.ndarray, landmarks: Landmarks, *, random_state: int = 0) -> dict[str, list[np.ndarray]]:

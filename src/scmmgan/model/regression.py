@@ -30,14 +30,25 @@ def straightened(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.n
     The outline of a map is linear, and well determined; what a line does not tell keeps its spread. R² is adjusted for
     the p features, and weighted by `weight` (n,).
     """
+    rest, left, variance = _off_the_line(anchors, x, weight)
+    n, p = x.shape
+    left = left * (n - 1) / max(n - p - 1, 1e-12)
+    # where nothing varies there is nothing to explain
+    unexplained = np.where(variance > 1e-12, left / np.maximum(variance, 1e-12), 1)
+    return anchors - (1 - np.minimum(unexplained, 1)) * rest
+
+
+def unexplained(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> float:
+    """Share of the variance of anchors (n × p') that their regression on the cells (n × p) leaves, all dimensions together."""
+    _, left, variance = _off_the_line(anchors, x, weight)
+    return float(left.sum() / max(variance.sum(), 1e-12))
+
+
+def _off_the_line(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the regression of anchors on cells leaves (n × p'), its mean square and the anchors' variance (p',)."""
     slope, intercept = ridge(x, anchors, weight, penalty=OUTLINE)
     rest, share = anchors - (x @ slope.T + intercept), _shares(weight)
-    variance = share @ (anchors - share @ anchors) ** 2
-    n, p = x.shape
-    unexplained = share @ rest**2 * (n - 1) / max(n - p - 1, 1e-12)
-    # where nothing varies there is nothing to explain
-    unexplained = np.where(variance > 1e-12, unexplained / np.maximum(variance, 1e-12), 1)
-    return anchors - (1 - np.minimum(unexplained, 1)) * rest
+    return rest, share @ rest**2, share @ (anchors - share @ anchors) ** 2
 
 
 def _shares(weight: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.coupling import Coupling, barycentres
+from scmmgan.model.coupling import Coupling
 from scmmgan.model.diagnosis import shares
 from scmmgan.model.landmarks import Landmarks
+from scmmgan.model.plans import barycentres
 
 
 def agreement(images: list[np.ndarray]) -> np.ndarray:
