@@ -33,7 +33,7 @@ import run as bench  # noqa: E402
 import scores  # noqa: E402
 
 from scmmgan import _domain, _links  # noqa: E402
-from scmmgan.tl import _prior, _verdict  # noqa: E402
+from scmmgan.tl import _evidence, _prior, _verdict  # noqa: E402
 
 T_CELLS = ["CD4 T naive", "CD4 T memory", "CD8 T naive", "CD8 T memory"]
 MYELOID = ["CD14 Mono", "DC"]
@@ -100,7 +100,7 @@ def judge(
     start = time.perf_counter()
     couplings, _ = _prior.couplings(domains, tables, known, codes[0], shared=shared, random_state=seed)
     coupled = time.perf_counter()
-    records, _ = _verdict.diagnose_couplings(
+    records, _ = _evidence.diagnose_couplings(
         domains, couplings, tables, known, *codes, shared=shared, random_state=seed
     )
     record = _verdict.judge(records[names], names)

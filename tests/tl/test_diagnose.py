@@ -79,6 +79,7 @@ def test_pairs():
     assert record["verdict"] == "supported by pairs"
     assert record["pairs_mean"] < 0.2
     assert len(record["pairs"]) == 30
+    assert record["pairs_error"] == pytest.approx(np.std(record["pairs"], ddof=1) / 30**0.5)
     wrong = align(mdata, links=None, pairs=true_pairs(mdata, 30, shuffle=True))
     assert not wrong["supported"]
     assert wrong["pairs_mean"] > 0.3
@@ -220,6 +221,30 @@ def record_of(**changes: Any) -> dict[str, Any]:
 )
 def test_what_support_takes(changes: dict[str, Any], verdict: str):
     assert _verdict.judge(record_of(**changes), ("a", "b"))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "n", "p", "alone", "beside_links"),
+    [
+        (0.24, 0.05, 10, 0.01, "supported by pairs", "supported by links and pairs"),
+        # not sure enough to support, nor bad enough to contradict
+        (0.24, 0.07, 10, 0.01, "not identifiable", "supported by links"),
+        (0.31, 0.01, 10, 0.01, "not identifiable", "not identifiable"),
+        (0.2, 0.01, 10, 0.02, "not identifiable", "not identifiable"),
+        (0.31, 0.01, 9, 0.01, "not identifiable", "supported by links"),
+        (0.1, 0.01, 4, 0.01, "not identifiable", "supported by links"),
+    ],
+)
+def test_the_standard_error_of_few_pairs_counts(
+    mean: float, error: float, n: int, p: float, alone: str, beside_links: str
+):
+    pairs = {"pairs_mean": mean, "pairs_error": error, "pairs_n": n, "pairs_p": p, "pairs_in_use": mean}
+    pairs |= {"pairs": np.full(n, mean), "pairs_null": np.full(99, 0.5)}
+    record = record_of(**pairs)
+    assert _verdict.judge(record, ("a", "b"))["verdict"] == beside_links
+    found = _verdict.judge({k: v for k, v in record.items() if "links" not in k}, ("a", "b"))
+    assert found["verdict"] == alone
+    assert f"{mean:.0%} ± {error:.0%} are nearer" in found["statement"]
 
 
 def test_populations_that_could_be_swapped_are_named():

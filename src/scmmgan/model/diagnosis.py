@@ -47,6 +47,11 @@ class HeldOut:
         return float(self.score.mean())
 
     @property
+    def error(self) -> float:
+        """Standard error of the mean score."""
+        return float(self.score.std(ddof=1) / np.sqrt(len(self.score)))
+
+    @property
     def p(self) -> float:
         """Share of tables, the true one among them, that do as well as the true one."""
         better = self.null >= self.mean - 1e-12 if self.higher_is_better else self.null <= self.mean + 1e-12

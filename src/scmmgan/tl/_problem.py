@@ -13,7 +13,7 @@ import pandas as pd
 
 from scmmgan import _domain, _known, _slots
 from scmmgan._keys import Keys
-from scmmgan.tl import _prior, _verdict
+from scmmgan.tl import _evidence, _prior
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -56,7 +56,7 @@ class Problem:
         self, couplings: Mapping[Pair, Coupling], random_state: int
     ) -> tuple[dict[Pair, dict[str, Any]], dict[Pair, np.ndarray]]:
         """Records of what supports the couplings, and ambiguous cells."""
-        return _verdict.diagnose_couplings(
+        return _evidence.diagnose_couplings(
             self.domains, couplings, self.tables, self.pairs, self.labels, self.label_names,
             shared=self.shared, random_state=random_state,
         )  # fmt: skip
