@@ -274,7 +274,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         text += [f"\n### {title}\n", "| case | FOSCTTM | held-out links (shuffled, at most) | held-out pairs ± standard error (shuffled, at least) | labels separated, p | verdict |", "|---|---|---|---|---|---|"]  # fmt: skip
         for r in of[kind]:
             links = f"{r['links_mean']:.2f} ({r['links_null_max']:.2f})" if "links_mean" in r else ""
-            pairs = f"{r['pairs_mean']:.2f} ± {r['pairs_error']:.2f} ({r['pairs_null_min']:.2f})" if "pairs_mean" in r else ""
+            pairs = (
+                f"{r['pairs_mean']:.2f} ± {r['pairs_error']:.2f} ({r['pairs_null_min']:.2f})"
+                if "pairs_mean" in r
+                else ""
+            )
             labels = f"{r['labels_separated']:.2f}, {r['labels_p']:.3f}" if "labels_p" in r else ""
             error = f"{r['foscttm']:.3f}" if "foscttm" in r else ""
             text.append(f"| {r['case']} | {error} | {links} | {pairs} | {labels} | {r['verdict']} |")

@@ -52,10 +52,10 @@ def test_exchanged_groups_are_penalized(seed: int):
     x, landmarks, spreads, plans, _ = problem(seed)
     found = penalties(x, landmarks, spreads, plans, np.ones(6), NOTHING)
     assert found.argmin() == 0
-    assert found[0] < 0.5 * found[1:].min()
+    assert found[0] < 0.7 * found[1:].min()
 
 
-def test_penalty_is_cost_times_the_root_of_mismatch_and_unexplained():
+def test_penalty_is_the_mean_of_cost_and_of_what_the_outline_leaves():
     """The formula of docs/method.md in float64: two rounds of canonical variates, relaxed plans and squared means."""
     x, landmarks, spreads, plans, _ = problem()
     got = penalties(x, landmarks, spreads, plans[1:2], np.array([0.7]), NOTHING)
@@ -87,7 +87,7 @@ def test_penalty_is_cost_times_the_root_of_mismatch_and_unexplained():
         gram = (centred.T * w) @ centred
         slope = np.linalg.solve(gram + 0.1 * np.trace(gram) / len(gram) * np.eye(len(gram)), (centred.T * w) @ image)
         left.append((w @ (image - centred @ slope) ** 2).sum() / (w @ image**2).sum())
-    np.testing.assert_allclose(got, 0.7 * np.sqrt(mismatch * np.mean(left)), rtol=2e-3)
+    np.testing.assert_allclose(got, np.sqrt(0.7 * np.sqrt(mismatch * np.mean(left))), rtol=1e-3)
 
 
 def test_many_cells_are_sampled(monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +104,7 @@ def test_many_cells_are_sampled(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(candidates, "plans_of", spied)
     some = penalties(x, landmarks, spreads, plans, np.ones(6), NOTHING)
     assert asked == [[120, 120]] * 12
-    np.testing.assert_allclose(some, every, rtol=0.35)
+    np.testing.assert_allclose(some, every, rtol=0.2)
     assert some.argmin() == every.argmin() == 0
 
 

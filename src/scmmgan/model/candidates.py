@@ -104,7 +104,7 @@ def penalties(
     known: Known,
     random_state: int = 0,
 ) -> np.ndarray:
-    """Cost times √(mismatch · unexplained) of plans between landmarks, (k,).
+    """√(cost · √(mismatch · unexplained)) of plans between landmarks, (k,).
 
     A distorted minimum is right in its outline, and where several are about as cheap, the outline tells them apart. Each
     is turned twice into canonical variates and plans of cells with landmarks over these. Mismatch: mean correlation
@@ -132,5 +132,6 @@ def penalties(
             distance = correlation_distance(variates[a][rows[a]], landmarks[b].mean(variates[b]))
             mismatch += float(np.average((shares * distance).sum(1), weights=weight)) / 2
             rest += unexplained(anchors[a, b], x[a][rows[a]], weight) / 2
-        found.append(cost * np.sqrt(mismatch * rest))
+        # a geometric mean: gaps between plans stay comparable with those of costs
+        found.append(np.sqrt(cost * np.sqrt(mismatch * rest)))
     return np.array(found)
