@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scmmgan.model import candidates, evidence
+from scmmgan.model import candidates, coupling, evidence
 from scmmgan.model.candidates import Known, minima, penalties
 from scmmgan.model.landmarks import Landmarks, landmarks_of
 from scmmgan.model.plans import correlation_distance, spread
@@ -52,10 +52,10 @@ def test_exchanged_groups_are_penalized(seed: int):
     x, landmarks, spreads, plans, _ = problem(seed)
     found = penalties(x, landmarks, spreads, plans, np.ones(6), NOTHING)
     assert found.argmin() == 0
-    assert found[0] < 0.7 * found[1:].min()
+    assert found[0] < 0.5 * found[1:].min()
 
 
-def test_penalty_is_the_mean_of_cost_and_of_what_the_outline_leaves():
+def test_penalty_is_cost_times_the_root_of_mismatch_and_unexplained():
     """The formula of docs/method.md in float64: two rounds of canonical variates, relaxed plans and squared means."""
     x, landmarks, spreads, plans, _ = problem()
     got = penalties(x, landmarks, spreads, plans[1:2], np.array([0.7]), NOTHING)
@@ -87,7 +87,7 @@ def test_penalty_is_the_mean_of_cost_and_of_what_the_outline_leaves():
         gram = (centred.T * w) @ centred
         slope = np.linalg.solve(gram + 0.1 * np.trace(gram) / len(gram) * np.eye(len(gram)), (centred.T * w) @ image)
         left.append((w @ (image - centred @ slope) ** 2).sum() / (w @ image**2).sum())
-    np.testing.assert_allclose(got, np.sqrt(0.7 * np.sqrt(mismatch * np.mean(left))), rtol=1e-3)
+    np.testing.assert_allclose(got, 0.7 * np.sqrt(mismatch * np.mean(left)), rtol=2e-3)
 
 
 def test_many_cells_are_sampled(monkeypatch: pytest.MonkeyPatch):
@@ -104,7 +104,7 @@ def test_many_cells_are_sampled(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(candidates, "plans_of", spied)
     some = penalties(x, landmarks, spreads, plans, np.ones(6), NOTHING)
     assert asked == [[120, 120]] * 12
-    np.testing.assert_allclose(some, every, rtol=0.2)
+    np.testing.assert_allclose(some, every, rtol=0.35)
     assert some.argmin() == every.argmin() == 0
 
 
@@ -129,16 +129,49 @@ def test_a_distorted_minimum_is_chosen_by_its_outline(monkeypatch: pytest.Monkey
     assert seen == [None]
     assert image_errors(x, landmarks, got.plans[0], group) == 0
     assert got.distortion == pytest.approx(0.06)
-    assert (np.diff(got.values) >= 0).all()
+    # the others by cost, cheaper ones among them: rivals are told by it
+    np.testing.assert_allclose(got.costs, [0.06, 0.05, 0.07])
+    assert got.plans[1] is plans[1]
     # a sound minimum, or few dimensions: the cost decides
     monkeypatch.setattr(candidates, "gromov_wasserstein", search_for(wrong_first, [0.02, 0.03, 0.04], seen))
     sound = minima(x, landmarks, spreads, NOTHING)
     assert not sound.outline
     assert sound.plans[0] is plans[1]
-    np.testing.assert_allclose(sound.values, [0.02, 0.03, 0.04])
+    np.testing.assert_allclose(sound.costs, [0.02, 0.03, 0.04])
     monkeypatch.setattr(candidates, "gromov_wasserstein", search_for(wrong_first, [0.05, 0.06, 0.07], seen))
-    monkeypatch.setattr(candidates, "MANY", 12)
-    assert not minima(x, landmarks, spreads, NOTHING).outline
+    for least, outline in ((11, True), (12, False)):
+        monkeypatch.setattr(candidates, "MANY", least)
+        assert minima(x, landmarks, spreads, NOTHING).outline is outline
+
+
+def test_plans_that_say_nothing_are_not_likely():
+    x, landmarks, spreads, plans, _ = problem()
+    nothing = np.outer(landmarks["a"].mass, landmarks["b"].mass)
+    found = penalties(x, landmarks, spreads, [plans[0], plans[1], nothing], np.ones(3), NOTHING)
+    assert found.argmin() == 0
+
+
+def test_what_is_known_reaches_the_search(monkeypatch: pytest.MonkeyPatch):
+    """Pairs, profiles over them, labels, their costs and the seed."""
+    x, group = grouped(0)
+    labels = {m: g % 2 for m, g in group.items()}
+    pairs = np.c_[np.arange(10), np.arange(10)]
+    seen: list = []
+
+    def kept(*args: object, random_state: int) -> None:
+        seen.append((args[3], random_state))
+        raise InterruptedError
+
+    monkeypatch.setattr(coupling, "minima", kept)
+    with pytest.raises(InterruptedError):
+        coupling.couple_geometry(x, pairs=pairs, labels=labels, random_state=3)
+    known, seed = seen[0]
+    assert seed == 3
+    np.testing.assert_array_equal(known.pairs, pairs)
+    assert [profile["a"].shape for profile in known.profiles] == [(360, 10)]
+    np.testing.assert_array_equal(known.labels.cells["b"].argmax(1), labels["b"])
+    assert sorted(known.costs) == ["labels", "pairs"]
+    assert known.mass is not None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scmmgan.model.regression import OUTLINE, ridge, straightened
+from scmmgan.model.regression import OUTLINE, ridge, straightened, unexplained
 
 
 def test_ridge_is_weighted_least_squares_with_a_penalty():
@@ -92,3 +92,13 @@ def test_cells_that_are_all_alike_have_no_line():
     np.testing.assert_allclose(intercept, y.mean(0))
     single = np.eye(30)[3]
     np.testing.assert_allclose(straightened(y, rng.normal(size=(30, 3)), single), y)
+
+
+def test_share_that_a_line_leaves():
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2000, 4)), rng.normal(size=(2000, 3))
+    slope = rng.normal(size=(4, 3))
+    anchors = x @ slope + 2 * noise
+    expected = 12 / (12 + (slope**2).sum())
+    assert unexplained(anchors, x, np.ones(2000)) == pytest.approx(expected, rel=0.06)
+    assert unexplained(np.ones((2000, 3)), x, np.ones(2000)) == 1

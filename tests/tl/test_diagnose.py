@@ -247,6 +247,13 @@ def test_the_standard_error_of_few_pairs_counts(
     assert f"{mean:.0%} ± {error:.0%} are nearer" in found["statement"]
 
 
+def test_the_coupling_in_use_must_put_the_pairs_near():
+    pairs = {"pairs_mean": 0.1, "pairs_error": 0.02, "pairs_n": 30, "pairs_p": 0.01, "pairs": np.full(30, 0.1)}
+    pairs |= {"pairs_null": np.full(99, 0.5)}
+    for in_use, verdict in ((0.29, "supported by links and pairs"), (0.31, "not identifiable")):
+        assert _verdict.judge(record_of(**pairs, pairs_in_use=in_use), ("a", "b"))["verdict"] == verdict
+
+
 def test_populations_that_could_be_swapped_are_named():
     swap = pd.DataFrame(
         {"population": ["A", "B", "C"], "partner": ["X", "Y", "Z"], "swap": ["B", "A", ""], "gap": [0.1, 0.1, 1.0]}

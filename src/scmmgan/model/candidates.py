@@ -17,6 +17,7 @@ MANY = 10  # dimensions of both sides from which on canonical variates and a lin
 ENOUGH = 30  # known pairs that may outweigh the shapes; fewer are also tried at √(k / 30) and k / 30 of their weight
 N_CANDIDATES = 12  # of the cheapest: more do not help (benchmarks/accuracy.md)
 N_CELLS = 1_000  # of each side that are asked
+LEAST = 0.01  # mismatch that counts: over a single variate every cell has perfect partners, whatever the plan
 ROUNDS = 2  # of canonical variates and plans from them
 
 
@@ -37,13 +38,13 @@ class Known:
 
 @dataclass(frozen=True)
 class Minima:
-    """Distinct plans between landmarks, likeliest first, their `values`, and the distortion of the first.
+    """Distinct plans between landmarks, likeliest first and the others by cost, their `costs`, the distortion of the first.
 
-    `outline`: shapes gave an outline only, and the values are penalties.
+    `outline`: shapes gave an outline only, and the first has the least penalty; others may cost less.
     """
 
     plans: list[np.ndarray]
-    values: np.ndarray
+    costs: np.ndarray
     distortion: float
     outline: bool
 
@@ -77,9 +78,9 @@ def minima(
     values = np.array([d + _linear(full, plan) for d, plan in zip(distortions, plans)])
     order = np.argsort(values, kind="stable")
     if outline:
-        order = order[:N_CANDIDATES]
-        values[order] = penalties(x, landmarks, spreads, [plans[i] for i in order], values[order], known, random_state)
-        order = order[np.argsort(values[order], kind="stable")]
+        asked = order[:N_CANDIDATES]
+        found = penalties(x, landmarks, spreads, [plans[i] for i in asked], values[asked], known, random_state)
+        order = np.r_[order[found.argmin()], np.delete(order, found.argmin())]
     order = order[distinct([plans[i] for i in order])]
     return Minima([plans[i] for i in order], values[order], distortions[order[0]], outline)
 
@@ -104,7 +105,7 @@ def penalties(
     known: Known,
     random_state: int = 0,
 ) -> np.ndarray:
-    """√(cost · √(mismatch · unexplained)) of plans between landmarks, (k,).
+    """Cost times √(mismatch · unexplained) of plans between landmarks, (k,).
 
     A distorted minimum is right in its outline, and where several are about as cheap, the outline tells them apart. Each
     is turned twice into canonical variates and plans of cells with landmarks over these. Mismatch: mean correlation
@@ -132,6 +133,5 @@ def penalties(
             distance = correlation_distance(variates[a][rows[a]], landmarks[b].mean(variates[b]))
             mismatch += float(np.average((shares * distance).sum(1), weights=weight)) / 2
             rest += unexplained(anchors[a, b], x[a][rows[a]], weight) / 2
-        # a geometric mean: gaps between plans stay comparable with those of costs
-        found.append(np.sqrt(cost * np.sqrt(mismatch * rest)))
+        found.append(cost * np.sqrt(max(mismatch, LEAST) * rest))
     return np.array(found)

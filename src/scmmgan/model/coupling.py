@@ -151,10 +151,11 @@ def couple_geometry(
     spreads = {m: spread(v, landmarks[m], (labels or {}).get(m)) for m, v in x.items()}
     known = Known(pairs, profiles, shares, costs, mass)
     found = minima(x, landmarks, spreads, known, random_state=random_state)
-    plan, values = found.plans[0], found.values
-    info: dict[str, Any] = {"kind": "geometry", "cost": float(values[0]), "distortion": found.distortion}
-    if len(values) > 1:
-        info["gaps"] = (values[1 : 1 + N_RIVALS] - values[0]) / max(values[0], 1e-12)
+    plan, least = found.plans[0], found.costs
+    info: dict[str, Any] = {"kind": "geometry", "cost": float(least[0]), "distortion": found.distortion}
+    if len(least) > 1:
+        # where the outline decided, a rival may cost less
+        info["gaps"] = np.maximum(least[1 : 1 + N_RIVALS] - least[0], 0) / max(least[0], 1e-12)
         info["gap"] = float(info["gaps"][0])
     rivals = np.array(found.plans[1 : 1 + N_RIVALS]).reshape(-1, *plan.shape)
     on_cells = {}

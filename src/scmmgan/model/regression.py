@@ -41,7 +41,8 @@ def straightened(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.n
 def unexplained(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> float:
     """Share of the variance of anchors (n × p') that their regression on the cells (n × p) leaves, all dimensions together."""
     _, left, variance = _off_the_line(anchors, x, weight)
-    return float(left.sum() / max(variance.sum(), 1e-12))
+    # where nothing varies there is nothing to explain
+    return float(left.sum() / variance.sum()) if variance.sum() > 1e-12 else 1.0
 
 
 def _off_the_line(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

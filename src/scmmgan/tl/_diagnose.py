@@ -75,7 +75,7 @@ def diagnose(
         `links` (table with the correlation of each), `pairs` (share of cells nearer, each), `links_mean`, `links_p`,
         `links_null` and the same for pairs, `pairs_error` (standard error of their mean), `links_in_use` (how the coupling in use carries the links over), `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
         the one it could best be `swap`ped with, `gap`, shares ambiguous and unmatched); `gaps` (relative costs of rival
-        couplings by shape; distorted ones: its geometric mean with what partners and a line leave open); `ambiguous_{a}`, `unmatched_{a}`; `quality_cycle`, `quality_overlap`, `quality_auc`,
+        couplings by shape; 0 where one costs less than that in use); `ambiguous_{a}`, `unmatched_{a}`; `quality_cycle`, `quality_overlap`, `quality_auc`,
         `quality_follows` on held-out cells. With `full`: `restart_modes` (mode of each restart), `restart_share` (of the
         largest one; modes are never averaged), `restart_agreement` (restarts × restarts, 1: the same map, 0: unrelated),
         and `null_cycle`, `null_overlap`, `null_auc` beside `short_cycle`, `short_overlap`, `short_auc`.
