@@ -935,9 +935,9 @@ def foscttm_without(mdata: md.MuData, pairs: pd.DataFrame, a: str = "rna", b: st
     return metrics.foscttm(first, second)
 
 
-def misleading() -> md.MuData:
-    """A toy whose shapes alone lead astray: FOSCTTM .17 without any knowledge."""
-    return smm.datasets.toy(n_cells=120, n_features=[30, 20], random_state=2)
+def misleading(random_state: int = 2) -> md.MuData:
+    """A toy whose shapes alone lead astray: FOSCTTM .22 (seed 9: .13) without any knowledge."""
+    return smm.datasets.toy(n_cells=120, n_features=[30, 20], random_state=random_state)
 
 
 def test_thirty_pairs_place_the_others():
@@ -1047,7 +1047,7 @@ def label_agreement(mdata: md.MuData, truth: str) -> float:
 
 def test_labels_with_gaps():
     """Half of the labels, other columns in each modality, categorical or not."""
-    mdata = misleading()
+    mdata = misleading(9)
     rng = np.random.default_rng(0)
     for m, column in (("rna", "mine"), ("protein", "yours")):
         labels = mdata[m].obs["cell_type"].astype(object).where(rng.random(120) < 0.5)
@@ -1056,7 +1056,7 @@ def test_labels_with_gaps():
     without = label_agreement(mdata, "cell_type")
     align(mdata, **COUPLING, labels={"rna": "mine", "protein": "yours"})
     assert label_agreement(mdata, "cell_type") > 0.9
-    assert label_agreement(mdata, "cell_type") > without + 0.05
+    assert label_agreement(mdata, "cell_type") > without + 0.1
     assert foscttm(mdata) < 0.1
     assert (mdata["rna"].obs["scmmgan_unmatched"] < 0.5).all()
 

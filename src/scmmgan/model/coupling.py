@@ -132,15 +132,15 @@ def couple_geometry(
     """
     landmarks = landmarks_of(x, labels, n_landmarks=n_landmarks, random_state=random_state)
     first, second = x
-    costs, mass, shares, matched = {}, None, None, {m: np.ones(len(v)) for m, v in x.items()}
+    linear, mass, shares, matched = {}, None, None, {m: np.ones(len(v)) for m, v in x.items()}
     profiles = [] if pairs is None else [evidence.pair_profiles(x, pairs)]
     if profiles:
         distance = correlation_distance(*(landmarks[m].mean(profiles[0][m]) for m in x))
-        costs["pairs"] = distance / distance.mean()
+        linear["pairs"] = distance / distance.mean()
     if labels is not None:
         shares = label_shares(x, labels, landmarks)
         of = [v for m in x for v in (shares.landmarks[m], shares.landmark_known[m])]
-        costs["labels"] = evidence.label_cost(*of)
+        linear["labels"] = evidence.label_cost(*of)
         # labels say what part of either side the other side has
         gaps = [float((~shares.known[m]).mean()) for m in x]
         own, other = (shares.cells[m].mean(0) for m in x)
@@ -149,13 +149,13 @@ def couple_geometry(
         mass = scaled[0] / scaled[0].sum(), scaled[1] / scaled[1].sum()
         matched = {m: np.clip(shares.cells[m] @ r, 0, 1) for m, r in zip(x, ratio)}
     spreads = {m: spread(v, landmarks[m], (labels or {}).get(m)) for m, v in x.items()}
-    known = Known(pairs, profiles, shares, costs, mass)
+    known = Known(pairs, profiles, shares, linear, mass)
     found = minima(x, landmarks, spreads, known, random_state=random_state)
-    plan, least = found.plans[0], found.costs
-    info: dict[str, Any] = {"kind": "geometry", "cost": float(least[0]), "distortion": found.distortion}
-    if len(least) > 1:
+    plan, costs = found.plans[0], found.costs
+    info: dict[str, Any] = {"kind": "geometry", "cost": float(costs[0]), "distortion": found.distortion}
+    if len(costs) > 1:
         # where the outline decided, a rival may cost less
-        info["gaps"] = np.maximum(least[1 : 1 + N_RIVALS] - least[0], 0) / max(least[0], 1e-12)
+        info["gaps"] = np.maximum(costs[1 : 1 + N_RIVALS] - costs[0], 0) / max(costs[0], 1e-12)
         info["gap"] = float(info["gaps"][0])
     rivals = np.array(found.plans[1 : 1 + N_RIVALS]).reshape(-1, *plan.shape)
     on_cells = {}
