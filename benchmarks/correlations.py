@@ -156,7 +156,7 @@ def run_speed(n_cells: int, n_genes: int) -> None:
         return found
 
     drawn = tick("permute", lambda: cor.permuted(x, rng))
-    scores = tick("PCs of the graph", lambda: cor.graph_scores(drawn, None))
+    scores = tick("PCs of the graph", lambda: cor.graph_scores(drawn, None, denoise=True))
     graph = tick("graph", lambda: smoothing_operator(scores))
     matrix = SmoothedMatrix(drawn, graph, 3)
     y = tick("model space", lambda: transform.transform(matrix))

@@ -50,6 +50,7 @@ def read(mdata: md.MuData, names: list[str] | None = None, **arguments: Any) -> 
         links=arguments.pop("links", {}),
         batches=batches,
         labels=arguments.pop("labels", None),
+        denoise=arguments.pop("denoise", False),
         random_state=0,
         **per,
     )

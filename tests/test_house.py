@@ -332,7 +332,7 @@ def test_one_file_one_function_one_test():
             f"{room}/_{name}.py is not in __all__"
             for name in files
             - set(exported)
-            - {"utils", "measured", "predicted", "prior", "problem", "quality", "tissue", "verdict"}
+            - {"utils", "measured", "predicted", "prior", "problem", "quality", "smoothing", "tissue", "verdict"}
             - {"determined", "draws", "evidence", "intervals"}
         ]
         wrong += [

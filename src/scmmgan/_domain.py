@@ -23,6 +23,7 @@ logger = logging.getLogger("scmmgan")
 
 MIN_CELLS = 32
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
+PANEL = 50  # features; a smaller modality is a chosen panel, without loss in the PCA (METHOD §2)
 MIN_SHARED = 50  # equal names that make a shared space (METHOD §2)
 
 
@@ -212,6 +213,7 @@ def read_domains(
     links: Mapping[tuple[str, str], pd.DataFrame],
     batches: Mapping[str, np.ndarray | None],
     labels: Mapping[str, np.ndarray] | None,
+    denoise: bool,
     random_state: int,
 ) -> tuple[list[Domain], bool]:
     """Read, smooth and transform the modalities; True when they lie in one shared space."""
@@ -230,6 +232,7 @@ def read_domains(
             rows=None if batch is None else [np.flatnonzero(batch == code) for code in range(batch.max() + 1)],
             labels=None if labels is None else labels[name],
             allowed=masks[name],
+            denoise=denoise,
             random_state=random_state,
         )
     common = _shared_names(names, columns, links, use_rep, masks)

@@ -103,7 +103,7 @@ def test_permuted_is_smoothed_as_the_pipeline_would():
     x = sp.csr_matrix(counts())
     drawn = cor.permuted(x, np.random.default_rng(5))
     expected = SmoothedMatrix(drawn, fit_operator(drawn.tocsr(), random_state=0), 3).columns(np.arange(30))
-    how = {"t": 3, "allowed": None, "batch": None, "random_state": 0}
+    how = {"t": 3, "allowed": None, "batch": None, "denoise": False, "random_state": 0}
     got = cor.permuted_smoothed(np.random.default_rng(5), x=x, **how).columns(np.arange(30))
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -112,7 +112,7 @@ def test_permuted_inside_batches():
     x = counts()
     batch = np.repeat([0, 1], 60)
     x[60:] += 5
-    how = {"t": 0, "allowed": None, "batch": batch, "random_state": 0}
+    how = {"t": 0, "allowed": None, "batch": batch, "denoise": False, "random_state": 0}
     drawn = cor.permuted_smoothed(np.random.default_rng(0), x=sp.csr_matrix(x), **how)
     own = BatchedMatrix([SmoothedMatrix(x[:60]), SmoothedMatrix(x[60:])], [np.arange(60), np.arange(60, 120)])
     got, expected = (m.columns(np.arange(30)) for m in (drawn, own))

@@ -556,3 +556,63 @@ def test_smoothing_inside_those_labels_that_the_data_bear_out(sparse: bool, batc
     if not batches:
         np.testing.assert_array_equal(blind[0].columns(np.arange(30)), expected)
     assert fit_smoothed(x, 0, labels=labels)[1] is None
+
+
+# --- denoised neighbours -----------------------------------------------------------------------------------------
+
+
+def planted(n: int, g: int, strengths: list[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Signal (n × g) of chosen singular values over √n, and the same under noise of variance 1."""
+    rng = np.random.default_rng(seed)
+    left = np.linalg.qr(rng.normal(size=(n, len(strengths))))[0] * np.sqrt(n)
+    right = np.linalg.qr(rng.normal(size=(g, len(strengths))))[0]
+    signal = (left * strengths) @ right.T
+    return signal, signal + rng.normal(size=(n, g))
+
+
+def components(x: np.ndarray, p: int) -> tuple[np.ndarray, np.ndarray]:
+    left, values, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    return left[:, :p] * values[:p], right[:p]
+
+
+@pytest.mark.parametrize(("n", "g"), [(600, 200), (200, 600)])
+def test_denoised_components_are_nearest_to_the_signal(n: int, g: int):
+    """Each component keeps the share of itself that is signal, as projecting the truth on it would find it."""
+    strengths = [6.0, 4.0, 3.0]
+    signal, seen = planted(n, g, strengths)
+    scores, axes = components(seen, 5)
+    total = float((seen - seen.mean(0)).var(0).sum())
+    # in units in which the mean feature varies by 1
+    unit = np.sqrt(g / total)
+    got = tf.denoised(scores.astype(np.float32), unit, g)
+    kept = (got * scores).sum(0) / (scores**2).sum(0)
+    truth = ((signal @ axes.T) * scores).sum(0) / (scores**2).sum(0)
+    np.testing.assert_allclose(kept[:3], truth[:3], atol=0.03)
+    assert kept[3:].max() < 0.15
+    error = [np.linalg.norm(s @ axes - signal) for s in (got, scores)]
+    assert error[0] < 0.8 * error[1]
+
+
+def test_denoised_needs_noise_and_signal_to_tell_them_apart():
+    _, seen = planted(300, 100, [])
+    scores = components(seen, 5)[0].astype(np.float32)
+    np.testing.assert_array_equal(tf.denoised(scores, 1.0, 100), scores)
+    # no features beside the components: nothing says what the noise is
+    _, seen = planted(300, 20, [5.0, 4.0])
+    scores = components(seen, 20)[0].astype(np.float32)
+    np.testing.assert_array_equal(tf.denoised(scores, 1.0, 20), scores)
+
+
+def test_denoised_graphs_find_the_nearer_neighbours():
+    signal, seen = planted(400, 300, [3.0, 2.5, 2.0, 2.0])
+    plain, fine = (fit_smoothed(seen.astype(np.float32), 1, denoise=d)[0] for d in (False, True))
+    error = [np.linalg.norm(m.columns(np.arange(300)) - signal) for m in (plain, fine)]
+    assert error[1] < 0.92 * error[0]
+
+
+def test_denoised_graph_of_features_that_do_not_vary():
+    """They are no features: neither noise nor signal is told by them."""
+    _, seen = planted(400, 300, [4.0, 3.0])
+    wide = np.hstack([seen, np.full((400, 200), 3.0)]).astype(np.float32)
+    narrow, other = (fit_smoothed(v, 1, denoise=True)[0] for v in (wide[:, :300], wide))
+    np.testing.assert_allclose(other.columns(np.arange(300)), narrow.columns(np.arange(300)), atol=1e-4)

@@ -22,7 +22,7 @@ def read(mdata: md.MuData, links: Any = None) -> tuple[list[_domain.Domain], dic
     tables = _prior.tables(mdata, names, links, nothing)
     domains, shared = _domain.read_domains(
         mdata, names, layer=nothing, use_rep=nothing, mask_var=nothing, smooth=nothing, n_pcs=nothing,
-        links=tables, batches=nothing, labels=None, random_state=0,
+        links=tables, batches=nothing, labels=None, denoise=False, random_state=0,
     )  # fmt: skip
     return domains, tables, shared
 

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.sparse.linalg import eigsh
 
 from scmmgan.model.diffusion import smoothing_operator
-from scmmgan.model.transform import RIDGE, BatchedMatrix, Matrix, SmoothedMatrix, Transform, dispersed
+from scmmgan.model.transform import RIDGE, BatchedMatrix, Matrix, SmoothedMatrix, Transform, denoised, dispersed
 
 PERMUTATIONS = 20
 RESAMPLES = 200
@@ -209,17 +209,24 @@ def permuted_smoothed(
     t: int,
     allowed: np.ndarray | None,
     batch: np.ndarray | None,
+    denoise: bool,
     random_state: int,
 ) -> Matrix:
     """Every feature permuted over the cells (of each batch) on its own, then smoothed on a graph of its own."""
     if batch is not None:
         rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
-        given: dict[str, Any] = {"t": t, "allowed": allowed, "batch": None, "random_state": random_state}
+        given: dict[str, Any] = {
+            "t": t,
+            "allowed": allowed,
+            "batch": None,
+            "denoise": denoise,
+            "random_state": random_state,
+        }
         return BatchedMatrix([permuted_smoothed(rng, x=x[r], **given) for r in rows], rows)  # type: ignore[misc]
     shuffled = permuted(x, rng)
     if not t:
         return SmoothedMatrix(shuffled)
-    scores = graph_scores(shuffled, allowed)
+    scores = graph_scores(shuffled, allowed, denoise=denoise)
     return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), t)
 
 
@@ -234,15 +241,16 @@ def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndar
     return out
 
 
-def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None) -> np.ndarray:
-    """Leading PCs of the z-scored matrix, as `transform.fit_operator` has them.
+def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None, *, denoise: bool) -> np.ndarray:
+    """Leading PCs of the z-scored matrix, as `transform.fit_smoothed` has them.
 
     Noise has no gap after the 50th component, where the iterations of the general way take ten times as long.
     """
     n = x.shape[0]
     mean, sd = moments(x)
     at = dispersed(mean, sd, np.arange(len(mean)) if allowed is None else allowed, np.array([], dtype=int))
-    mean, sd = mean[at].astype(np.float32), np.where(sd[at] == 0, 1, sd[at]).astype(np.float32)
+    moving = sd[at]
+    mean, sd = mean[at].astype(np.float32), np.where(moving == 0, 1, moving).astype(np.float32)
     chosen = x[:, at].tocsr() if sp.issparse(x) else x[:, at]
 
     def rows() -> Iterator[np.ndarray]:
@@ -254,7 +262,8 @@ def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None) -> n
     for z in rows():
         gram += z.T @ z
     axes = leading(gram / n, max(1, min(N_PCS, len(at), n - 1)))
-    return np.vstack([z @ axes for z in rows()])
+    scores = np.vstack([z @ axes for z in rows()])
+    return denoised(scores, 1.0, int((moving > 0).sum())) if denoise else scores
 
 
 def moments(x: np.ndarray | sp.csr_matrix | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:

@@ -180,17 +180,19 @@ def fit_smoothed(
     rows: Sequence[np.ndarray] | None = None,
     labels: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
+    denoise: bool = False,
     random_state: int = 0,
 ) -> tuple[Matrix, np.ndarray | None]:
     """The matrix smoothed by t steps, inside batches (`rows` of each); and how well neighbours bear out each label.
 
-    Inside labels (codes, -1: none), too, those that are borne out: others would be written into the data.
+    Inside labels (codes, -1: none), too, those that are borne out: others would be written into the data. `denoise`:
+    neighbours are looked for on denoised components.
     """
     parts = [x] if rows is None else [x[r] for r in rows]
     operators: list[sp.csr_matrix | None] = [None] * len(parts)
     found = None
     if t:
-        spaces = [_graph_scores(part, allowed) for part in parts]
+        spaces = [_graph_scores(part, allowed, denoise=denoise) for part in parts]
         own: list[np.ndarray | None] = [None] * len(parts)
         if labels is not None:
             of = [labels] if rows is None else [labels[r] for r in rows]
@@ -202,9 +204,35 @@ def fit_smoothed(
     return matrices[0] if rows is None else BatchedMatrix(matrices, rows), found
 
 
-def _graph_scores(x: np.ndarray | sp.csr_matrix, allowed: np.ndarray | None, n_pcs: int = 50) -> np.ndarray:
+def _graph_scores(
+    x: np.ndarray | sp.csr_matrix, allowed: np.ndarray | None, n_pcs: int = 50, *, denoise: bool = False
+) -> np.ndarray:
     raw = SmoothedMatrix(x)
-    return fit_transform(raw, n_pcs=n_pcs, allowed=allowed).transform(raw)
+    transform = fit_transform(raw, n_pcs=n_pcs, allowed=allowed)
+    scores = transform.transform(raw)
+    if not denoise:
+        return scores
+    # features that never vary have no decoder
+    return denoised(scores, float(transform.scale), int(transform.decoder[:, transform.encoded].any(0).sum()))
+
+
+def denoised(scores: np.ndarray, unit: float, n_features: int) -> np.ndarray:
+    """Scores (n × p) of z-scored features, each component shrunk by its share of noise (Gavish and Donoho 2017).
+
+    `unit`: of the scores, in sds of a feature. The noise is what the `n_features` vary by beside the p components: no more
+    is known of it where there are no others, nor of the signal where fewer than two components rise above it.
+    """
+    n, p = scores.shape
+    values = np.square(scores, dtype=np.float64).mean(0) * unit**2
+    if n_features <= p:
+        return scores
+    noise = max((n_features - values.sum()) / (n_features - p), 1e-12)
+    ratio, value = n_features / n, values / noise
+    above = value > (1 + np.sqrt(ratio)) ** 2
+    if above.sum() < 2:
+        return scores
+    shrunk = np.sqrt(np.maximum((value - ratio - 1) ** 2 - 4 * ratio, 0)) / value
+    return (scores * np.where(above, shrunk, 0)).astype(np.float32)
 
 
 def fit_transform(

@@ -35,7 +35,7 @@ def align(
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
     n_pcs: int | Mapping[str, int] = _problem.DEFAULTS["n_pcs"],
-    smooth: int | Mapping[str, int | None] | None = _problem.DEFAULTS["smooth"],
+    smooth: int | str | Mapping[str, int | str | None] | None = _problem.DEFAULTS["smooth"],
     spatial: str | Mapping[str, str] | None = None,
     method: str = "scmmgan",
     geometry: str | None = "auto",
@@ -97,7 +97,10 @@ def align(
     n_pcs
         Principal components of model space (default 50, METHOD §2).
     smooth
-        Diffusion steps of the smoothing before the PCA (default 3, METHOD §2); `None` or 0: none.
+        Diffusion steps of the smoothing before the PCA; `None` or 0: none. Default `"auto"` (benchmarks/accuracy.md): 2
+        where links decide which populations correspond, 1 for panels of fewer than 50 features there; 1 or 3 where 100
+        pairs do, whichever finds held-out pairs better; 3 where shapes do (METHOD §2). Where links or pairs decide,
+        neighbours are looked for on denoised principal components.
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along (METHOD §9), for :func:`scmmgan.tl.place`; a key
         is for all modalities that have it, or give a dict. Default `None`.
@@ -199,14 +202,17 @@ def align(
     from scmmgan.model import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
-    settings = {name: arguments[name] for name in chosen}
-    settings |= {"noise_dim": per_modality["noise_dim"], "coordinates": coordinates}
+    settings = {name: arguments[name] for name in chosen} | {
+        "noise_dim": per_modality["noise_dim"],
+        "coordinates": coordinates,
+    }
     aligner, history = methods.fit(
         method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
     )
     records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
     mdata = mdata.copy() if copy else mdata
-    params = _params(arguments | {"modalities": names, "known": problem.known}, couplings, problem.shared, start)
+    arguments |= {"modalities": names, "known": problem.known, "smooth": problem.smooth}
+    params = _params(arguments, couplings, problem.shared, start)
     _slots.write(
         mdata, domains, aligner, couplings, history=history, params=params, features=written,
         diagnosis=records, ambiguous=ambiguous, keys=keys,
@@ -276,12 +282,19 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
     }
     for argument, low in (("smooth", 0), ("n_pcs", 1), ("noise_dim", 0)):
         out[argument] = {
-            name: None if value is None else _domain.whole_number(value, argument, low=low)
+            name: value
+            if value is None or _is_auto(value, argument)
+            else _domain.whole_number(value, argument, low=low)
             for name, value in out[argument].items()
         }
     if arguments["method"] == "coupling" and any(out["noise_dim"].values()):
         raise ValueError("`method='coupling'` trains nothing that could take noise. Leave `noise_dim` out.")
     return out
+
+
+def _is_auto(value: Any, argument: str) -> bool:
+    """Whether the steps of smoothing are left to what is known."""
+    return argument == "smooth" and isinstance(value, str) and value == "auto"
 
 
 def _device(device: str) -> str:

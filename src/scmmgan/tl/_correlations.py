@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scmmgan._domain import Domain
+    from scmmgan.tl._problem import Problem
 
 logger = logging.getLogger("scmmgan")
 
@@ -137,7 +138,7 @@ def correlations(
         settings["method"] = "coupling" if follows else "generator"
     problem = _problem.reread(mdata, keys)
     domains = {d.name: d for d in problem.domains}
-    raw = {name: _raw(mdata, params, name) for name in (source, target)}
+    raw = {name: _raw(mdata, params, name, problem) for name in (source, target)}
     measured_in = source if reference == "source" else target
     rows = _rows(domains[source], domains[target], problem.tables, reference)
     queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
@@ -216,13 +217,14 @@ def _check_measured(params: Mapping[str, Any], names: Sequence[str]) -> None:
             )
 
 
-def _raw(mdata: MuData, params: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _raw(mdata: MuData, params: Mapping[str, Any], name: str, problem: Problem) -> dict[str, Any]:
     """The values before smoothing, and how they were smoothed: the arguments of `permuted_smoothed`."""
     mask = _problem.argument(params, "mask_var", name)
     mask = mdata[name].var[mask].to_numpy() if isinstance(mask, str) else mask
     return {
         "x": _domain.read_matrix(mdata, name, layer=_problem.argument(params, "layer", name))[0],
-        "t": int(_problem.argument(params, "smooth", name) or 0),
+        "t": problem.smooth[name] or 0,
+        "denoise": problem.denoise,
         "allowed": None if mask is None else np.flatnonzero(mask),
         "batch": _known.read_batches(mdata, [name], {name: _problem.argument(params, "batch", name)})[name],
         "random_state": int(params["random_state"]),

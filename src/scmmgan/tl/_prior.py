@@ -146,8 +146,12 @@ def landmarks(domains: list[Domain], tables: Mapping[Pair, pd.DataFrame], pairs:
     """Number of landmarks asked for: fewer where the shapes of any two modalities decide."""
     from scmmgan.model.landmarks import GEOMETRY_LANDMARKS, LINKED_LANDMARKS
 
-    known = all(_is_known(a.name, b.name, tables, pairs) for a, b in combinations(domains, 2))
-    return LINKED_LANDMARKS if known else GEOMETRY_LANDMARKS
+    return LINKED_LANDMARKS if all_known([d.name for d in domains], tables, pairs) else GEOMETRY_LANDMARKS
+
+
+def all_known(names: list[str], tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:
+    """Whether links or pairs decide between any two modalities."""
+    return all(_is_known(a, b, tables, pairs) for a, b in combinations(names, 2))
 
 
 def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from scmmgan import _domain, _known, _slots
 from scmmgan._keys import Keys
-from scmmgan.tl import _evidence, _prior
+from scmmgan.tl import _evidence, _prior, _smoothing
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from scmmgan.model.coupling import Coupling
 
 Pair = tuple[str, str]
-DEFAULTS = {"smooth": 3, "n_pcs": 50, "noise_dim": 0}  # of modalities that a dict leaves out
+DEFAULTS: dict[str, Any] = {"smooth": "auto", "n_pcs": 50, "noise_dim": 0}  # of modalities that a dict leaves out
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Modalities in model space, link tables, row numbers of known pairs, label codes and their vocabulary."""
+    """Modalities in model space, link tables, row numbers of known pairs, label codes and their vocabulary.
+
+    `smooth`: diffusion steps by modality; `denoise`: on graphs of denoised components.
+    """
 
     domains: list[Domain]
     shared: bool
@@ -37,6 +40,8 @@ class Problem:
     labels: Mapping[str, np.ndarray] | None
     label_names: Sequence[str]
     known: str  # hash of links, pairs and labels
+    smooth: dict[str, int | None]
+    denoise: bool
 
     @property
     def x(self) -> dict[str, np.ndarray]:
@@ -77,14 +82,22 @@ def read(
     codes = _known.read_labels(mdata, names, per_modality["labels"])
     label_names = _known.label_names(mdata, names, per_modality["labels"])
     batches = _known.read_batches(mdata, names, per_modality["batch"])
-    how = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
-    domains, shared = _domain.read_domains(
-        mdata, names, links=tables, batches=batches, labels=codes, random_state=random_state, **how
-    )
+    how: dict[str, Any] = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "n_pcs")}
+    how |= {"links": tables, "batches": batches, "labels": codes}
+    panels = [m for m in names if mdata[m].n_vars < _domain.PANEL]
+    tried = _smoothing.candidates(per_modality["smooth"], panels, tables, known)
+    # shapes are matched over coarse neighbourhoods
+    denoise = _prior.all_known(names, tables, known)
+    found = [
+        _domain.read_domains(mdata, names, smooth=smooth, denoise=denoise, random_state=random_state, **how)
+        for smooth in tried
+    ]
+    best = _smoothing.fewest_mistakes([domains for domains, _ in found], known)
+    (domains, shared), smooth = found[best], tried[best]
     explicit = not (isinstance(links, str) and links == "auto")
     hashed = _hash(tables, known, codes, label_names)
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)
-    return Problem(domains, shared, tables, known, codes, label_names, hashed)
+    return Problem(domains, shared, tables, known, codes, label_names, hashed, smooth, denoise)
 
 
 def _hash(

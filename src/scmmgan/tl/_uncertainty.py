@@ -26,7 +26,6 @@ METHODS = {
 MIN_RESTARTS = 4
 MIN_DETECTION = 0.01  # share of cells, METHOD §7
 LOW_MEAN = 0.1  # quantile of the features' means, METHOD §7
-PANEL = 50  # features; a smaller modality is a chosen panel, of which no tenth is lowly expressed (METHOD §2)
 
 
 def uncertainty(
@@ -241,7 +240,8 @@ def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarra
     if low < 0:
         return varies, detection
     kept = varies & (detection >= MIN_DETECTION)
-    if g >= PANEL:
+    # of a chosen panel no tenth is lowly expressed
+    if g >= _domain.PANEL:
         mean = np.asarray(matrix.mean(0), dtype=np.float64).ravel()
         kept &= mean >= np.quantile(mean, LOW_MEAN)
     return kept, detection

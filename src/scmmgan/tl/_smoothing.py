@@ -1,0 +1,80 @@
+"""How many steps of smoothing suit what is known (benchmarks/accuracy.md, "How much is smoothed")."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scmmgan import metrics
+from scmmgan.tl import _prior
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scmmgan._domain import Domain
+
+logger = logging.getLogger("scmmgan")
+
+Pair = tuple[str, str]
+LINKED, PANEL = 2, 1  # steps where links decide, and of a panel there, which was chosen and measured deeply
+FINE, COARSE = 1, 3  # between which known pairs choose; shapes are matched over what many cells share
+FOLDS = 5
+MAX_PAIRS = 1_000  # that are held out in turn
+
+
+def candidates(
+    smooth: Mapping[str, int | str | None],
+    panels: Sequence[str],
+    tables: Mapping[Pair, pd.DataFrame],
+    pairs: Mapping[Pair, np.ndarray],
+) -> list[dict[str, Any]]:
+    """Steps by modality that come into question where `smooth` says "auto": two where pairs decide, which can choose.
+
+    `panels`: modalities of few, chosen features.
+    """
+    if "auto" not in smooth.values():
+        return [dict(smooth)]
+    if not _prior.all_known(list(smooth), tables, pairs):
+        steps = [dict.fromkeys(smooth, COARSE)]
+    elif all(pair in tables for pair in combinations(smooth, 2)):
+        steps = [{m: PANEL if m in panels else LINKED for m in smooth}]
+    else:
+        steps = [dict.fromkeys(smooth, t) for t in (FINE, COARSE)]
+    return [{m: of[m] if own == "auto" else own for m, own in smooth.items()} for of in steps]
+
+
+def fewest_mistakes(candidates: Sequence[Sequence[Domain]], pairs: Mapping[Pair, np.ndarray]) -> int:
+    """Which of some model spaces lets known pairs be found again best, each of them held out once."""
+    if len(candidates) == 1:
+        return 0
+    mistakes = [held_out_mistakes({d.name: d.x for d in domains}, pairs) for domains in candidates]
+    told = ", ".join(f"{100 * share:.1f} %" for share in mistakes)
+    logger.info(
+        "Cells nearer than the partner of a held-out pair, after %d and %d steps of smoothing: %s.", FINE, COARSE, told
+    )
+    return int(np.argmin(mistakes))
+
+
+def held_out_mistakes(x: Mapping[str, np.ndarray], pairs: Mapping[Pair, np.ndarray]) -> float:
+    """FOSCTTM of known pairs that ridge regressions on four fifths of the others map, mean over pairs of modalities."""
+    from scmmgan.model.evidence import MIN_PROFILES
+    from scmmgan.model.regression import OUTLINE, ridge
+
+    found = []
+    for of, rows in pairs.items():
+        if len(rows) < MIN_PROFILES:
+            continue
+        rows = rows[np.random.default_rng(0).permutation(len(rows))[:MAX_PAIRS]]
+        own = [(x[m][at] / x[m].std()).astype(np.float64) for m, at in zip(of, rows.T)]
+        mapped = [np.empty_like(v) for v in own]
+        fold = np.arange(len(rows)) % FOLDS
+        for out in (fold == f for f in range(FOLDS)):
+            for i in (0, 1):
+                weight, bias = ridge(own[1 - i][~out], own[i][~out], np.ones((~out).sum()), penalty=OUTLINE)
+                mapped[i][out] = own[1 - i][out] @ weight.T + bias
+        found.append(metrics.foscttm(np.hstack([own[0], mapped[1]]), np.hstack([mapped[0], own[1]])))
+    return float(np.mean(found))
