@@ -32,8 +32,8 @@ sys.path.insert(0, str(SHARED / "bench"))
 import run as bench  # noqa: E402
 import scores  # noqa: E402
 
-from scmmgan import _domain, _links  # noqa: E402
-from scmmgan.tl import _evidence, _prior, _verdict  # noqa: E402
+from scmmgan import _links  # noqa: E402
+from scmmgan.tl import _evidence, _prior, _smoothing, _verdict  # noqa: E402
 
 T_CELLS = ["CD4 T naive", "CD4 T memory", "CD8 T naive", "CD8 T memory"]
 MYELOID = ["CD14 Mono", "DC"]
@@ -92,8 +92,8 @@ def judge(
     codes = code_labels({m: (a, b)[i].obs["cell_type"].astype(str).to_numpy()[rows[m]] for i, m in enumerate(names)}, rng, labels, shuffle) if labels else (None, [])  # fmt: skip
     none = dict.fromkeys(names)
     tables = {} if table is None else {names: table}
-    domains, shared = _domain.read_domains(
-        mdata, list(names), layer=none, use_rep=none, mask_var=none, smooth=dict.fromkeys(names, 3),
+    domains, shared, _, _ = _smoothing.read_domains(
+        mdata, list(names), layer=none, use_rep=none, mask_var=none, smooth=dict.fromkeys(names, "auto"), pairs=known,
         n_pcs=dict.fromkeys(names, 50), links=tables, batches=none, labels=codes[0], random_state=seed,
     )  # fmt: skip
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=True)

@@ -82,18 +82,10 @@ def read(
     codes = _known.read_labels(mdata, names, per_modality["labels"])
     label_names = _known.label_names(mdata, names, per_modality["labels"])
     batches = _known.read_batches(mdata, names, per_modality["batch"])
-    how: dict[str, Any] = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "n_pcs")}
-    how |= {"links": tables, "batches": batches, "labels": codes}
-    panels = [m for m in names if mdata[m].n_vars < _domain.PANEL]
-    tried = _smoothing.candidates(per_modality["smooth"], panels, tables, known)
-    # shapes are matched over coarse neighbourhoods
-    denoise = _prior.all_known(names, tables, known)
-    found = [
-        _domain.read_domains(mdata, names, smooth=smooth, denoise=denoise, random_state=random_state, **how)
-        for smooth in tried
-    ]
-    best = _smoothing.fewest_mistakes([domains for domains, _ in found], known)
-    (domains, shared), smooth = found[best], tried[best]
+    how = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
+    domains, shared, smooth, denoise = _smoothing.read_domains(
+        mdata, names, links=tables, pairs=known, batches=batches, labels=codes, random_state=random_state, **how
+    )
     explicit = not (isinstance(links, str) and links == "auto")
     hashed = _hash(tables, known, codes, label_names)
     tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)

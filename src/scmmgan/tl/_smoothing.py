@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scmmgan import metrics
+from scmmgan import _domain, metrics
 from scmmgan.tl import _prior
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mudata import MuData
 
     from scmmgan._domain import Domain
 
@@ -24,6 +25,25 @@ LINKED, PANEL = 2, 1  # steps where links decide, and of a panel there, which wa
 FINE, COARSE = 1, 3  # between which known pairs choose; shapes are matched over what many cells share
 FOLDS = 5
 MAX_PAIRS = 1_000  # that are held out in turn
+
+
+def read_domains(
+    mdata: MuData,
+    names: list[str],
+    *,
+    smooth: Mapping[str, int | str | None],
+    links: Mapping[Pair, pd.DataFrame],
+    pairs: Mapping[Pair, np.ndarray],
+    **how: Any,
+) -> tuple[list[Domain], bool, dict[str, int | None], bool]:
+    """Modalities in model space, whether it is a shared one, the steps that they were smoothed by, and whether denoised."""
+    panels = [m for m in names if mdata[m].n_vars < _domain.PANEL]
+    steps = candidates(smooth, panels, links, pairs)
+    # shapes are matched over coarse neighbourhoods
+    denoise = _prior.all_known(names, links, pairs)
+    found = [_domain.read_domains(mdata, names, smooth=of, links=links, denoise=denoise, **how) for of in steps]
+    best = fewest_mistakes([domains for domains, _ in found], pairs)
+    return *found[best], steps[best], denoise
 
 
 def candidates(
