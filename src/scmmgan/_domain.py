@@ -312,6 +312,20 @@ def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str |
     return np.flatnonzero(mask)
 
 
+def shared_names(
+    mdata: MuData,
+    names: Sequence[str],
+    *,
+    links: Mapping[tuple[str, str], pd.DataFrame],
+    use_rep: Mapping[str, str | None],
+    mask_var: Mapping[str, Any],
+) -> pd.Index | None:
+    """Equal names of all modalities where they are many enough to make one space, else None."""
+    columns = {name: mdata[name].var_names for name in names}
+    masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
+    return _shared_names(names, columns, links, use_rep, masks)
+
+
 def _shared_names(
     names: Sequence[str],
     columns: Mapping[str, pd.Index],

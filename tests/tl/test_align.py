@@ -905,7 +905,8 @@ def test_names_that_are_paths_are_refused(small: md.MuData, key: str):
 def test_a_dict_leaves_the_default_to_the_others(small: md.MuData):
     align(small)
     whole = small["rna"].obsm["X_scmmgan"].copy()
-    align(small, smooth={"rna": 3}, n_pcs={"protein": 50})
+    align(small, smooth={"rna": 1}, n_pcs={"protein": 50})
+    assert small.uns["scmmgan"]["params"]["smooth"] == {"rna": 1, "protein": 1}
     np.testing.assert_array_equal(small["rna"].obsm["X_scmmgan"], whole)
 
 

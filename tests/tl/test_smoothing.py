@@ -19,7 +19,7 @@ MANY, FEW = ({("a", "b"): np.zeros((k, 2), dtype=int)} for k in (100, 99))
 
 
 @pytest.mark.parametrize(
-    ("smooth", "panels", "tables", "pairs", "expected"),
+    ("smooth", "fine", "tables", "pairs", "expected"),
     [
         (AUTO, [], {}, {}, [{"a": 3, "b": 3}]),
         (AUTO, ["b"], {}, FEW, [{"a": 3, "b": 3}]),
@@ -31,8 +31,8 @@ MANY, FEW = ({("a", "b"): np.zeros((k, 2), dtype=int)} for k in (100, 99))
         ({"a": 5, "b": None}, [], {}, MANY, [{"a": 5, "b": None}]),
     ],
 )
-def test_what_is_known_decides(smooth: Any, panels: Any, tables: Any, pairs: Any, expected: Any):
-    assert _smoothing.candidates(smooth, panels, tables, pairs) == expected
+def test_what_is_known_decides(smooth: Any, fine: Any, tables: Any, pairs: Any, expected: Any):
+    assert _smoothing.candidates(smooth, fine, tables, pairs) == expected
 
 
 def test_of_three_modalities_all_must_be_known():
@@ -79,5 +79,9 @@ def test_steps_as_used_are_stored_and_read_again():
     smm.tl.align(mdata, links="gene", max_steps=20, progress_bar=False)
     assert mdata.uns["scmmgan"]["params"]["smooth"] == {"rna": 2, "protein": 1}
     smm.tl.diagnose(mdata)
+    equal = smm.datasets.toy(shared_genes=True)
+    smm.tl.align(equal, max_steps=20, progress_bar=False)
+    assert equal.uns["scmmgan"]["params"]["shared_space"]
+    assert equal.uns["scmmgan"]["params"]["smooth"] == {"rna": 1, "protein": 1}
     smm.tl.align(mdata, links=None, max_steps=20, progress_bar=False)
     assert mdata.uns["scmmgan"]["params"]["smooth"] == {"rna": 3, "protein": 3}

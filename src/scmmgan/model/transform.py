@@ -219,20 +219,26 @@ def _graph_scores(
 def denoised(scores: np.ndarray, unit: float, n_features: int) -> np.ndarray:
     """Scores (n × p) of z-scored features, each component shrunk by its share of noise (Gavish and Donoho 2017).
 
-    `unit`: of the scores, in sds of a feature. The noise is what the `n_features` vary by beside the p components: no more
-    is known of it where there are no others, nor of the signal where fewer than two components rise above it.
+    `unit`: of the scores, in sds of a feature. Noise is what the `n_features` vary by beside the components that rise
+    above it. As they were where there are no features beside the components, or fewer than two that rise.
     """
     n, p = scores.shape
-    values = np.square(scores, dtype=np.float64).mean(0) * unit**2
+    values = np.sort(np.square(scores, dtype=np.float64).mean(0) * unit**2)[::-1]
+    ratio, above = n_features / n, p
     if n_features <= p:
         return scores
-    noise = max((n_features - values.sum()) / (n_features - p), 1e-12)
-    ratio, value = n_features / n, values / noise
-    above = value > (1 + np.sqrt(ratio)) ** 2
-    if above.sum() < 2:
+    while True:
+        noise = max((n_features - values[:above].sum()) / (n_features - above), 1e-12)
+        least = noise * (1 + np.sqrt(ratio)) ** 2
+        # fewer components leave more to the noise, so this comes to an end
+        if (found := int((values[:above] > least).sum())) == above:
+            break
+        above = found
+    if above < 2:
         return scores
-    shrunk = np.sqrt(np.maximum((value - ratio - 1) ** 2 - 4 * ratio, 0)) / value
-    return (scores * np.where(above, shrunk, 0)).astype(np.float32)
+    value = np.square(scores, dtype=np.float64).mean(0) * unit**2 / noise
+    shrunk = np.sqrt(np.maximum((value - ratio - 1) ** 2 - 4 * ratio, 0)) / np.maximum(value, 1e-12)
+    return (scores * np.where(value * noise > least, shrunk, 0)).astype(np.float32)
 
 
 def fit_transform(

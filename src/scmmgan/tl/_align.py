@@ -98,9 +98,9 @@ def align(
         Principal components of model space (default 50, METHOD §2).
     smooth
         Diffusion steps of the smoothing before the PCA; `None` or 0: none. Default `"auto"` (benchmarks/accuracy.md): 2
-        where links decide which populations correspond, 1 for panels of fewer than 50 features there; 1 or 3 where 100
-        pairs do, whichever finds held-out pairs better; 3 where shapes do (METHOD §2). Where links or pairs decide,
-        neighbours are looked for on denoised principal components.
+        where links decide which populations correspond, but 1 for panels of fewer than 50 features and in shared spaces;
+        1 or 3 where 100 pairs decide, whichever finds held-out pairs better; 3 where shapes do (METHOD §2). Where links or
+        pairs decide, neighbours are looked for on denoised principal components.
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along (METHOD §9), for :func:`scmmgan.tl.place`; a key
         is for all modalities that have it, or give a dict. Default `None`.
@@ -202,17 +202,14 @@ def align(
     from scmmgan.model import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
-    settings = {name: arguments[name] for name in chosen} | {
-        "noise_dim": per_modality["noise_dim"],
-        "coordinates": coordinates,
-    }
+    settings = {name: arguments[name] for name in chosen}
+    settings |= {"noise_dim": per_modality["noise_dim"], "coordinates": coordinates}
     aligner, history = methods.fit(
         method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
     )
     records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
     mdata = mdata.copy() if copy else mdata
-    arguments |= {"modalities": names, "known": problem.known, "smooth": problem.smooth}
-    params = _params(arguments, couplings, problem.shared, start)
+    params = _params(arguments | {"modalities": names} | problem.as_used, couplings, problem.shared, start)
     _slots.write(
         mdata, domains, aligner, couplings, history=history, params=params, features=written,
         diagnosis=records, ambiguous=ambiguous, keys=keys,

@@ -48,6 +48,11 @@ class Problem:
         """Model-space cells of every modality."""
         return {d.name: d.x for d in self.domains}
 
+    @property
+    def as_used(self) -> dict[str, Any]:
+        """What `params` keep of how it was read."""
+        return {"known": self.known, "smooth": self.smooth}
+
     def couple(
         self, random_state: int, n_landmarks: int | None = None
     ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
-LINKED, PANEL = 2, 1  # steps where links decide, and of a panel there, which was chosen and measured deeply
+LINKED = 2  # steps where links decide
 FINE, COARSE = 1, 3  # between which known pairs choose; shapes are matched over what many cells share
 FOLDS = 5
 MAX_PAIRS = 1_000  # that are held out in turn
@@ -37,8 +37,10 @@ def read_domains(
     **how: Any,
 ) -> tuple[list[Domain], bool, dict[str, int | None], bool]:
     """Modalities in model space, whether it is a shared one, the steps that they were smoothed by, and whether denoised."""
-    panels = [m for m in names if mdata[m].n_vars < _domain.PANEL]
-    steps = candidates(smooth, panels, links, pairs)
+    shared = _domain.shared_names(mdata, names, links=links, use_rep=how["use_rep"], mask_var=how["mask_var"])
+    # a panel is measured deeply, and in a shared space a cell keeps much of what it is
+    fine = [m for m in names if shared is not None or mdata[m].n_vars < _domain.PANEL]
+    steps = candidates(smooth, fine, links, pairs)
     # shapes are matched over coarse neighbourhoods
     denoise = _prior.all_known(names, links, pairs)
     found = [_domain.read_domains(mdata, names, smooth=of, links=links, denoise=denoise, **how) for of in steps]
@@ -48,20 +50,20 @@ def read_domains(
 
 def candidates(
     smooth: Mapping[str, int | str | None],
-    panels: Sequence[str],
+    fine: Sequence[str],
     tables: Mapping[Pair, pd.DataFrame],
     pairs: Mapping[Pair, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Steps by modality that come into question where `smooth` says "auto": two where pairs decide, which can choose.
 
-    `panels`: modalities of few, chosen features.
+    `fine`: modalities of which links take one step only.
     """
     if "auto" not in smooth.values():
         return [dict(smooth)]
     if not _prior.all_known(list(smooth), tables, pairs):
         steps = [dict.fromkeys(smooth, COARSE)]
     elif all(pair in tables for pair in combinations(smooth, 2)):
-        steps = [{m: PANEL if m in panels else LINKED for m in smooth}]
+        steps = [{m: FINE if m in fine else LINKED for m in smooth}]
     else:
         steps = [dict.fromkeys(smooth, t) for t in (FINE, COARSE)]
     return [{m: of[m] if own == "auto" else own for m, own in smooth.items()} for of in steps]
