@@ -492,9 +492,10 @@ def test_formats_give_the_same(small: md.MuData, kind: str):
     }.get(kind, lambda v: v.astype(kind))
     for adata in small.mod.values():
         adata.X = convert(adata.X)
-    # smoothed in one piece or inside of products: equal up to rounding, and so is one step of training
-    align(reference, max_steps=1)
-    align(small, max_steps=1)
+    # smoothed in one piece or inside of products: equal up to rounding, and so is one step of training; of so few cells
+    # that are hardly smoothed k-means falls one way or the other by rounding alone
+    align(reference, smooth=3, max_steps=1)
+    align(small, smooth=3, max_steps=1)
     for a, b in (("rna", "protein"), ("protein", "rna")):
         got, expected = small[a].obsm[f"scmmgan_{b}"], reference[a].obsm[f"scmmgan_{b}"]
         np.testing.assert_allclose(got, expected, atol=1e-2 * expected.std())
