@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy import stats
+from scipy.spatial.distance import pdist
 
 from scmmgan.model import correlations as cor
-from scmmgan.model.transform import BatchedMatrix, SmoothedMatrix, fit_operator, fit_transform
+from scmmgan.model.transform import BatchedMatrix, SmoothedMatrix, _graph_scores, fit_operator, fit_transform
 
 AT = np.array([0, 3]), np.arange(1, 30)
 
@@ -106,6 +107,27 @@ def test_permuted_is_smoothed_as_the_pipeline_would():
     how = {"t": 3, "allowed": None, "batch": None, "denoise": False, "random_state": 0}
     got = cor.permuted_smoothed(np.random.default_rng(5), x=x, **how).columns(np.arange(30))
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_constant_features_of_a_sparse_matrix_have_no_sd():
+    """Sums in float32 would give them one, and the graph of the null their rounding."""
+    x = np.hstack([counts(400), np.full((400, 2), 0.7, dtype=np.float32)])
+    mean, sd = cor.moments(sp.csc_matrix(x))
+    np.testing.assert_allclose(mean, x.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(sd, cor.moments(x)[1], atol=1e-7)
+    assert np.all(sd[-2:] == 0)
+
+
+def test_graphs_of_the_null_are_denoised_as_those_of_the_data():
+    """Features that never vary count for neither."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 250)) + rng.normal(size=(400, 250))
+    x = np.hstack([x, np.ones((400, 30))]).astype(np.float32)
+    got = cor.graph_scores(sp.csc_matrix(x), None, denoise=True)
+    expected = _graph_scores(x, None, denoise=True)
+    distances = [np.sort(pdist(v[:, v.any(0)])) for v in (got, expected)]
+    np.testing.assert_allclose(distances[0] / distances[0].mean(), distances[1] / distances[1].mean(), rtol=1e-3)
+    assert got.any(0).sum() == expected.any(0).sum() < 50
 
 
 def test_permuted_inside_batches():

@@ -616,3 +616,12 @@ def test_denoised_graph_of_features_that_do_not_vary():
     wide = np.hstack([seen, np.full((400, 200), 3.0)]).astype(np.float32)
     narrow, other = (fit_smoothed(v, 1, denoise=True)[0] for v in (wide[:, :300], wide))
     np.testing.assert_allclose(other.columns(np.arange(300)), narrow.columns(np.arange(300)), atol=1e-4)
+
+
+def test_components_below_the_noise_are_nothing():
+    """Also one of hardly any variance, for which the formula alone would give a number."""
+    rng = np.random.default_rng(0)
+    scores = (rng.normal(size=(500, 4)) * np.array([8.0, 5.0, 1.0, 0.05])).astype(np.float32)
+    got = tf.denoised(scores, 1.0, 400)
+    assert np.all(got[:, 2:] == 0)
+    assert np.abs(got[:, :2]).max() > 1

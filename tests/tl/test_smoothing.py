@@ -6,15 +6,18 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import anndata as ad
+import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan.tl import _smoothing
+from scmmgan._keys import Keys
+from scmmgan.tl import _problem, _smoothing
 
 AUTO = {"a": "auto", "b": "auto"}
-TABLE = {("a", "b"): pd.DataFrame()}
+TABLE, SHORT = ({("a", "b"): pd.DataFrame(index=range(k))} for k in (10, 9))
 MANY, FEW = ({("a", "b"): np.zeros((k, 2), dtype=int)} for k in (100, 99))
 
 
@@ -26,6 +29,9 @@ MANY, FEW = ({("a", "b"): np.zeros((k, 2), dtype=int)} for k in (100, 99))
         (AUTO, [], TABLE, {}, [{"a": 2, "b": 2}]),
         (AUTO, ["b"], TABLE, {}, [{"a": 2, "b": 1}]),
         (AUTO, ["b"], TABLE, MANY, [{"a": 2, "b": 1}]),
+        # beside 100 pairs nine links do not couple
+        (AUTO, ["b"], SHORT, FEW, [{"a": 2, "b": 1}]),
+        (AUTO, ["b"], SHORT, MANY, [{"a": 1, "b": 1}, {"a": 3, "b": 3}]),
         (AUTO, ["b"], {}, MANY, [{"a": 1, "b": 1}, {"a": 3, "b": 3}]),
         ({"a": 5, "b": "auto"}, [], {}, MANY, [{"a": 5, "b": 1}, {"a": 5, "b": 3}]),
         ({"a": 5, "b": None}, [], {}, MANY, [{"a": 5, "b": None}]),
@@ -37,7 +43,7 @@ def test_what_is_known_decides(smooth: Any, fine: Any, tables: Any, pairs: Any, 
 
 def test_of_three_modalities_all_must_be_known():
     smooth = dict.fromkeys("abc", "auto")
-    linked = {pair: pd.DataFrame() for pair in (("a", "b"), ("a", "c"))}
+    linked = dict.fromkeys((("a", "b"), ("a", "c")), TABLE["a", "b"])
     assert _smoothing.candidates(smooth, [], linked, {}) == [dict.fromkeys("abc", 3)]
     paired = {("b", "c"): MANY["a", "b"]}
     assert _smoothing.candidates(smooth, [], linked, paired) == [dict.fromkeys("abc", t) for t in (1, 3)]
@@ -85,3 +91,59 @@ def test_steps_as_used_are_stored_and_read_again():
     assert equal.uns["scmmgan"]["params"]["smooth"] == {"rna": 1, "protein": 1}
     smm.tl.align(mdata, links=None, max_steps=20, progress_bar=False)
     assert mdata.uns["scmmgan"]["params"]["smooth"] == {"rna": 3, "protein": 3}
+
+
+def test_graphs_are_denoised_where_links_decide():
+    """Beside links the same steps give another model space than beside shapes."""
+    rng = np.random.default_rng(0)
+    cells = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 80))
+    parts = [ad.AnnData((cells + rng.normal(size=(150, 80))).astype(np.float32)) for _ in range(2)]
+    for name, part in zip("ab", parts):
+        part.obs_names, part.var_names = ([f"{name}{i}" for i in range(k)] for k in part.shape)
+        part.var["gene"] = [f"{i if i < 20 else name + str(i)}" for i in range(80)]
+    mdata = md.MuData(dict(zip("ab", parts)))
+    found = {}
+    for links in ("gene", None):
+        smm.tl.align(mdata, links=links, smooth=2, method="coupling", progress_bar=False)
+        problem = _problem.reread(mdata, Keys("scmmgan"))
+        found[links] = problem.x["a"]
+        assert problem.denoise == (links == "gene")
+        assert mdata.uns["scmmgan"]["params"]["denoise"] == (links == "gene")
+    assert np.abs(found["gene"] - found[None]).max() > 0.01
+
+
+def test_links_of_constant_features_decide_nothing(caplog: pytest.LogCaptureFixture):
+    mdata = smm.datasets.toy(n_cells=100)
+    for part in mdata.mod.values():
+        part.var_names = [f"housekeeping_{i}" for i in range(12)] + part.var_names[12:].tolist()
+    mdata["protein"].X[:, :12] = 1
+    mdata.update()
+    smm.tl.align(mdata, method="coupling", progress_bar=False)
+    assert "12 of 12 links name a constant feature" in caplog.text
+    params = mdata.uns["scmmgan"]["params"]
+    assert params["smooth"] == {"rna": 3, "protein": 3}
+    assert not params["denoise"]
+    assert _problem.reread(mdata, Keys("scmmgan")).tables == {}
+
+
+def test_other_words_are_an_error():
+    mdata = smm.datasets.toy(n_cells=100)
+    with pytest.raises(TypeError, match="`smooth` must be 'auto', a whole number or None, got 'Auto'"):
+        smm.tl.align(mdata, links="gene", smooth="Auto")
+    assert "scmmgan" not in mdata.uns
+
+
+def test_pairs_that_changed_are_told():
+    """They decide how much is smoothed; the message is about them all the same."""
+    mdata = smm.datasets.toy(n_cells=260)
+    at = np.argsort(mdata.uns["truth"]["rna"]["cell"]), np.argsort(mdata.uns["truth"]["protein"]["cell"])
+    for part, rows in zip(mdata.mod.values(), at):
+        names = part.obs_names.to_numpy().astype(object)
+        names[rows[:120]] = [f"cell_{i}" for i in range(120)]
+        part.obs_names = names
+        part.obs["known"] = part.obs_names.str.startswith("cell_")
+    mdata = md.MuData({m: part.copy() for m, part in mdata.mod.items()})
+    smm.tl.align(mdata, links=None, pairs="known", method="coupling", progress_bar=False)
+    mdata["rna"].obs["known"] &= mdata["rna"].obs_names.str.endswith("1")
+    with pytest.raises(ValueError, match="Links, pairs or labels are no longer those"):
+        smm.tl.diagnose(mdata)

@@ -268,12 +268,13 @@ def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None, *, d
 
 def moments(x: np.ndarray | sp.csr_matrix | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of every column in float64; rounding is no variance."""
-    mean = np.asarray(x.mean(0, dtype=np.float64)).ravel()
     if sp.issparse(x):
-        square = np.asarray(x.power(2).astype(np.float64).mean(0)).ravel()
-        sd = np.sqrt(np.maximum(square - mean**2, 0))
+        # a sparse matrix sums in its own precision, whatever is asked for
+        values = x.astype(np.float64)
+        mean = np.asarray(values.mean(0)).ravel()
+        sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
     else:
-        sd = x.std(0, dtype=np.float64)
+        mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
 
 

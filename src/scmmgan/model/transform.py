@@ -220,7 +220,8 @@ def denoised(scores: np.ndarray, unit: float, n_features: int) -> np.ndarray:
     """Scores (n × p) of z-scored features, each component shrunk by its share of noise (Gavish and Donoho 2017).
 
     `unit`: of the scores, in sds of a feature. Noise is what the `n_features` vary by beside the components that rise
-    above it. As they were where there are no features beside the components, or fewer than two that rise.
+    above it: an estimate from below unless components are few beside cells and features, so that too little is taken away.
+    As they were where there are no features beside the components, or fewer than two that rise.
     """
     n, p = scores.shape
     values = np.sort(np.square(scores, dtype=np.float64).mean(0) * unit**2)[::-1]

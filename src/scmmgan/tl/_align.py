@@ -290,8 +290,10 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
 
 
 def _is_auto(value: Any, argument: str) -> bool:
-    """Whether the steps of smoothing are left to what is known."""
-    return argument == "smooth" and isinstance(value, str) and value == "auto"
+    """Whether the steps of smoothing are left to what is known; TypeError for other words."""
+    if argument == "smooth" and isinstance(value, str) and value != "auto":
+        raise TypeError(f"`smooth` must be 'auto', a whole number or None, got {value!r}.")
+    return argument == "smooth" and isinstance(value, str)
 
 
 def _device(device: str) -> str:

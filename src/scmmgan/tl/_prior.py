@@ -100,7 +100,6 @@ def couplings(
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
     from scmmgan.model.coupling import couple_geometry, couple_known
-    from scmmgan.model.evidence import MIN_PROFILES
 
     found: dict[Pair, Coupling] = {}
     loadings: dict[Pair, Loadings] = {}
@@ -119,11 +118,9 @@ def couplings(
             "labels": None if labels is None else {m: labels[m] for m in x},
         }
         if known[a.name, b.name]:
-            # beside that many pairs few links serve the loss only
-            many = len(() if given["pairs"] is None else given["pairs"]) >= MIN_PROFILES
             linked = None
-            if table is not None and not (many and len(table) < MIN_HELD_OUT):
-                linked = linked_values(a, b, table, shared=shared)
+            if links_decide(a.name, b.name, tables, pairs):
+                linked = linked_values(a, b, tables[a.name, b.name], shared=shared)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             found |= couple_known(x, linked, refine=not shared, **given, **settings)
         else:
@@ -152,6 +149,14 @@ def landmarks(domains: list[Domain], tables: Mapping[Pair, pd.DataFrame], pairs:
 def all_known(names: list[str], tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:
     """Whether links or pairs decide between any two modalities."""
     return all(_is_known(a, b, tables, pairs) for a, b in combinations(names, 2))
+
+
+def links_decide(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:
+    """Whether there are links that couple: beside many pairs few of them serve the loss only."""
+    from scmmgan.model.evidence import MIN_PROFILES
+
+    few = (a, b) in tables and len(tables[a, b]) < MIN_HELD_OUT
+    return (a, b) in tables and not (few and len(pairs.get((a, b), ())) >= MIN_PROFILES)
 
 
 def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:

@@ -51,7 +51,7 @@ class Problem:
     @property
     def as_used(self) -> dict[str, Any]:
         """What `params` keep of how it was read."""
-        return {"known": self.known, "smooth": self.smooth}
+        return {"known": self.known, "smooth": self.smooth, "denoise": self.denoise}
 
     def couple(
         self, random_state: int, n_landmarks: int | None = None
@@ -80,21 +80,28 @@ def read(
     links: str | pd.DataFrame | None,
     pairs: str | pd.DataFrame | None,
     random_state: int,
+    denoise: bool | None = None,
 ) -> Problem:
-    """Check and read what `per_modality` (arguments of `tl.align` by modality) and the other arguments name."""
+    """Check and read what `per_modality` (arguments of `tl.align` by modality) and the other arguments name.
+
+    `denoise`: the graphs of the smoothing; by default where links or pairs decide.
+    """
     tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
     known = _known.read_pairs(mdata, names, pairs)
     codes = _known.read_labels(mdata, names, per_modality["labels"])
     label_names = _known.label_names(mdata, names, per_modality["labels"])
     batches = _known.read_batches(mdata, names, per_modality["batch"])
-    how = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
-    domains, shared, smooth, denoise = _smoothing.read_domains(
-        mdata, names, links=tables, pairs=known, batches=batches, labels=codes, random_state=random_state, **how
-    )
+    how: dict[str, Any] = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
+    how |= {"pairs": known, "batches": batches, "labels": codes, "denoise": denoise, "random_state": random_state}
     explicit = not (isinstance(links, str) and links == "auto")
     hashed = _hash(tables, known, codes, label_names)
-    tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=explicit)
-    return Problem(domains, shared, tables, known, codes, label_names, hashed, smooth, denoise)
+    found = _smoothing.read_domains(mdata, names, links=tables, **how)
+    told = _prior.telling(tables, {d.name: d for d in found[0]}, explicit=explicit)
+    if set(told) != set(tables):
+        # links of constant features decide nothing, nor how much is smoothed
+        found = _smoothing.read_domains(mdata, names, links=told, **how)
+    domains, shared, smooth, denoise = found
+    return Problem(domains, shared, told, known, codes, label_names, hashed, smooth, denoise)
 
 
 def _hash(
@@ -123,7 +130,14 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
     for name in ("smooth", "n_pcs"):
         per[name] = {m: None if v is None else int(v) for m, v in per[name].items()}
     prior: dict[str, Any] = {name: given(params[name]) for name in ("links", "pairs")}
-    problem = read(mdata, names, per, random_state=int(params["random_state"]), **prior)
+    # files from before there was a choice have none
+    denoise = bool(params.get("denoise", False))
+    problem = read(mdata, names, per, random_state=int(params["random_state"]), denoise=denoise, **prior)
+    if problem.known != str(params["known"]):
+        raise ValueError(
+            f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
+            "again."
+        )
     start = 0
     for d in problem.domains:
         stop = start + config["widths"][d.name]
@@ -132,11 +146,6 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
         if before.shape != d.x.shape or np.abs(before - d.x).max() > 0.01:
             raise ValueError(f"{d.name!r} is no longer what was aligned as {keys.key!r}: align it again.")
         start = stop
-    if problem.known != str(params["known"]):
-        raise ValueError(
-            f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
-            "again."
-        )
     return problem
 
 

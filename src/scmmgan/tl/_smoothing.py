@@ -34,15 +34,20 @@ def read_domains(
     smooth: Mapping[str, int | str | None],
     links: Mapping[Pair, pd.DataFrame],
     pairs: Mapping[Pair, np.ndarray],
+    denoise: bool | None = None,
     **how: Any,
 ) -> tuple[list[Domain], bool, dict[str, int | None], bool]:
-    """Modalities in model space, whether it is a shared one, the steps that they were smoothed by, and whether denoised."""
+    """Modalities in model space, whether it is a shared one, the steps that they were smoothed by, and whether denoised.
+
+    `denoise`: by default where links or pairs decide.
+    """
     shared = _domain.shared_names(mdata, names, links=links, use_rep=how["use_rep"], mask_var=how["mask_var"])
     # a panel is measured deeply, and in a shared space a cell keeps much of what it is
     fine = [m for m in names if shared is not None or mdata[m].n_vars < _domain.PANEL]
     steps = candidates(smooth, fine, links, pairs)
-    # shapes are matched over coarse neighbourhoods
-    denoise = _prior.all_known(names, links, pairs)
+    if denoise is None:
+        # shapes are matched over coarse neighbourhoods
+        denoise = _prior.all_known(names, links, pairs)
     found = [_domain.read_domains(mdata, names, smooth=of, links=links, denoise=denoise, **how) for of in steps]
     best = fewest_mistakes([domains for domains, _ in found], pairs)
     return *found[best], steps[best], denoise
@@ -62,7 +67,7 @@ def candidates(
         return [dict(smooth)]
     if not _prior.all_known(list(smooth), tables, pairs):
         steps = [dict.fromkeys(smooth, COARSE)]
-    elif all(pair in tables for pair in combinations(smooth, 2)):
+    elif all(_prior.links_decide(*pair, tables, pairs) for pair in combinations(smooth, 2)):
         steps = [{m: FINE if m in fine else LINKED for m in smooth}]
     else:
         steps = [dict.fromkeys(smooth, t) for t in (FINE, COARSE)]
