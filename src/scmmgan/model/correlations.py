@@ -215,14 +215,8 @@ def permuted_smoothed(
     """Every feature permuted over the cells (of each batch) on its own, then smoothed on a graph of its own."""
     if batch is not None:
         rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
-        given: dict[str, Any] = {
-            "t": t,
-            "allowed": allowed,
-            "batch": None,
-            "denoise": denoise,
-            "random_state": random_state,
-        }
-        return BatchedMatrix([permuted_smoothed(rng, x=x[r], **given) for r in rows], rows)  # type: ignore[misc]
+        how: dict[str, Any] = {"t": t, "allowed": allowed, "denoise": denoise, "random_state": random_state}
+        return BatchedMatrix([permuted_smoothed(rng, x=x[r], batch=None, **how) for r in rows], rows)  # type: ignore[misc]
     shuffled = permuted(x, rng)
     if not t:
         return SmoothedMatrix(shuffled)
@@ -249,8 +243,8 @@ def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None, *, d
     n = x.shape[0]
     mean, sd = moments(x)
     at = dispersed(mean, sd, np.arange(len(mean)) if allowed is None else allowed, np.array([], dtype=int))
-    moving = sd[at]
-    mean, sd = mean[at].astype(np.float32), np.where(moving == 0, 1, moving).astype(np.float32)
+    varies = sd[at] > 0
+    mean, sd = mean[at].astype(np.float32), np.where(varies, sd[at], 1).astype(np.float32)
     chosen = x[:, at].tocsr() if sp.issparse(x) else x[:, at]
 
     def rows() -> Iterator[np.ndarray]:
@@ -263,7 +257,7 @@ def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None, *, d
         gram += z.T @ z
     axes = leading(gram / n, max(1, min(N_PCS, len(at), n - 1)))
     scores = np.vstack([z @ axes for z in rows()])
-    return denoised(scores, 1.0, int((moving > 0).sum())) if denoise else scores
+    return denoised(scores, 1.0, int(varies.sum())) if denoise else scores
 
 
 def moments(x: np.ndarray | sp.csr_matrix | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:

@@ -224,22 +224,22 @@ def denoised(scores: np.ndarray, unit: float, n_features: int) -> np.ndarray:
     As they were where there are no features beside the components, or fewer than two that rise.
     """
     n, p = scores.shape
-    values = np.sort(np.square(scores, dtype=np.float64).mean(0) * unit**2)[::-1]
-    ratio, above = n_features / n, p
+    variance = np.square(scores, dtype=np.float64).mean(0) * unit**2
+    largest, ratio, above = np.sort(variance)[::-1], n_features / n, p
     if n_features <= p:
         return scores
     while True:
-        noise = max((n_features - values[:above].sum()) / (n_features - above), 1e-12)
+        noise = max((n_features - largest[:above].sum()) / (n_features - above), 1e-12)
         least = noise * (1 + np.sqrt(ratio)) ** 2
         # fewer components leave more to the noise, so this comes to an end
-        if (found := int((values[:above] > least).sum())) == above:
+        if (found := int((largest[:above] > least).sum())) == above:
             break
         above = found
     if above < 2:
         return scores
-    value = np.square(scores, dtype=np.float64).mean(0) * unit**2 / noise
+    value = variance / noise
     shrunk = np.sqrt(np.maximum((value - ratio - 1) ** 2 - 4 * ratio, 0)) / np.maximum(value, 1e-12)
-    return (scores * np.where(value * noise > least, shrunk, 0)).astype(np.float32)
+    return (scores * np.where(variance > least, shrunk, 0)).astype(np.float32)
 
 
 def fit_transform(

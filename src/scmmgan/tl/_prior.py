@@ -155,8 +155,8 @@ def links_decide(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Map
     """Whether there are links that couple: beside many pairs few of them serve the loss only."""
     from scmmgan.model.evidence import MIN_PROFILES
 
-    few = (a, b) in tables and len(tables[a, b]) < MIN_HELD_OUT
-    return (a, b) in tables and not (few and len(pairs.get((a, b), ())) >= MIN_PROFILES)
+    table = tables.get((a, b))
+    return table is not None and (len(table) >= MIN_HELD_OUT or len(pairs.get((a, b), ())) < MIN_PROFILES)
 
 
 def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mapping[Pair, np.ndarray]) -> bool:
