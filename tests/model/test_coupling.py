@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from scmmgan.model import candidates, coupling
 from scmmgan.model.coupling import Coupling, couple_geometry, couple_known
 from scmmgan.model.landmarks import find_landmarks
-from scmmgan.model.plans import correlation_distance, relaxed_sinkhorn, spread
+from scmmgan.model.plans import correlation_distance, linked_distance, plans_of, relaxed_sinkhorn, spread
 from scmmgan.model.regression import straightened
 
 
@@ -146,6 +146,65 @@ def test_correlation_distance():
     got = correlation_distance(a, b)
     np.testing.assert_allclose(got[2], 1)
     np.testing.assert_allclose(np.delete(got, 2, 0), np.delete(expected, 2, 0), atol=1e-10)
+
+
+def test_linked_distance():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(30, 4)), rng.normal(size=(20, 4))
+    b[0] *= 40  # one far row: capped at twice the mean
+    correlation = 1 - np.corrcoef(a, b)[:30, 30:]
+    squared = ((a[:, None] - b) ** 2).sum(2)
+    expected = 2 * correlation / correlation.mean() + np.minimum(squared / squared.mean(), 2)
+    np.testing.assert_allclose(linked_distance(a, b), expected, atol=1e-10)
+    np.testing.assert_allclose(linked_distance(a.astype(np.float32), b.astype(np.float32)), expected, atol=1e-4)
+    # links that have all lost their weights say nothing
+    assert np.ptp(linked_distance(0 * a, 0 * b)) == 0
+
+
+def test_what_all_links_share_is_seen():
+    """Two populations that differ in the same direction in all of three links: nothing that a correlation sees."""
+    rng = np.random.default_rng(0)
+    true = {"a": rng.integers(0, 2, 200), "b": rng.integers(0, 2, 220)}
+    x = {m: np.c_[5.0 * v, rng.normal(size=len(v))] for m, v in true.items()}
+    linked = {m: np.outer(2 * v - 1, np.ones(3)) + 0.4 * rng.normal(size=(len(v), 3)) for m, v in true.items()}
+    found = couple_known(x, linked)
+    for source, target in found:
+        carried = found[source, target].plan @ found[source, target].landmarks.mean(true[target][:, None].astype(float))
+        assert ((carried[:, 0] > 0.5) == true[source]).mean() > 0.98
+
+
+def test_plans_compare_each_view_by_its_own_distance():
+    """Linked features count like one view, the first of the other views `share`."""
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(60, 3)), "b": rng.normal(size=(70, 3))}
+    linked, view, last = ({m: rng.normal(size=(len(v), 5)) for m, v in x.items()} for _ in range(3))
+    landmarks = {m: find_landmarks(v, n_landmarks=32) for m, v in x.items()}
+    found = plans_of([view, last], landmarks, None, 0.3, linked=linked)["a", "b"]
+
+    def over_mean(distance, of):
+        cost = distance(of["a"], landmarks["b"].mean(of["b"]))
+        return cost / cost.mean()
+
+    cost = over_mean(linked_distance, linked) + 0.3 * over_mean(correlation_distance, view)
+    cost += over_mean(correlation_distance, last)
+    expected = 60 * relaxed_sinkhorn(cost / cost.mean(), np.full(60, 1 / 60), landmarks["b"].mass)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("n_links", "p"), [(9, 12), (10, 12), (9, 9)])
+def test_anchors_of_few_links_are_straightened(n_links: int, p: int, monkeypatch: pytest.MonkeyPatch):
+    """Below ten links, where both sides have ten dimensions or more."""
+    rng = np.random.default_rng(0)
+    x = {m: rng.normal(size=(n, p)).astype(np.float32) for m, n in (("a", 90), ("b", 80))}
+    linked = {m: v[:, :1] + rng.normal(size=(len(v), n_links)) for m, v in x.items()}
+    found = couple_known(x, linked)
+    monkeypatch.setattr(coupling, "straightened", lambda anchors, *_: anchors)
+    plain = couple_known(x, linked)
+    few = n_links < 10 and p >= 10
+    for pair in found:
+        moved = np.abs(found[pair].anchors - plain[pair].anchors).max()
+        assert (moved > 1e-3) == few
+        assert abs(found[pair].plan - plain[pair].plan).max() == 0
 
 
 # --- linked features ---------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from scmmgan.model.landmarks import Landmarks
 
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
+CORRELATED = 2  # weight of correlations beside distances over linked features (benchmarks/accuracy.md)
+FAR = 2.0  # the largest squared distance, over the mean one: labels keep their say over far cells
 SHARPER = 2  # power of a plan's entries before landmarks are averaged: about half of ε (benchmarks/accuracy.md)
 
 Pair = tuple[str, str]
@@ -55,20 +57,27 @@ def plans_of(
     labels: LabelShares | None,
     share: float = 1.0,
     *,
+    linked: dict[str, np.ndarray] | None = None,
     rows: dict[str, np.ndarray] | None = None,
 ) -> dict[Pair, np.ndarray]:
     """Relaxed plans (n × m) of cells with landmarks, both directions; costs of several views count alike.
 
-    The second view, where there is one, counts `share`. `rows`: of the cells that are asked, all by default.
+    Cells are compared by correlation over `views`, of which the first counts `share`, and by `linked_distance` over
+    linked features. `rows`: of the cells that are asked, all by default.
 
     Rows sum to the share of a cell's mass that finds a partner: about 1, far less where nothing resembles the cell.
     """
     first, second = landmarks
-    rows = rows or {m: np.arange(len(v)) for m, v in views[0].items()}
+    rows = rows or {m: np.arange(len(marks.label)) for m, marks in landmarks.items()}
+    comparisons = [(v, correlation_distance, share if i == 0 else 1.0) for i, v in enumerate(views)]
+    if linked is not None:
+        comparisons = [(linked, linked_distance, 1.0), *comparisons]
     plans = {}
     for source, target in ((first, second), (second, first)):
-        costs = [correlation_distance(v[source][rows[source]], landmarks[target].mean(v[target])) for v in views]
-        cost = np.sum([c / c.mean() * (share if i == 1 else 1.0) for i, c in enumerate(costs)], axis=0)
+        cost = np.zeros((len(rows[source]), len(landmarks[target].mass)))
+        for values, distance, weight in comparisons:
+            one = distance(values[source][rows[source]], landmarks[target].mean(values[target]))
+            cost += one / one.mean() * weight
         cost /= cost.mean()
         if labels is not None:
             cost += labels.cost(source, target, rows[source])
@@ -114,6 +123,19 @@ def correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9)
 
     return 1 - unit(a) @ unit(b).T
+
+
+def linked_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlation distance, twofold, and squared distance between the rows of z-scored a and b, each over its mean.
+
+    A correlation does not see what all features of a cell share, which of few features is much of what they tell. A
+    distance sees it, but over-rates far cells: it is capped, and counts half (benchmarks/accuracy.md).
+    """
+    correlation = correlation_distance(a, b)
+    squared = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
+    # links may all have lost their weights
+    far = np.minimum(squared / max(squared.mean(), 1e-12), FAR)
+    return CORRELATED * correlation / correlation.mean() + far
 
 
 def barycentres(plan: sp.csr_matrix | np.ndarray, points: np.ndarray) -> np.ndarray:
