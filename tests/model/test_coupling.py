@@ -157,8 +157,13 @@ def test_linked_distance():
     expected = 2 * correlation / correlation.mean() + np.minimum(squared / squared.mean(), 2)
     np.testing.assert_allclose(linked_distance(a, b), expected, atol=1e-10)
     np.testing.assert_allclose(linked_distance(a.astype(np.float32), b.astype(np.float32)), expected, atol=1e-4)
-    # links that have all lost their weights say nothing
-    assert np.ptp(linked_distance(0 * a, 0 * b)) == 0
+    # links that have all lost their weights say nothing, nor do cells that are all alike
+    for v in (0.0, 1.0):
+        same = linked_distance(np.full((30, 4), v), np.full((20, 4), v))
+        assert np.ptp(same) == 0
+        assert np.isfinite(same).all()
+    ramp = np.arange(4.0)
+    assert np.isfinite(linked_distance(np.tile(ramp, (30, 1)), np.tile(ramp, (20, 1)))).all()
 
 
 def test_what_all_links_share_is_seen():
@@ -192,20 +197,29 @@ def test_plans_compare_each_view_by_its_own_distance():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("n_links", "p"), [(9, 12), (10, 12), (9, 9)])
-def test_anchors_of_few_links_are_straightened(n_links: int, p: int, monkeypatch: pytest.MonkeyPatch):
-    """Below ten links, where both sides have ten dimensions or more."""
+@pytest.mark.parametrize("n_pairs", [None, 6])
+def test_all_plans_of_links_use_their_weights(n_pairs: int | None, monkeypatch: pytest.MonkeyPatch):
+    """Also the last one, beside canonical variates; few pairs beside links count by their number."""
     rng = np.random.default_rng(0)
-    x = {m: rng.normal(size=(n, p)).astype(np.float32) for m, n in (("a", 90), ("b", 80))}
-    linked = {m: v[:, :1] + rng.normal(size=(len(v), n_links)) for m, v in x.items()}
-    found = couple_known(x, linked)
-    monkeypatch.setattr(coupling, "straightened", lambda anchors, *_: anchors)
-    plain = couple_known(x, linked)
-    few = n_links < 10 and p >= 10
-    for pair in found:
-        moved = np.abs(found[pair].anchors - plain[pair].anchors).max()
-        assert (moved > 1e-3) == few
-        assert abs(found[pair].plan - plain[pair].plan).max() == 0
+    x = {m: rng.normal(size=(n, 4)).astype(np.float32) for m, n in (("a", 90), ("b", 80))}
+    linked = {m: v[:, [0, 1, 1]] + rng.normal(size=(len(v), 3)) for m, v in x.items()}
+    pairs = None if n_pairs is None else np.c_[:n_pairs, :n_pairs]
+    calls = []
+
+    def spied(views, landmarks, labels, share, *, linked):
+        calls.append((len(views), share, linked["a"] / own))
+        return plans_of(views, landmarks, labels, share, linked=linked)
+
+    own = linked["a"].copy()
+    monkeypatch.setattr(coupling, "plans_of", spied)
+    weight = couple_known(x, linked, pairs=pairs)["a", "b"].info["link_weight"]
+    n_views = 0 if pairs is None else 1
+    assert [views for views, *_ in calls] == [n_views] * 4 + [n_views + 1]
+    assert {share for _, share, _ in calls} == {1.0 if pairs is None else 6 / 30}
+    np.testing.assert_allclose(calls[0][2], 1)
+    for _, _, used in calls[3:]:
+        # of the features as they came, not of weighted ones
+        np.testing.assert_allclose(used, np.broadcast_to(weight, used.shape), rtol=1e-6)
 
 
 # --- linked features ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model import evidence
-from scmmgan.model.candidates import MANY, Known, minima
+from scmmgan.model.candidates import Known, minima
 from scmmgan.model.landmarks import GEOMETRY_LANDMARKS, LINKED_LANDMARKS, Landmarks, landmarks_of
 from scmmgan.model.plans import (
     Pair,
@@ -25,7 +25,6 @@ from scmmgan.model.regression import straightened
 
 KEPT = 32  # plan entries kept per cell
 ROUNDS = 3  # of re-weighting links by their agreement
-FEW_LINKS = 10  # below, anchors are straightened (benchmarks/accuracy.md)
 N_RIVALS = 5  # next best couplings that are kept
 
 
@@ -34,8 +33,8 @@ class Coupling:
     """Cells of the source coupled with landmarks of the target.
 
     `plan` (n × m, rows sum to 1, 32 largest each). `anchors` (n × p, target model space): means of the landmarks under
-    its squared entries, straightened where shapes or few links gave an outline only. `weight` (n,): matched share of each
-    cell's mass, in [0, 1]; `known` (n,): the anchor is the cell's known partner itself.
+    its squared entries, straightened where shapes gave an outline only. `weight` (n,): matched share of each cell's mass,
+    in [0, 1]; `known` (n,): the anchor is the cell's known partner itself.
     """
 
     plan: sp.csr_matrix
@@ -68,11 +67,11 @@ def couple_known(
 ) -> dict[Pair, Coupling]:
     """Couplings in both directions of two modalities from what is known about them.
 
-    `linked`: linked features (n × links, same columns, z-scored); anchors from fewer than ten are straightened. `pairs`:
-    row numbers (k × 2) of cells that are the same. `labels`: codes of one vocabulary (n,), -1 where unknown; they forbid,
-    the others decide. With `refine` every link earns a weight, `info["link_weight"]` (links,): the squared correlation of
-    a feature with its partner as the plan carries it over, so that links which disagree with all others fade out; and the
-    last plan adds the correlation in the canonical space that cells and their anchors span.
+    `linked`: linked features (n × links, same columns, z-scored). `pairs`: row numbers (k × 2) of cells that are the
+    same. `labels`: codes of one vocabulary (n,), -1 where unknown; they forbid, the others decide. With `refine` every
+    link earns a weight, `info["link_weight"]` (links,): the squared correlation of a feature with its partner as the
+    plan carries it over, so that links which disagree with all others fade out; and the last plan adds the correlation
+    in the canonical space that cells and their anchors span.
     """
     landmarks = landmarks_of(x, labels, n_landmarks=n_landmarks, random_state=random_state)
     shares = None if labels is None else label_shares(x, labels, landmarks)
@@ -94,10 +93,8 @@ def couple_known(
         views = [*profiles, evidence.canonical(x, anchors, pairs)]
         plans = plans_of(views, landmarks, shares, share, linked=linked)
     first = next(iter(x))
-    # few links, too, give an outline only
-    straight = 0 < n_links < FEW_LINKS and min(v.shape[1] for v in x.values()) >= MANY
     return {
-        (a, b): _coupling(plan, landmarks[b], x[a], x[b], info, _partners(pairs, first=a == first), straight=straight)
+        (a, b): _coupling(plan, landmarks[b], x[a], x[b], info, _partners(pairs, first=a == first))
         for (a, b), plan in plans.items()
     }
 

@@ -107,7 +107,10 @@ def transport(cost: np.ndarray, p: np.ndarray, q: np.ndarray, *, n_iter: int = 1
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 - correlation between the rows of a (… × m × l) and b (… × m' × l)."""
+    """1 - correlation between the rows of a (… × m × l) and b (… × m' × l).
+
+    The coupling's links are compared by distance, too: what all links share, as depth, carries shuffled ones as well.
+    """
     return 1 - _unit(a) @ np.swapaxes(_unit(b), -1, -2)
 
 

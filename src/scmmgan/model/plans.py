@@ -13,7 +13,7 @@ from scmmgan.model.landmarks import Landmarks
 EPSILON = 0.02  # entropic regularisation, METHOD §3
 RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
 CORRELATED = 2  # weight of correlations beside distances over linked features (benchmarks/accuracy.md)
-FAR = 2.0  # the largest squared distance, over the mean one: labels keep their say over far cells
+FAR = 2.0  # largest squared distance, over the mean one: farther cells would overrule labels
 SHARPER = 2  # power of a plan's entries before landmarks are averaged: about half of ε (benchmarks/accuracy.md)
 
 Pair = tuple[str, str]
@@ -77,8 +77,8 @@ def plans_of(
         cost = np.zeros((len(rows[source]), len(landmarks[target].mass)))
         for values, distance, weight in comparisons:
             one = distance(values[source][rows[source]], landmarks[target].mean(values[target]))
-            cost += one / one.mean() * weight
-        cost /= cost.mean()
+            cost += _over_mean(one) * weight
+        cost = _over_mean(cost)
         if labels is not None:
             cost += labels.cost(source, target, rows[source])
         n = len(cost)
@@ -133,9 +133,12 @@ def linked_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     correlation = correlation_distance(a, b)
     squared = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
+    return CORRELATED * _over_mean(correlation) + np.minimum(_over_mean(squared), FAR)
+
+
+def _over_mean(cost: np.ndarray) -> np.ndarray:
     # links may all have lost their weights
-    far = np.minimum(squared / max(squared.mean(), 1e-12), FAR)
-    return CORRELATED * correlation / correlation.mean() + far
+    return cost / max(cost.mean(), 1e-12)
 
 
 def barycentres(plan: sp.csr_matrix | np.ndarray, points: np.ndarray) -> np.ndarray:
