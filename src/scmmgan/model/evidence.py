@@ -37,11 +37,15 @@ def profiles(x: dict[str, np.ndarray], points: dict[str, np.ndarray]) -> dict[st
     found = {}
     for m, cells in x.items():
         cells, nodes = cells.astype(np.float64), points[m].astype(np.float64)
-        squared = (cells**2).sum(1)[:, None] + (nodes**2).sum(1) - 2 * cells @ nodes.T
-        distances = np.sqrt(np.maximum(squared, 0))
+        distances = np.sqrt(squared_distances(cells, nodes))
         logs = np.log(distances + max(0.1 * float(np.median(distances)), 1e-12))
         found[m] = (logs - logs.mean(0)) / np.maximum(logs.std(0), 1e-9)
     return found
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances (n × m) between the rows of a and of b."""
+    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
 
 
 def memberships(x: np.ndarray, labels: np.ndarray, n_labels: int, *, k: int = 15) -> np.ndarray:

@@ -131,9 +131,8 @@ def linked_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     A correlation does not see what all features of a cell share, which of few features is much of what they tell. A
     distance sees it, but over-rates far cells: it is capped, and counts half (benchmarks/accuracy.md).
     """
-    correlation = correlation_distance(a, b)
-    squared = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
-    return CORRELATED * _over_mean(correlation) + np.minimum(_over_mean(squared), FAR)
+    far = np.minimum(_over_mean(evidence.squared_distances(a, b)), FAR)
+    return CORRELATED * _over_mean(correlation_distance(a, b)) + far
 
 
 def _over_mean(cost: np.ndarray) -> np.ndarray:
