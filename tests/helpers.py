@@ -16,9 +16,15 @@ def transform_of(mdata: md.MuData, name: str) -> Transform:
 
 def own_space(mdata: md.MuData, name: str) -> np.ndarray:
     """Model-space cells of a modality, from its own block of the embedding."""
+    return space_of(mdata, name, name)
+
+
+def space_of(mdata: md.MuData, name: str, space: str) -> np.ndarray:
+    """Cells of a modality in the model space of one, from its block of the embedding."""
     model = smm.get.model(mdata)
-    start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(name)])
-    return mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[name]] * model.block_sd[name]
+    start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(space)])
+    block = mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[space]] * model.block_sd[space]
+    return block @ np.linalg.inv(model.stretch[space].astype(np.float64)) if model.stretch else block
 
 
 def swiss_roll(n: int = 256, seed: int = 0) -> np.ndarray:

@@ -269,8 +269,20 @@ def mapped_values(
     if features is None:
         raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
     at = positions(features, pd.Index(found["var_names"][target]), target)
-    start = sum(found["widths"][m] for m in found["modalities"][: found["modalities"].index(target)])
-    block = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
     stored = record(mdata, keys)["model"]["transforms"][target]
     transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
-    return transform.inverse(block * found["block_sd"][target], at), [found["var_names"][target][i] for i in at]
+    return transform.inverse(model_space(mdata, source, target, keys), at), [found["var_names"][target][i] for i in at]
+
+
+def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
+    """Cells (n × p, float32) of one modality in the model space of one, had back from the embedding."""
+    found = config(mdata, keys)
+    widths, order = found["widths"], found["modalities"]
+    start = sum(widths[m] for m in order[: order.index(space)])
+    block = np.asarray(mdata[name].obsm[keys.embedding])[:, start : start + widths[space]]
+    block = block * np.float32(found["block_sd"][space])
+    # absent: of a method, or from a time, that weighs no directions
+    stretch = record(mdata, keys)["model"]["weights"].get(f"stretch:{order.index(space)}")
+    if stretch is None:
+        return block
+    return np.linalg.solve(np.asarray(stretch, dtype=np.float64).T, block.T).T.astype(np.float32)

@@ -94,13 +94,21 @@ def test_own_modality_is_left_as_measured(trained: tuple[Aligner, dict]):
 def test_embedding_holds_all_blocks_over_the_sd_of_measured_cells(trained: tuple[Aligner, dict]):
     aligner, x = trained
     got = aligner.embed(x["b"], "b")
-    expected = [aligner.translate(x["b"], "b", m) / x[m].std() for m in "abc"]
-    np.testing.assert_allclose(got, np.hstack(expected), rtol=1e-4, atol=1e-6)
+    stretched = {m: aligner.translate(x["b"], "b", m) @ aligner.stretch[m] for m in "abc"}
+    measured = {m: (x[m] @ aligner.stretch[m]).std() for m in "abc"}
+    np.testing.assert_allclose(got, np.hstack([stretched[m] / measured[m] for m in "abc"]), rtol=1e-4, atol=1e-6)
     assert got.dtype == np.float32
     # one scalar per block, for measured and mapped rows alike: the measured block has unit sd, a mapped one its own
     assert got[:, 4:9].std() == pytest.approx(1, abs=1e-4)
     for m, own in (("a", slice(0, 4)), ("c", slice(9, 15))):
-        assert got[:, own].std() == pytest.approx(aligner.translate(x["b"], "b", m).std() / x[m].std(), rel=1e-4)
+        assert got[:, own].std() == pytest.approx(stretched[m].std() / measured[m], rel=1e-4)
+
+
+def test_without_a_coupling_no_direction_is_weighed():
+    x, couplings = data()
+    aligner = fit(x, couplings, coupled=False)
+    expected = [aligner.translate(x["b"], "b", m) / x[m].std() for m in "ab"]
+    np.testing.assert_allclose(aligner.embed(x["b"], "b"), np.hstack(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_translation_leaves_the_input_alone(trained: tuple[Aligner, dict]):
@@ -195,10 +203,11 @@ def test_state_is_text_and_plain_arrays(trained: tuple[Aligner, dict]):
 
 def test_state_is_a_copy(trained: tuple[Aligner, dict]):
     aligner, x = trained
-    before = aligner.translate(x["a"], "a", "b")
+    before, embedded = aligner.translate(x["a"], "a", "b"), aligner.embed(x["a"], "a")
     for value in aligner.state()[1].values():
         value[...] = 0
     np.testing.assert_array_equal(aligner.translate(x["a"], "a", "b"), before)
+    np.testing.assert_array_equal(aligner.embed(x["a"], "a"), embedded)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +223,8 @@ def test_state_is_a_copy(trained: tuple[Aligner, dict]):
 def test_state_restores_the_aligner(names: tuple[str, ...]):
     x, couplings = data(names)
     aligner = fit(x, couplings, max_steps=3)
-    assert len(aligner.state()[1]) == sum(len(net.state_dict()) for net in aligner.generators.values())
+    nets = sum(len(net.state_dict()) for net in aligner.generators.values())
+    assert len(aligner.state()[1]) == nets + len(names)  # and a stretch each
     again = Aligner.from_state(*aligner.state())
     assert again.modalities == list(names)
     for s, t in permutations(names, 2):

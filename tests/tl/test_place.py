@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 
 import scmmgan as smm
-from helpers import own_space
+from helpers import own_space, space_of
 from scmmgan.model import training
 from scmmgan.model.aligner import Aligner, Frame
 from scmmgan.model.coupling import Coupling
@@ -124,9 +124,7 @@ def test_spread_says_where_a_tissue_repeats_itself():
 def test_nearest_is_the_most_central_of_twenty_spots(placed: tuple[md.MuData, np.ndarray]):
     mdata, _ = placed
     smm.tl.place(mdata, "cells", "rna", method="nearest")
-    model = smm.get.model(mdata)
-    start = model.widths["cells"]
-    y = mdata["cells"].obsm["X_scmmgan"][:, start:].astype(float) * model.block_sd["rna"]
+    y = space_of(mdata, "cells", "rna")
     distance = ((y[:, None] - own_space(mdata, "rna")[None]) ** 2).sum(2)
     near = mdata["rna"].obsm["spatial"][np.argsort(distance, axis=1)[:, :20]]
     apart = np.sqrt(((near[:, :, None] - near[:, None]) ** 2).sum(3)).sum(2)

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from scmmgan.model import training
 from scmmgan.model.coupling import Coupling
+from scmmgan.model.embedding import stretches
 from scmmgan.model.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
 from scmmgan.model.regression import ridge
 
@@ -65,6 +66,7 @@ class Aligner:
         self.widths = dict(widths)
         self.networks = networks
         self.frames = dict(frames or {})
+        self.stretch: dict[str, np.ndarray] = {}  # by modality: none where no coupling says what returns
         self.block_sd = dict.fromkeys(widths, 1.0)
         self.noise = {m: width for m, width in (noise or {}).items() if width}
         self.generators = {(a, b): self._generator(a, b) for a, b in permutations(widths, 2)}
@@ -115,7 +117,9 @@ class Aligner:
             discriminators = {
                 m: DISCRIMINATORS[networks](aligner._full(m)) for m in aligner.widths if networks in DISCRIMINATORS
             }
-        aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in x.items()}
+        if coupled:
+            aligner.stretch = stretches(x, couplings)
+        aligner.block_sd = {m: float(aligner._stretched(v, m).std(dtype=np.float64)) for m, v in x.items()}
         placed = {(a, b): _placed(c, x[b], places[b]) if b in places else c for (a, b), c in couplings.items()}
         aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
         if networks not in DISCRIMINATORS:
@@ -214,8 +218,18 @@ class Aligner:
         return np.concatenate(found)
 
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
-        """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells."""
-        return np.hstack([self.translate(x, modality, m) / np.float32(self.block_sd[m]) for m in self.modalities])
+        """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells.
+
+        Directions of a space are stretched by what returns of them (`stretches`), measured and mapped cells alike.
+        """
+        return np.hstack(
+            [self._stretched(self.translate(x, modality, m), m) / np.float32(self.block_sd[m]) for m in self.modalities]
+        )
+
+    def _stretched(self, x: np.ndarray, modality: str) -> np.ndarray:
+        if modality not in self.stretch:
+            return x
+        return (x.astype(np.float64) @ self.stretch[modality]).astype(np.float32)
 
     def state(self) -> tuple[str, dict[str, np.ndarray]]:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
@@ -230,6 +244,7 @@ class Aligner:
             for i, generator in enumerate(self.generators.values())
             for name, value in generator.state_dict().items()
         }
+        weights |= {f"stretch:{i}": self.stretch[m].copy() for i, m in enumerate(self.widths) if m in self.stretch}
         return json.dumps(config), weights
 
     @classmethod
@@ -242,6 +257,8 @@ class Aligner:
             frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
             aligner = cls(widths, found.get("networks", "default"), found.get("noise"), frames)
         aligner.block_sd = dict(found["block_sd"])
+        stored = {m: weights.get(f"stretch:{i}") for i, m in enumerate(widths)}
+        aligner.stretch = {m: np.asarray(v) for m, v in stored.items() if v is not None}
         for i, generator in enumerate(aligner.generators.values()):
             prefix = f"{i}:"
             state = {

@@ -86,8 +86,7 @@ def cluster(
     names = found["modalities"]
     slot = (source, "obs", keys.cluster(target if len(names) > 2 else None))
     _derived.check_free(mdata, [slot], keys)
-    start = sum(found["widths"][m] for m in names[: names.index(target)])
-    mapped = np.asarray(mdata[source].obsm[keys.embedding])[:, start : start + found["widths"][target]]
+    mapped = _slots.model_space(mdata, source, target, keys)
     if (different := len(np.unique(mapped, axis=0))) < n_clusters:
         raise ValueError(
             f"The mapped cells of {source!r} are copies of {different} cells: no {n_clusters} clusters. Lower `n_clusters`."

@@ -101,10 +101,11 @@ def place(
     _derived.check_free(mdata, slots, keys)
     means, spread = _under_plan(mdata, source, target, places, keys)
     if method == "generator":
-        cells = _block(mdata, source, source, keys)
+        cells = _slots.model_space(mdata, source, source, keys)
         placed = get.model(mdata, key=key).place(cells, source, target)
     elif method == "nearest":
-        placed = _nearest(_block(mdata, source, target, keys), _block(mdata, target, target, keys), places)
+        cells, spots = (_slots.model_space(mdata, name, target, keys) for name in (source, target))
+        placed = _nearest(cells, spots, places)
     else:
         placed = means
     record: dict[str, Any] = dict(_slots.record(mdata, keys).get("coordinates", {}))
@@ -138,15 +139,6 @@ def _check_method(method: str, trained: str | None, spatial: str | None, target:
         logger.info("%r was aligned without `spatial`: no generator knows its coordinates; method %r.", target, method)
 
 
-def _block(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
-    """Cells of a modality in the model space of one, as the embedding keeps them."""
-    found = _slots.config(mdata, keys)
-    widths, order = found["widths"], found["modalities"]
-    start = sum(widths[m] for m in order[: order.index(space)])
-    block = np.asarray(mdata[name].obsm[keys.embedding])[:, start : start + widths[space]]
-    return block * np.float32(found["block_sd"][space])
-
-
 def _nearest(cells: np.ndarray, spots: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Of the places of the spots nearest to each cell, the one with the least sum of distances to the others."""
     from sklearn.neighbors import NearestNeighbors
@@ -168,7 +160,7 @@ def _under_plan(
     if (nodes < 0).any():
         gone = names[int((nodes < 0).argmax())]
         raise KeyError(f"{target!r} has no cell {gone!r}, a landmark of the alignment {keys.key!r}: align it again.")
-    spots = _block(mdata, target, target, keys)
+    spots = _slots.model_space(mdata, target, target, keys)
     # the spots that are nearest to a landmark's node stand for its cluster
     label = np.asarray(cKDTree(spots[nodes]).query(spots)[1])
     member = sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape=(len(nodes), len(label)))

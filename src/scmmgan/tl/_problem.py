@@ -124,7 +124,7 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
     """The problem of an alignment that is there, from its stored arguments; its seed gives the same model space."""
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
-    config = _slots.check_aligned(mdata, names, keys)
+    _slots.check_aligned(mdata, names, keys)
     read_by = ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
     per = {name: {m: argument(params, name, m) for m in names} for name in read_by}
     for name in ("smooth", "n_pcs"):
@@ -138,14 +138,11 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
             "again."
         )
-    start = 0
     for d in problem.domains:
-        stop = start + config["widths"][d.name]
-        before = np.asarray(mdata[d.name].obsm[keys.embedding])[:, start:stop] * config["block_sd"][d.name]
+        before = _slots.model_space(mdata, d.name, d.name, keys)
         # another machine may round otherwise
         if before.shape != d.x.shape or np.abs(before - d.x).max() > 0.01:
             raise ValueError(f"{d.name!r} is no longer what was aligned as {keys.key!r}: align it again.")
-        start = stop
     return problem
 
 
