@@ -34,24 +34,44 @@ def shared_and_private(n: int, seed: int = 0) -> tuple[dict, dict, np.ndarray]:
 
 def test_against_the_equation():
     rng = np.random.default_rng(0)
-    x = {"a": rng.normal(size=(40, 3)) * [3, 2, 1], "b": rng.normal(size=(30, 4))}
-    labels = {"a": rng.permutation(np.arange(40) % 8), "b": rng.permutation(np.arange(30) % 6)}
-    plans = {("a", "b"): rng.dirichlet(np.ones(6), 40), ("b", "a"): rng.dirichlet(np.ones(8), 30)}
+    latent = rng.normal(size=(40, 3))
+    x = {"a": latent @ rng.normal(size=(3, 3)), "b": np.hstack([latent[:30], rng.normal(size=(30, 1))])}
+    labels = {"a": rng.permutation(np.arange(40) % 20), "b": rng.permutation(np.arange(30) % 15)}
+    # plans that heed the first dimension of the latent space, the second less, the third not at all
+    seen = {"a": latent * [3, 0.7, 0], "b": latent[:30] * [3, 0.7, 0]}
+    plans = {}
+    for s, t in (("a", "b"), ("b", "a")):
+        goals = np.array([seen[t][labels[t] == i].mean(0) for i in range(labels[t].max() + 1)])
+        kernel = np.exp(-2 * ((seen[s][:, None] - goals) ** 2).sum(2))
+        plans[s, t] = kernel / kernel.sum(1, keepdims=True)
     couplings = {(s, t): hand_made(plan, x[t], labels[t]) for (s, t), plan in plans.items()}
 
     cells = x["a"] - x["a"].mean(0)
-    landmarks = np.array([cells[labels["a"] == i].mean(0) for i in range(8)])
+    landmarks = np.array([cells[labels["a"] == i].mean(0) for i in range(20)])
     met = plans["b", "a"] @ landmarks
-    back = plans["a", "b"] @ np.array([met[labels["b"] == i].mean(0) for i in range(6)])
+    back = plans["a", "b"] @ np.array([met[labels["b"] == i].mean(0) for i in range(15)])
     common = cells.T @ back / 40
+    assert np.abs(common - common.T).max() > 0.02 * np.abs(common).max()  # or its symmetric part would not matter
     variance = np.cov(cells.T, bias=True)
     variance += 0.1 * np.trace(variance) / 3 * np.eye(3)
     # in whitened coordinates z = x R the stretch is the root of the clipped share
     values, vectors = np.linalg.eigh(variance)
     whiten = (vectors / np.sqrt(values)) @ vectors.T
     share, axes = np.linalg.eigh(whiten @ (common + common.T) / 2 @ whiten)
+    assert share[2] > 0.4
+    assert 0.02 < share[1] < 0.3
     root = (axes * np.sqrt(np.clip(share, 0.02, 1))) @ axes.T
     np.testing.assert_allclose(stretches(x, couplings)["a"], whiten @ root @ np.linalg.inv(whiten), atol=1e-6)
+
+
+def test_no_direction_is_made_longer():
+    # whoever is on one side comes back as the farthest cells of that side: more than left
+    cells = np.r_[np.full(48, -1.0), np.full(48, 1.0), [-10, -10, 10, 10]][:, None]
+    labels = np.r_[np.repeat([0, 1], 48), [2, 2, 3, 3]]
+    far = np.eye(4)[np.where(cells[:, 0] < 0, 2, 3)]
+    couplings = {pair: hand_made(far, cells, labels) for pair in (("a", "b"), ("b", "a"))}
+    for stretch in stretches({"a": cells, "b": cells}, couplings).values():
+        np.testing.assert_allclose(stretch, 1, atol=1e-6)
 
 
 def test_own_directions_count_less_than_common_ones():
@@ -104,13 +124,42 @@ def test_constant_dimensions():
 
 
 def test_several_partners_count_alike():
-    x, linked, _ = shared_and_private(300)
-    three = {**x, "c": x["b"].copy()}
-    pairs = [("a", "b"), ("b", "c"), ("a", "c")]
-    also = {**linked, "c": linked["b"]}
-    couplings = {}
-    for s, t in pairs:
-        couplings |= couple_known({s: three[s], t: three[t]}, {s: also[s], t: also[t]})
-    one = {p: c for p, c in couplings.items() if set(p) == {"a", "b"}}
-    # b and c are the same cells: what returns from both is what returns from one
-    np.testing.assert_allclose(stretches(three, couplings)["a"], stretches(x, one)["a"], atol=1e-6)
+    x, linked, _ = shared_and_private(600)
+    # the third modality shares the private dimensions of the first, and nothing else
+    c = x["a"][:, 3:] @ np.random.default_rng(2).normal(size=(5, 6)).astype(np.float32)
+    three = {**x, "c": c}
+    private = {m: (v - v.mean(0)) / v.std(0) for m, v in (("a", x["a"][:, 3:]), ("c", x["a"][:, 3:]))}
+    # landmarks of five cells: of two, a good part of what returns of a cell is the cell itself
+    couplings = couple_known({m: three[m] for m in "ab"}, linked, n_landmarks=120)
+    couplings |= couple_known({m: three[m] for m in "ac"}, private, n_landmarks=120)
+    kept = {}
+    for others in ("b", "c", "bc"):
+        among = {p: found for p, found in couplings.items() if set(p) <= {"a", *others}}
+        found = stretches({m: three[m] for m in ("a", *others)}, among)["a"]
+        kept[others] = (x["a"] @ found).std(0) / x["a"].std(0)
+    for other, told, rest in (("b", slice(3), slice(3, 8)), ("c", slice(3, 8), slice(3))):
+        assert kept[other][told].min() > 0.7
+        assert kept[other][rest].max() < 0.35
+    np.testing.assert_allclose(kept["bc"] ** 2, (kept["b"] ** 2 + kept["c"] ** 2) / 2, atol=0.08)
+
+
+def test_no_variance_at_all():
+    cells = np.ones((40, 2))
+    couplings = {pair: hand_made(np.eye(40), cells, np.arange(40)) for pair in (("a", "b"), ("b", "a"))}
+    assert all(np.isfinite(v).all() for v in stretches({"a": cells, "b": cells}, couplings).values())
+
+
+def test_a_collapsed_map_is_seen():
+    x, linked, partner = shared_and_private(300)
+    settings = {"max_steps": 1, "batch_size": 64, "lr": 1e-3, "geometry": None, "cycle_as_real": False}
+    aligner, _ = methods.fit(
+        "coupling", x, couple_known(x, linked), {}, shared=False, weights={}, random_state=0, device="cpu",
+        progress_bar=False, **settings,
+    )  # fmt: skip
+    sound = {m: aligner.embed(x[m], m) for m in "ab"}
+    translate = aligner.translate
+    aligner.translate = lambda v, s, t: translate(v, s, t) if s == t else np.zeros((len(v), 8), np.float32)
+    z = {m: aligner.embed(x[m], m) for m in "ab"}
+    assert z["a"][:, 8:].std(0).max() == 0
+    assert foscttm(sound["a"], sound["b"][partner]) < 0.1
+    assert foscttm(z["a"], z["b"][partner]) > 0.35

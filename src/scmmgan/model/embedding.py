@@ -11,14 +11,15 @@ from scmmgan.model.coupling import Coupling
 
 Pair = tuple[str, str]
 PENALTY = 0.1  # ridge, of the mean variance (benchmarks/accuracy.md)
-LEAST = 0.02  # share that every direction keeps, so that the model space can be had back from the embedding
+LEAST = 0.02  # share that every axis keeps, so that the model space can be had back from the embedding
 
 
 def stretches(x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, np.ndarray]:
-    """Linear maps (p × p, float32, by modality) of cells, as rows, to where squared distances weigh directions by the share that returns.
+    """Linear maps (p × p, float32, by modality) of cells, as rows, to where directions count by the share that returns.
 
     What comes back of a cell (n × p) is its mean under the plans there and back. Over the axes u of C u = λ V u, with V the
-    covariance of the cells and C theirs with what comes back, a map multiplies by √λ, λ in [0.02, 1].
+    covariance of the cells and C theirs with what comes back, a map multiplies by √λ, λ in [0.02, 1]. The axes are
+    uncorrelated over the cells, not orthogonal.
     """
     found = {}
     for m, cells in x.items():

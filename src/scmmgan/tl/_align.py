@@ -149,7 +149,10 @@ def align(
         Cells of a in the features of b, in the units of b's (smoothed) layer: never counts. Where both have the same
         `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
     `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
-        Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells.
+        Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells. Squared distances
+        in a block count axes by the share of their variance that the coupling brings back from the other modalities
+        (benchmarks/accuracy.md), for measured and mapped cells alike; `"scmmgan-paper"` and `"cyclegan"`, which follow
+        no coupling, count all alike.
     `mdata.obsm[f"X_{key_added}"]` : float32
         The same for all cells, only when all modalities are aligned and no cell name occurs twice.
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
