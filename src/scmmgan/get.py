@@ -96,8 +96,9 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     Returns
     -------
     A new AnnData, all cells × dimensions: `X` the joint embedding (float32), the blocks of all modality spaces side
-    by side, directions weighed by what returns of them (:func:`scmmgan.tl.align`); `obs_names` are `{modality}:{cell}`, `obs["modality"]` (categorical) next to the modalities' own columns (one
-    of that name is replaced in the copy); `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
+    by side, axes weighed by what returns of them (:func:`scmmgan.tl.align`); `obs_names` are `{modality}:{cell}`,
+    `obs["modality"]` (categorical) next to the modalities' own columns (one of that name is replaced in the copy);
+    `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
 
     Raises
     ------
