@@ -149,6 +149,12 @@ def test_no_variance_at_all():
     assert all(np.isfinite(v).all() for v in stretches({"a": cells, "b": cells}, couplings).values())
 
 
+def test_one_way_alone_weighs_nothing():
+    x, linked, _ = shared_and_private(200)
+    couplings = couple_known(x, linked)
+    assert stretches(x, {("a", "b"): couplings["a", "b"]}) == {}
+
+
 def test_a_collapsed_map_is_seen():
     x, linked, partner = shared_and_private(300)
     settings = {"max_steps": 1, "batch_size": 64, "lr": 1e-3, "geometry": None, "cycle_as_real": False}

@@ -494,10 +494,9 @@ def test_formats_give_the_same(small: md.MuData, kind: str):
         adata.X = convert(adata.X)
     for mdata in (reference, small):
         align(mdata, method="coupling")
-    # measured cells in their own block: the default smoothing, whatever the coupling
-    for name, block in (("rna", slice(30)), ("protein", slice(30, 50))):
-        got, expected = (m[name].obsm["X_scmmgan"][:, block] for m in (small, reference))
-        np.testing.assert_allclose(got, expected, atol=1e-4)
+    # measured cells in their own space: the default smoothing, whatever the coupling and what it weighs
+    for name in ("rna", "protein"):
+        np.testing.assert_allclose(own_space(small, name), own_space(reference, name), atol=1e-4)
     # smoothed in one piece or inside of products: equal up to rounding, and so is one step of training; of so few cells
     # that are hardly smoothed k-means falls one way or the other by rounding alone
     align(reference, smooth=3, max_steps=1)
@@ -1102,7 +1101,8 @@ def test_labels_foreign_to_the_data_do_not_enter_the_smoothing():
         adata.obs["shuffled"] = rng.permutation(adata.obs["cell_type"].astype(str).to_numpy())
     align(mdata, **COUPLING, labels="shuffled")
     for m in mdata.mod:
-        np.testing.assert_array_equal(own_space(mdata, m), before[m])
+        # had back from the embedding, up to rounding
+        np.testing.assert_allclose(own_space(mdata, m), before[m], atol=1e-5)
     assert abs(smm.get.diagnosis(mdata, "rna", "protein")["labels_separated"]) < 0.2
     align(mdata, **COUPLING, labels="cell_type")
     assert all(np.abs(own_space(mdata, m) - before[m]).max() > 0.05 for m in mdata.mod)

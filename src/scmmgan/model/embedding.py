@@ -19,12 +19,14 @@ def stretches(x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -
 
     What comes back of a cell (n × p) is its mean under the plans there and back. Over the axes u of C u = λ V u, with V the
     covariance of the cells and C theirs with what comes back, a map multiplies by √λ, λ in [0.02, 1]. The axes are
-    uncorrelated over the cells, not orthogonal.
+    uncorrelated over the cells, not orthogonal. Modalities that no plan leaves and enters again have none.
     """
     found = {}
     for m, cells in x.items():
+        others = [a for a, b in couplings if b == m and (m, a) in couplings]
+        if not others:
+            continue
         centred = cells - cells.mean(0, dtype=np.float64)
-        others = [a for a, b in couplings if b == m]
         back = sum(_there_and_back(centred, couplings[m, o], couplings[o, m]) for o in others) / len(others)
         common = centred.T @ back / len(centred)
         variance = centred.T @ centred / len(centred)
