@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from helpers import own_space, transform_of
+from helpers import own_space, space_of, transform_of
 
 
 def align(mdata: md.MuData, *names: str, **arguments: Any) -> None:
@@ -86,6 +87,22 @@ def test_decoded_features_equal_written_ones(small_aligned: md.MuData):
     np.testing.assert_allclose(
         smm.get.mapped(small_aligned, "rna", "protein", features=name).X, whole[:, [name]].X, atol=1e-4
     )
+
+
+def test_alignments_from_before_directions_were_weighed(small_aligned: md.MuData):
+    mdata = small_aligned.copy()
+    cells = {m: {o: space_of(mdata, m, o) for o in mdata.mod} for m in mdata.mod}
+    sd = {m: float(cells[m][m].std()) for m in mdata.mod}
+    written = smm.get.mapped(mdata, "rna", "protein")
+    stored = mdata.uns["scmmgan"]["model"]
+    stored["weights"] = {k: v for k, v in stored["weights"].items() if not k.startswith("stretch")}
+    stored["config"] = json.dumps({**json.loads(stored["config"]), "block_sd": sd})
+    for m in mdata.mod:
+        mdata[m].obsm["X_scmmgan"] = np.hstack([cells[m][o] / sd[o] for o in mdata.mod]).astype(np.float32)
+    decoded = smm.get.mapped(mdata, "rna", "protein", features=written.var_names[:5])
+    np.testing.assert_allclose(decoded.X, written[:, :5].X, atol=1e-4)
+    embedded = smm.get.model(mdata).embed(cells["rna"]["rna"].astype(np.float32), "rna")
+    np.testing.assert_allclose(embedded, mdata["rna"].obsm["X_scmmgan"], atol=1e-4)
 
 
 def test_features_that_were_not_written(small: md.MuData):
