@@ -1096,12 +1096,15 @@ def test_labels_foreign_to_the_data_do_not_enter_the_smoothing():
     mdata = smm.datasets.toy(n_cells=200)
     align(mdata, **COUPLING)
     before = {m: own_space(mdata, m) for m in mdata.mod}
+    transforms = {m: transform_of(mdata, m).state() for m in mdata.mod}
     rng = np.random.default_rng(0)
     for adata in mdata.mod.values():
         adata.obs["shuffled"] = rng.permutation(adata.obs["cell_type"].astype(str).to_numpy())
     align(mdata, **COUPLING, labels="shuffled")
     for m in mdata.mod:
-        # had back from the embedding, up to rounding
+        # what was smoothed has the same PCA to the last bit; cells are had back from the embedding, up to rounding
+        for name, value in transform_of(mdata, m).state().items():
+            np.testing.assert_array_equal(value, transforms[m][name])
         np.testing.assert_allclose(own_space(mdata, m), before[m], atol=1e-5)
     assert abs(smm.get.diagnosis(mdata, "rna", "protein")["labels_separated"]) < 0.2
     align(mdata, **COUPLING, labels="cell_type")
