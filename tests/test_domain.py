@@ -296,6 +296,22 @@ def test_domain_is_smoothed_and_transformed(small: md.MuData):
         assert d.obs_names.tolist() == small[name].obs_names.tolist()
 
 
+@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("steps", [None, 3])
+def test_half_smoothed_features(small: md.MuData, fmt: Callable, steps: int | None):
+    """z-scores before and after the smoothing count alike, however much it takes away."""
+    small["rna"].X = fmt(small["rna"].X)
+    before, at = small["rna"].X.copy(), np.array([4, 1, 7])
+    d = read(small, smooth=steps, n_pcs=10)[0]["rna"]
+    x, s = d.smoothed.measured(at).astype(float), d.smoothed.columns(at).astype(float)
+    np.testing.assert_array_equal(x, (before.toarray() if sp.issparse(before) else before)[:, at])
+    assert (s.std(0) < 0.9 * x.std(0)).all() == (steps is not None)
+    both = (x - x.mean(0)) / x.std(0) + (s - s.mean(0)) / s.std(0)
+    found = d.half_smoothed(at)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, both / both.std(0), atol=1e-4)
+
+
 def test_arguments_reach_their_modality(small: md.MuData):
     small["rna"].layers["other"] = small["rna"].X[::-1].copy()
     small["protein"].obsm["X_rep"] = small["protein"].X[:, :4].copy()

@@ -203,6 +203,7 @@ def test_smoothed_products():
         np.testing.assert_allclose(smoothed.dot(v), s @ v, atol=1e-4)
         np.testing.assert_allclose(smoothed.tdot(u), s.T @ u, atol=1e-4)
         np.testing.assert_allclose(smoothed.columns(np.array([5, 0])), s[:, [5, 0]], atol=1e-5)
+        np.testing.assert_array_equal(smoothed.measured(np.array([5, 0])), x[:, [5, 0]])
 
 
 def test_smoothing_restores_dropouts():
@@ -460,6 +461,14 @@ def test_batched_products(kind: str, t: int):
     mean, sd = matrix.moments()
     np.testing.assert_allclose(mean, expected.mean(0), atol=1e-4)
     np.testing.assert_allclose(sd, expected.std(0), atol=1e-4)
+    # before the smoothing every batch is moved alike
+    measured = matrix.measured(at)
+    assert measured.dtype == np.float32
+    for part, r in zip(matrix.parts, matrix.rows):
+        smoothed = part.columns(at).astype(float)
+        line = np.stack([np.polyfit(v, w, 1) if np.ptp(v) > 1e-4 else (1, np.mean(w - v))
+                         for v, w in zip(smoothed.T, expected[np.ix_(r, at)].T)])  # fmt: skip
+        np.testing.assert_allclose(measured[r], part.measured(at) * line[:, 0] + line[:, 1], atol=2e-3)
 
 
 def test_batches_have_equal_moments():

@@ -6,6 +6,7 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -16,12 +17,12 @@ from scmmgan import _domain, _known, _links
 from scmmgan.tl import _prior
 
 
-def read(mdata: md.MuData, links: Any = None) -> tuple[list[_domain.Domain], dict, bool]:
+def read(mdata: md.MuData, links: Any = None, smooth: int | None = None) -> tuple[list[_domain.Domain], dict, bool]:
     names = list(mdata.mod)
     nothing = dict.fromkeys(names)
     tables = _prior.tables(mdata, names, links, nothing)
     domains, shared = _domain.read_domains(
-        mdata, names, layer=nothing, use_rep=nothing, mask_var=nothing, smooth=nothing, n_pcs=nothing,
+        mdata, names, layer=nothing, use_rep=nothing, mask_var=nothing, smooth=dict.fromkeys(names, smooth), n_pcs=nothing,
         links=tables, batches=nothing, labels=None, denoise=False, random_state=0,
     )  # fmt: skip
     return domains, tables, shared
@@ -106,6 +107,55 @@ def test_linked_values_carry_signs_and_weights(tiny: md.MuData):
     np.testing.assert_allclose(found["rna"], plain["rna"] * turned, atol=1e-5)
     np.testing.assert_allclose(found["protein"], plain["protein"] * 2, atol=1e-5)
     np.testing.assert_allclose(plain["rna"].std(0), 1, atol=1e-3)
+
+
+def test_links_compare_cells_by_what_they_are_themselves(monkeypatch: pytest.MonkeyPatch):
+    """Where neighbours are alike in other features, smoothing blurs the linked ones: half of each is as they were measured."""
+    rng, mods = np.random.default_rng(0), {}
+    for m in ("a", "b"):
+        own, common = rng.normal(size=(500, 4)), rng.normal(size=(500, 3))
+        slopes = np.random.default_rng(1).normal(size=(3, 12))
+        linked = common @ slopes + 0.5 * rng.normal(size=(500, 12))
+        # many features of its own decide who is a neighbour
+        rest = own @ rng.normal(size=(4, 60)) + 0.3 * rng.normal(size=(500, 60))
+        names = [f"g{i}" for i in range(12)] + [f"{m}_own{i}" for i in range(60)]
+        obs = pd.DataFrame(common, columns=list("xyz")).set_axis([f"{m}{i}" for i in range(500)])
+        mods[m] = ad.AnnData(np.hstack([linked, rest]).astype(np.float32), obs=obs, var=pd.DataFrame(index=names))
+    mdata = md.MuData(mods)
+    domains, tables, shared = read(mdata, "var_names", smooth=3)
+
+    def carried() -> float:
+        found, _ = _prior.couplings(domains, tables, {}, None, shared=shared, random_state=0)
+        there = found["a", "b"].plan @ found["a", "b"].landmarks.mean(mdata["b"].obs.to_numpy())
+        return float(np.mean([np.corrcoef(v, w)[0, 1] for v, w in zip(there.T, mdata["a"].obs.to_numpy().T)]))
+
+    assert not shared
+    both = carried()
+    monkeypatch.setattr(_domain.Domain, "half_smoothed", _domain.Domain.zscored)
+    smoothed_only = carried()
+    assert both > 0.6
+    assert both > smoothed_only + 0.1
+
+
+@pytest.mark.parametrize("shared_genes", [False, True])
+def test_links_are_smoothed_by_half_outside_of_shared_spaces(monkeypatch: pytest.MonkeyPatch, shared_genes: bool):
+    from scmmgan.model import coupling
+
+    mdata = smm.datasets.toy(n_cells=120, n_features=[60, 60], shared_genes=shared_genes)
+    domains, tables, shared = read(mdata, "auto" if shared_genes else "gene", smooth=2)
+    assert shared == shared_genes
+    seen, original = {}, coupling.couple_known
+    monkeypatch.setattr(
+        coupling, "couple_known", lambda x, linked, **k: (seen.update(linked), original(x, linked, **k))[1]
+    )
+    _prior.couplings(domains, tables, {}, None, shared=shared, random_state=0)
+    for d in domains:
+        table = next(iter(tables.values()))
+        at = d.var_names.get_indexer(pd.Index(table[d.name]))
+        weight = np.sqrt(table["weight"].to_numpy()) * (table["sign"].to_numpy() if d is domains[0] else 1)
+        halves = {True: d.zscored(at), False: d.half_smoothed(at)}
+        np.testing.assert_allclose(seen[d.name], halves[shared] * weight, atol=1e-5)
+        assert np.abs(halves[True] - halves[False]).max() > 0.1
 
 
 def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):

@@ -28,7 +28,7 @@ class SmoothedMatrix:
     def __init__(
         self, x: np.ndarray | sp.csr_matrix | sp.csc_matrix, operator: sp.csr_matrix | None = None, t: int = 0
     ) -> None:
-        self.x, self.t = x, t if operator is not None else 0
+        self.unsmoothed, self.x, self.t = x, x, t if operator is not None else 0
         self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
         self.shape = x.shape
         if not sp.issparse(x):
@@ -53,6 +53,11 @@ class SmoothedMatrix:
         """The chosen columns of S, dense."""
         block = self.x[:, index]
         return self._smooth(block.toarray() if sp.issparse(block) else np.asarray(block))
+
+    def measured(self, index: np.ndarray) -> np.ndarray:
+        """The chosen columns of X, dense."""
+        block = self.unsmoothed[:, index]
+        return block.toarray() if sp.issparse(block) else np.asarray(block)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
@@ -102,9 +107,16 @@ class BatchedMatrix:
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of S, dense."""
+        return self._moved(index, [part.columns(index) for part in self.parts])
+
+    def measured(self, index: np.ndarray) -> np.ndarray:
+        """The chosen columns of X, dense, moved per batch as those of S are."""
+        return self._moved(index, [part.measured(index) for part in self.parts])
+
+    def _moved(self, index: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
         out = np.empty((self.shape[0], len(index)), dtype=np.float32)
-        for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift):
-            out[rows] = part.columns(index) * scale[index].astype(np.float32) + shift[index].astype(np.float32)
+        for block, rows, scale, shift in zip(blocks, self.rows, self.scale, self.shift):
+            out[rows] = block * scale[index].astype(np.float32) + shift[index].astype(np.float32)
         return out
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:

@@ -120,7 +120,8 @@ def couplings(
         if known[a.name, b.name]:
             linked = None
             if links_decide(a.name, b.name, tables, pairs):
-                linked = linked_values(a, b, tables[a.name, b.name], shared=shared)
+                # of hundreds of names a cell's own noise drowns what smoothing leaves (benchmarks/accuracy.md)
+                linked = linked_values(a, b, tables[a.name, b.name], shared=shared, half=not shared)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             found |= couple_known(x, linked, refine=not shared, **given, **settings)
         else:
@@ -166,13 +167,18 @@ def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mappin
     return (a, b) in tables or len(pairs.get((a, b), ())) >= MIN_PROFILES
 
 
-def linked_values(a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool) -> dict[str, np.ndarray]:
-    """Smoothed, z-scored linked features (n × links) of both sides, with the table's signs and weights."""
+def linked_values(
+    a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool, half: bool = False
+) -> dict[str, np.ndarray]:
+    """Smoothed, z-scored linked features (n × links) of both sides, with the table's signs and weights.
+
+    `half`: smoothed by half, so that a cell is compared by what it is itself, too.
+    """
     at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
     sign, root = table["sign"].to_numpy(), np.sqrt(table["weight"].to_numpy())
     # of many thousand equal names those in the PCA are enough, and fit in memory
     used = np.isin(at[a.name], a.transform.encoded) if shared else np.ones(len(table), dtype=bool)
-    linked = {d.name: d.zscored(at[d.name][used]) for d in (a, b)}
+    linked = {d.name: (d.half_smoothed if half else d.zscored)(at[d.name][used]) for d in (a, b)}
     linked[a.name] *= (sign * root)[used].astype(np.float32)
     linked[b.name] *= root[used].astype(np.float32)
     return linked
