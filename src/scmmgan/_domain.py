@@ -55,13 +55,16 @@ class Domain:
 
     def varies(self, positions: np.ndarray) -> np.ndarray:
         """Which of the chosen features are not constant, a block of columns at a time."""
-        blocks = [self.zscored(positions[i : i + 256]) for i in range(0, len(positions), 256)]
-        return np.concatenate([np.ptp(block, axis=0) > 1e-6 for block in blocks])
+        blocks = [_zscored(self.smoothed.columns(positions[i : i + 256])) for i in range(0, len(positions), 256)]
+        return np.concatenate([block.any(0) for block in blocks])
 
 
 def _zscored(values: np.ndarray) -> np.ndarray:
+    """z-scores of columns (float32); 0 where they differ by rounding only."""
     mean, sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    return (values - mean.astype(np.float32)) / np.maximum(sd, 1e-12).astype(np.float32)
+    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    scaled = (values - mean.astype(np.float32)) / np.where(still, 1, sd).astype(np.float32)
+    return np.where(still, np.float32(0), scaled)
 
 
 def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:

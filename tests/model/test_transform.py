@@ -333,6 +333,7 @@ def test_sparse_matrix_is_never_made_dense(monkeypatch: pytest.MonkeyPatch):
     smoothed = SmoothedMatrix(x, fit_operator(x, n_pcs=10), 3)
     transform = fit_transform(smoothed, n_pcs=10)
     y = transform.transform(smoothed)
+    assert smoothed.measured(np.arange(50)).shape == (n, 50)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert y.shape == (n, 10)

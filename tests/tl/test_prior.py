@@ -109,6 +109,32 @@ def test_linked_values_carry_signs_and_weights(tiny: md.MuData):
     np.testing.assert_allclose(plain["rna"].std(0), 1, atol=1e-3)
 
 
+def test_verdicts_read_smoothed_links(tiny: md.MuData):
+    """They compare landmarks, in which a cell's own values are lost anyway."""
+    domains, tables, _ = read(tiny, "gene", smooth=3)
+    found = _prior.linked_values(*domains, tables["rna", "protein"], shared=False)
+    half = _prior.linked_values(*domains, tables["rna", "protein"], shared=False, half=True)
+    for d in domains:
+        at = d.var_names.get_indexer(pd.Index(tables["rna", "protein"][d.name]))
+        np.testing.assert_allclose(found[d.name], d.zscored(at), atol=1e-5)
+        np.testing.assert_allclose(half[d.name], d.half_smoothed(at), atol=1e-5)
+        assert np.abs(found[d.name] - half[d.name]).max() > 0.1
+
+
+@pytest.mark.parametrize("constant", [0.1, 3.0, 1e6])
+def test_links_that_are_constant_but_for_rounding_are_left_out(caplog: pytest.LogCaptureFixture, constant: float):
+    """Smoothing leaves 1e-7 of a constant, which z-scores would take for a feature."""
+    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
+    names = mdata["rna"].var_names[mdata["rna"].var["gene"].isin(mdata["protein"].var["gene"])][:4]
+    mdata["rna"].X[:, mdata["rna"].var_names.get_indexer(names)] = constant
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        domains, tables, _ = read(mdata, "gene", smooth=3)
+        names_left = _prior.telling(tables, {d.name: d for d in domains}, explicit=True)["rna", "protein"]["rna"]
+    assert "4 of 15 links name a constant feature" in caplog.text
+    assert not names_left.isin(names).any()
+    assert not domains[0].half_smoothed(domains[0].var_names.get_indexer(names)).any()
+
+
 def test_links_compare_cells_by_what_they_are_themselves(monkeypatch: pytest.MonkeyPatch):
     """Where neighbours are alike in other features, smoothing blurs the linked ones: half of each is as they were measured."""
     rng, mods = np.random.default_rng(0), {}

@@ -84,7 +84,7 @@ def couple_known(
     if linked is not None:
         weight, own = np.ones(n_links), linked
         for _ in range(ROUNDS if refine else 0):
-            weight = _agreement(plans, own, landmarks) ** 2
+            weight = agreement(plans, own, landmarks) ** 2
             linked = {m: values * weight for m, values in own.items()}
             plans = plans_of(profiles, landmarks, shares, share, linked=linked)
         info["link_weight"] = weight
@@ -104,13 +104,20 @@ def _partners(pairs: np.ndarray | None, *, first: bool) -> np.ndarray | None:
     return pairs if pairs is None or first else pairs[:, ::-1]
 
 
-def _agreement(
-    plans: dict[Pair, np.ndarray], linked: dict[str, np.ndarray], landmarks: dict[str, Landmarks]
+def agreement(
+    plans: dict[Pair, np.ndarray],
+    linked: dict[str, np.ndarray],
+    landmarks: dict[str, Landmarks],
+    rows: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Correlation (links,) of every linked feature with its carried-over partner, mean of both directions, >= 0."""
+    """Correlation (links,) of every linked feature with its carried-over partner, mean of both directions, >= 0.
+
+    `rows`: of the cells that the plans are of, all by default.
+    """
     total = np.zeros(next(iter(linked.values())).shape[1])
     for (source, target), plan in plans.items():
         carried, own = normalized(plan)[0] @ landmarks[target].mean(linked[target]), linked[source]
+        own = own if rows is None else own[rows[source]]
         carried, own = carried - carried.mean(0), own - own.mean(0)
         norms = np.sqrt((carried**2).sum(0) * (own**2).sum(0))
         total += (carried * own).sum(0) / np.maximum(norms, 1e-12)

@@ -165,7 +165,7 @@ def held_out_links(
     """
     rng = np.random.default_rng(random_state)
     n = a.shape[1]
-    fold = _folds(groups, rng)
+    fold = folds(groups, rng)
     order = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(n_null))])
     score = np.zeros((len(order), n))
     plans = []
@@ -209,7 +209,8 @@ def link_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.arange(len(a))
 
 
-def _folds(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def folds(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fold (l,) of every link, at most five; those of a group are in one."""
     n = groups.max() + 1
     return (rng.permutation(n) % min(FOLDS, n))[groups]
 
@@ -232,7 +233,7 @@ def held_out_pairs(
     rng = np.random.default_rng(random_state)
     pairs = pairs[np.sort(rng.permutation(len(pairs))[:MAX_PAIRS])]
     profiles = evidence.pair_profiles(x, pairs)
-    fold = _folds(np.arange(len(pairs)), rng)
+    fold = folds(np.arange(len(pairs)), rng)
     order = np.stack([np.arange(len(pairs)), *(rng.permutation(len(pairs)) for _ in range(n_null))])
     rows = dict(zip(x, pairs.T))
     mean = {m: landmarks[m].mean(v) for m, v in profiles.items()}

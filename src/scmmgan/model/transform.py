@@ -32,7 +32,7 @@ class SmoothedMatrix:
         self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
         self.shape = x.shape
         if not sp.issparse(x):
-            self.x, self.t = self._smooth(x), 0  # a dense matrix smoothed is no larger than it was
+            self.x, self.t = self._smooth(x), 0  # once, not in every product
 
     def _smooth(self, v: np.ndarray) -> np.ndarray:
         for _ in range(self.t):

@@ -100,6 +100,8 @@ def couplings(
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
     from scmmgan.model.coupling import couple_geometry, couple_known
+    from scmmgan.model.diagnosis import link_groups
+    from scmmgan.model.linked import least_noisy
 
     found: dict[Pair, Coupling] = {}
     loadings: dict[Pair, Loadings] = {}
@@ -120,8 +122,12 @@ def couplings(
         if known[a.name, b.name]:
             linked = None
             if links_decide(a.name, b.name, tables, pairs):
-                # of hundreds of names a cell's own noise drowns what smoothing leaves (benchmarks/accuracy.md)
-                linked = linked_values(a, b, tables[a.name, b.name], shared=shared, half=not shared)
+                linked = linked_values(a, b, tables[a.name, b.name], shared=shared)
+                # in a shared space smoothed links are the better ones (benchmarks/accuracy.md)
+                if not shared:
+                    own = linked_values(a, b, tables[a.name, b.name], shared=shared, half=True)
+                    groups = link_groups(*(tables[a.name, b.name][m].to_numpy(dtype=str) for m in x))
+                    linked = least_noisy(x, own, linked, groups, random_state=random_state)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             found |= couple_known(x, linked, refine=not shared, **given, **settings)
         else:
@@ -172,7 +178,7 @@ def linked_values(
 ) -> dict[str, np.ndarray]:
     """Smoothed, z-scored linked features (n × links) of both sides, with the table's signs and weights.
 
-    `half`: smoothed by half, so that a cell is compared by what it is itself, too.
+    `half`: with the cells' own values beside the smoothed ones (`Domain.half_smoothed`).
     """
     at = {d.name: d.var_names.get_indexer(pd.Index(table[d.name])) for d in (a, b)}
     sign, root = table["sign"].to_numpy(), np.sqrt(table["weight"].to_numpy())
