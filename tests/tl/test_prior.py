@@ -109,6 +109,19 @@ def test_linked_values_carry_signs_and_weights(tiny: md.MuData):
     np.testing.assert_allclose(plain["rna"].std(0), 1, atol=1e-3)
 
 
+def test_noisy_links_are_read_smoothed(caplog: pytest.LogCaptureFixture):
+    mdata = smm.datasets.toy(n_cells=300)
+    for noise in (0, 3):
+        for m, rng in zip(mdata.mod, np.random.default_rng(0).spawn(2)):
+            at = mdata[m].var["gene"].isin(set.intersection(*(set(mdata[k].var["gene"]) for k in mdata.mod))).to_numpy()
+            spread = mdata[m].X[:, at].std(0)
+            mdata[m].X[:, at] += (noise * spread * rng.normal(size=(300, at.sum()))).astype(np.float32)
+        domains, tables, shared = read(mdata, "gene", smooth=2)
+        with caplog.at_level(logging.INFO, logger="scmmgan"):
+            _prior.couplings(domains, tables, {}, None, shared=shared, random_state=0)
+        assert ("'rna' and 'protein' are read smoothed" in caplog.text) == (noise > 0)
+
+
 def test_verdicts_read_smoothed_links(tiny: md.MuData):
     """They compare landmarks, in which a cell's own values are lost anyway."""
     domains, tables, _ = read(tiny, "gene", smooth=3)

@@ -127,7 +127,11 @@ def couplings(
                 if not shared:
                     own = linked_values(a, b, tables[a.name, b.name], shared=shared, half=True)
                     groups = link_groups(*(tables[a.name, b.name][m].to_numpy(dtype=str) for m in x))
-                    linked = least_noisy(x, own, linked, groups, random_state=random_state)
+                    smoothed, linked = linked, least_noisy(x, own, linked, groups, random_state=random_state)
+                    if linked is smoothed:
+                        logger.info(
+                            "Links of %r and %r are read smoothed: cells' own values are mostly noise.", a.name, b.name
+                        )
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             found |= couple_known(x, linked, refine=not shared, **given, **settings)
         else:
