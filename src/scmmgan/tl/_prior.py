@@ -100,8 +100,6 @@ def couplings(
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Couplings of all ordered pairs, and the linked features' loadings in model space."""
     from scmmgan.model.coupling import couple_geometry, couple_known
-    from scmmgan.model.diagnosis import link_groups
-    from scmmgan.model.linked import least_noisy
 
     found: dict[Pair, Coupling] = {}
     loadings: dict[Pair, Loadings] = {}
@@ -122,16 +120,7 @@ def couplings(
         if known[a.name, b.name]:
             linked = None
             if links_decide(a.name, b.name, tables, pairs):
-                linked = linked_values(a, b, tables[a.name, b.name], shared=shared)
-                # in a shared space smoothed links are the better ones (benchmarks/accuracy.md)
-                if not shared:
-                    own = linked_values(a, b, tables[a.name, b.name], shared=shared, half=True)
-                    groups = link_groups(*(tables[a.name, b.name][m].to_numpy(dtype=str) for m in x))
-                    smoothed, linked = linked, least_noisy(x, own, linked, groups, random_state=random_state)
-                    if linked is smoothed:
-                        logger.info(
-                            "Links of %r and %r are read smoothed: cells' own values are mostly noise.", a.name, b.name
-                        )
+                linked = _links_to_couple(a, b, tables[a.name, b.name], shared=shared, random_state=random_state)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             found |= couple_known(x, linked, refine=not shared, **given, **settings)
         else:
@@ -175,6 +164,25 @@ def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mappin
     from scmmgan.model.evidence import MIN_PROFILES
 
     return (a, b) in tables or len(pairs.get((a, b), ())) >= MIN_PROFILES
+
+
+def _links_to_couple(
+    a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool, random_state: int
+) -> dict[str, np.ndarray]:
+    """Linked features (n × links) of both sides that cells are compared by: their own values, too, where these are no noise."""
+    from scmmgan.model.diagnosis import link_groups
+    from scmmgan.model.linked import least_noisy
+
+    smoothed = linked_values(a, b, table, shared=shared)
+    # in a shared space smoothed links are the better ones (benchmarks/accuracy.md)
+    if shared:
+        return smoothed
+    own = linked_values(a, b, table, shared=shared, half=True)
+    groups = link_groups(*(table[d.name].to_numpy(dtype=str) for d in (a, b)))
+    linked = least_noisy({d.name: d.x for d in (a, b)}, own, smoothed, groups, random_state=random_state)
+    if linked is smoothed:
+        logger.info("Links of %r and %r are read smoothed: cells' own values are mostly noise.", a.name, b.name)
+    return linked
 
 
 def linked_values(
