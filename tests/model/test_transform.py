@@ -206,6 +206,18 @@ def test_smoothed_products():
         np.testing.assert_array_equal(smoothed.measured(np.array([5, 0])), x[:, [5, 0]])
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("t", [1, 3])
+def test_values_of_cells_are_averaged_over_neighbours(kind: str, t: int):
+    x, values = expression(), np.random.default_rng(0).random(150).astype(np.float32)
+    operator = fit_operator(x)
+    # two steps, however many the features take
+    expected = dense_smooth(values, operator, 2)
+    np.testing.assert_allclose(SmoothedMatrix(FORMATS[kind](x), operator, t).averaged(values), expected, atol=1e-6)
+    assert expected.std() < 0.7 * values.std()
+    np.testing.assert_array_equal(SmoothedMatrix(FORMATS[kind](x)).averaged(values), values)
+
+
 def test_smoothing_restores_dropouts():
     rng = np.random.default_rng(0)
     rate = np.exp(2 * np.sin(np.outer(rng.random(400) * 4, np.ones(60)) + rng.random(60) * 6))
@@ -470,6 +482,15 @@ def test_batched_products(kind: str, t: int):
         line = np.stack([np.polyfit(v, w, 1) if np.ptp(v) > 1e-4 else (1, np.mean(w - v))
                          for v, w in zip(smoothed.T, expected[np.ix_(r, at)].T)])  # fmt: skip
         np.testing.assert_allclose(measured[r], part.measured(at) * line[:, 0] + line[:, 1], atol=2e-3)
+
+
+@pytest.mark.parametrize("t", [0, 3])
+def test_values_of_cells_are_averaged_in_their_batch(t: int):
+    matrix, values = batched("sparse", t)[0], np.random.default_rng(0).random(150).astype(np.float32)
+    expected = values.astype(np.float64)
+    for part, r in zip(matrix.parts, matrix.rows):
+        expected[r] = dense_smooth(values[r], part.operator, 2 if t else 0)
+    np.testing.assert_allclose(matrix.averaged(values), expected, atol=1e-6)
 
 
 def test_batches_have_equal_moments():

@@ -197,6 +197,42 @@ def test_links_are_smoothed_by_half_outside_of_shared_spaces(monkeypatch: pytest
         assert np.abs(halves[True] - halves[False]).max() > 0.1
 
 
+@pytest.mark.parametrize("smooth", [None, 1, 3])
+@pytest.mark.parametrize(("links", "n_pairs"), [("gene", 0), ("gene", 30), (None, 100)])
+def test_cells_are_matched_as_far_as_their_neighbours_are(
+    monkeypatch: pytest.MonkeyPatch, links: str | None, n_pairs: int, smooth: int | None
+):
+    from scmmgan.model import coupling
+
+    mdata = smm.datasets.toy(n_cells=200, n_features=[60, 60])
+    # a population that the other side lacks
+    mdata.mod["protein"] = mdata["protein"][mdata["protein"].obs["cell_type"] != mdata["rna"].obs["cell_type"].iloc[0]].copy()
+    domains, tables, shared = read(mdata, links, smooth=smooth)
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.permutation(len(d.x))[:n_pairs] for d in domains], axis=1)
+    alone, original = {}, coupling.couple_known
+    monkeypatch.setattr(coupling, "couple_known", lambda *a, **k: (alone.update(original(*a, **k)), dict(alone))[1])
+    pairs = {("rna", "protein"): rows} if n_pairs else {}
+    found, _ = _prior.couplings(domains, tables, pairs, None, shared=shared, random_state=0)
+    for i, d in enumerate(domains):
+        pair = (d.name, domains[1 - i].name)
+        expected = alone[pair].weight.astype(np.float64)
+        if smooth:
+            # two steps, however many the features took
+            step = d.smoothed.operator.toarray().astype(np.float64)
+            expected = step @ step @ expected
+            assert np.abs(expected - alone[pair].weight).max() > 0.01
+        expected[rows[:, i]] = 1
+        weight = found[pair].weight
+        assert weight.dtype == np.float32
+        assert weight.min() >= 0
+        assert weight.max() <= 1
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
+        # nothing else is touched
+        np.testing.assert_array_equal(found[pair].anchors, alone[pair].anchors)
+        assert (found[pair].plan != alone[pair].plan).nnz == 0
+
+
 def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
     tiny["protein"].X[:, :2] = 3
     flat = set(tiny["protein"].var_names[:2])

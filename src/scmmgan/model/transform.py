@@ -59,6 +59,10 @@ class SmoothedMatrix:
         block = self.unsmoothed[:, index]
         return block.toarray() if sp.issparse(block) else np.asarray(block)
 
+    def averaged(self, values: np.ndarray) -> np.ndarray:
+        """Values of cells (n,), averaged over their neighbours by two steps; as they are without neighbours."""
+        return self.operator @ (self.operator @ values) if self.operator.shape[0] else values
+
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
         mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
@@ -112,6 +116,13 @@ class BatchedMatrix:
     def measured(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of X, dense, moved per batch as those of S are."""
         return self._moved(index, [part.measured(index) for part in self.parts])
+
+    def averaged(self, values: np.ndarray) -> np.ndarray:
+        """Values of cells (n,), averaged over their neighbours, in each batch."""
+        out = np.empty_like(values)
+        for part, rows in zip(self.parts, self.rows):
+            out[rows] = part.averaged(values[rows])
+        return out
 
     def _moved(self, index: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
         out = np.empty((self.shape[0], len(index)), dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scmmgan._domain import Domain
     from scmmgan.model.aligner import Loadings
     from scmmgan.model.coupling import Coupling
+    from scmmgan.model.transform import Matrix
 
 logger = logging.getLogger("scmmgan")
 
@@ -122,7 +124,9 @@ def couplings(
             if links_decide(a.name, b.name, tables, pairs):
                 linked = _links_to_couple(a, b, tables[a.name, b.name], shared=shared, random_state=random_state)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
-            found |= couple_known(x, linked, refine=not shared, **given, **settings)
+            own = couple_known(x, linked, refine=not shared, **given, **settings)
+            matrices = {d.name: d.smoothed for d in (a, b)}
+            found |= {(s, t): _with_neighbors(coupling, matrices[s]) for (s, t), coupling in own.items()}
         else:
             _warn_of_geometry(a.name, b.name, given)
             found |= couple_geometry(x, **given, **settings)
@@ -183,6 +187,12 @@ def _links_to_couple(
     if linked is smoothed:
         logger.info("Links of %r and %r are read smoothed: cells' own values are mostly noise.", a.name, b.name)
     return linked
+
+
+def _with_neighbors(coupling: Coupling, smoothed: Matrix) -> Coupling:
+    """A coupling whose cells are matched as far as their neighbours are: the share of one cell alone is noisy."""
+    weight = np.where(coupling.known, coupling.weight, smoothed.averaged(coupling.weight))
+    return replace(coupling, weight=np.clip(weight, 0, 1).astype(np.float32))
 
 
 def linked_values(
