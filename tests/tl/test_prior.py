@@ -206,7 +206,9 @@ def test_cells_are_matched_as_far_as_their_neighbours_are(
 
     mdata = smm.datasets.toy(n_cells=200, n_features=[60, 60])
     # a population that the other side lacks
-    mdata.mod["protein"] = mdata["protein"][mdata["protein"].obs["cell_type"] != mdata["rna"].obs["cell_type"].iloc[0]].copy()
+    mdata.mod["protein"] = mdata["protein"][
+        mdata["protein"].obs["cell_type"] != mdata["rna"].obs["cell_type"].iloc[0]
+    ].copy()
     domains, tables, shared = read(mdata, links, smooth=smooth)
     rng = np.random.default_rng(0)
     rows = np.stack([rng.permutation(len(d.x))[:n_pairs] for d in domains], axis=1)
