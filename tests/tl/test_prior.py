@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -197,32 +198,57 @@ def test_links_are_smoothed_by_half_outside_of_shared_spaces(monkeypatch: pytest
         assert np.abs(halves[True] - halves[False]).max() > 0.1
 
 
+@pytest.fixture
+def lacking() -> md.MuData:
+    """A toy whose protein side lacks the type of the first cell of rna."""
+    mdata = smm.datasets.toy(n_cells=200, n_features=[60, 60])
+    kept = mdata["protein"].obs["cell_type"] != mdata["rna"].obs["cell_type"].iloc[0]
+    mdata.mod["protein"] = mdata["protein"][kept].copy()
+    return mdata
+
+
+def alone_and_found(
+    monkeypatch: pytest.MonkeyPatch, problem: tuple, pairs: dict, labels: dict | None
+) -> tuple[dict, dict]:
+    """Couplings as they are made, and as `_prior.couplings` hands them out."""
+    from scmmgan.model import coupling
+
+    domains, tables, shared = problem
+    alone: dict = {}
+
+    def recorded(couple: Any) -> Any:
+        def wrapped(*args: Any, **settings: Any) -> dict:
+            one = couple(*args, **settings)
+            alone.update(one)
+            return one
+
+        return wrapped
+
+    for name in ("couple_known", "couple_geometry"):
+        monkeypatch.setattr(coupling, name, recorded(getattr(coupling, name)))
+    return alone, _prior.couplings(domains, tables, pairs, labels, shared=shared, random_state=0)[0]
+
+
+def averaged(weight: np.ndarray, domain: _domain.Domain) -> np.ndarray:
+    """By two steps, however many the features took."""
+    step = domain.smoothed.operator.toarray().astype(np.float64)
+    return step @ step @ weight.astype(np.float64)
+
+
 @pytest.mark.parametrize("smooth", [None, 1, 3])
 @pytest.mark.parametrize(("links", "n_pairs"), [("gene", 0), ("gene", 30), (None, 100)])
 def test_cells_are_matched_as_far_as_their_neighbours_are(
-    monkeypatch: pytest.MonkeyPatch, links: str | None, n_pairs: int, smooth: int | None
+    monkeypatch: pytest.MonkeyPatch, lacking: md.MuData, links: str | None, n_pairs: int, smooth: int | None
 ):
-    from scmmgan.model import coupling
-
-    mdata = smm.datasets.toy(n_cells=200, n_features=[60, 60])
-    # a population that the other side lacks
-    mdata.mod["protein"] = mdata["protein"][
-        mdata["protein"].obs["cell_type"] != mdata["rna"].obs["cell_type"].iloc[0]
-    ].copy()
-    domains, tables, shared = read(mdata, links, smooth=smooth)
+    domains, *rest = read(lacking, links, smooth=smooth)
     rng = np.random.default_rng(0)
     rows = np.stack([rng.permutation(len(d.x))[:n_pairs] for d in domains], axis=1)
-    alone, original = {}, coupling.couple_known
-    monkeypatch.setattr(coupling, "couple_known", lambda *a, **k: (alone.update(original(*a, **k)), dict(alone))[1])
     pairs = {("rna", "protein"): rows} if n_pairs else {}
-    found, _ = _prior.couplings(domains, tables, pairs, None, shared=shared, random_state=0)
+    alone, found = alone_and_found(monkeypatch, (domains, *rest), pairs, None)
     for i, d in enumerate(domains):
         pair = (d.name, domains[1 - i].name)
-        expected = alone[pair].weight.astype(np.float64)
+        expected = averaged(alone[pair].weight, d) if smooth else alone[pair].weight.copy()
         if smooth:
-            # two steps, however many the features took
-            step = d.smoothed.operator.toarray().astype(np.float64)
-            expected = step @ step @ expected
             assert np.abs(expected - alone[pair].weight).max() > 0.01
         expected[rows[:, i]] = 1
         weight = found[pair].weight
@@ -233,6 +259,56 @@ def test_cells_are_matched_as_far_as_their_neighbours_are(
         # nothing else is touched
         np.testing.assert_array_equal(found[pair].anchors, alone[pair].anchors)
         assert (found[pair].plan != alone[pair].plan).nnz == 0
+        # from 0 to 1
+        of = lacking[d.name].obs["cell_type"]
+        whole = replace(alone[pair], weight=(of != of.iloc[0]).to_numpy(dtype=np.float32))
+        drawn = _prior._with_neighbors(whole, d.smoothed).weight[~whole.known]
+        assert drawn.min() < 0.2
+        assert drawn.max() > 0.9
+        expected = averaged(whole.weight, d) if smooth else whole.weight
+        np.testing.assert_allclose(drawn, expected[~whole.known], atol=1e-5)
+
+
+def test_cells_are_matched_as_their_neighbours_in_shared_spaces_and_between_all_modalities(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    shared = smm.datasets.toy(n_cells=150, n_features=[60, 60], shared_genes=True)
+    problem = read(shared, "auto", smooth=1)
+    assert problem[2]
+    three = md.MuData(dict(shared.mod.items()) | {"third": shared["protein"][20:].copy()})
+    for of in (problem, read(three, "auto", smooth=1)):
+        alone, found = alone_and_found(monkeypatch, of, {}, None)
+        assert len(found) == len(of[0]) * (len(of[0]) - 1)
+        for d in of[0]:
+            for pair in (pair for pair in found if pair[0] == d.name):
+                np.testing.assert_allclose(found[pair].weight, averaged(alone[pair].weight, d), atol=1e-5)
+
+
+@pytest.mark.parametrize("swapped", [0.0, 0.4])
+def test_neighbours_do_not_match_cells_of_a_label_that_the_other_side_lacks(
+    monkeypatch: pytest.MonkeyPatch, lacking: md.MuData, swapped: float
+):
+    domains, *rest = read(lacking, "gene", smooth=2)
+    codes = {m: lacking[m].obs["cell_type"].astype("category").cat.codes.to_numpy().astype(int) for m in lacking.mod}
+    names = lacking["rna"].obs["cell_type"].astype("category").cat.categories
+    codes["protein"] = names.get_indexer(lacking["protein"].obs["cell_type"])
+    missing = codes["rna"][0]
+    # neighbours do not bear such labels out: the smoothing crosses them
+    rng = np.random.default_rng(0)
+    out = rng.random(len(codes["rna"])) < swapped
+    codes["rna"] = np.where(out, rng.permutation(codes["rna"]), codes["rna"])
+    alone, found = alone_and_found(monkeypatch, (domains, *rest), {}, codes)
+    for pair, coupling in found.items():
+        np.testing.assert_array_equal(coupling.weight, alone[pair].weight)
+    weight = found["rna", "protein"].weight
+    assert weight[codes["rna"] == missing].max() < 0.05
+    assert np.median(weight[codes["rna"] != missing]) > 0.95
+
+
+def test_shapes_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch, lacking: md.MuData):
+    alone, found = alone_and_found(monkeypatch, read(lacking, None, smooth=2), {}, None)
+    for pair, coupling in found.items():
+        np.testing.assert_array_equal(coupling.weight, alone[pair].weight)
 
 
 def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):

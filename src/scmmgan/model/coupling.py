@@ -34,7 +34,7 @@ class Coupling:
 
     `plan` (n × m, rows sum to 1, 32 largest each). `anchors` (n × p, target model space): means of the landmarks under
     its squared entries, straightened where shapes gave an outline only. `weight` (n,): matched share of each cell's mass,
-    in [0, 1]; `known` (n,): the anchor is the cell's known partner itself.
+    in [0, 1], or of its neighbourhood's (`tl._prior.couplings`); `known` (n,): the anchor is the cell's known partner itself.
     """
 
     plan: sp.csr_matrix

@@ -158,9 +158,9 @@ def align(
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
         The coupling that the training started from.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
-        Share of the cell's mass that found no partner in b, 0 to 1, averaged over neighbours where there is smoothing
-        (benchmarks/accuracy.md, "Who has no partner"): to rank cells by. 0 for known pairs. Only where links, 100 pairs
-        or labels made the coupling, not for shapes.
+        Share of the cell's mass that found no partner in b, 0 to 1: to rank cells by. 0 for known pairs. Only where
+        links, 100 pairs or labels made the coupling, not for shapes. Without labels it is averaged over the neighbours
+        that a cell is smoothed with (benchmarks/accuracy.md, "Who has no partner").
     `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the evidence, or rivals of nearly the same cost, send the cell elsewhere in b.
     `mdata.uns[key_added]` : dict

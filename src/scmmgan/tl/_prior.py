@@ -125,8 +125,11 @@ def couplings(
                 linked = _links_to_couple(a, b, tables[a.name, b.name], shared=shared, random_state=random_state)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             own = couple_known(x, linked, refine=not shared, **given, **settings)
-            matrices = {d.name: d.smoothed for d in (a, b)}
-            found |= {(s, t): _with_neighbors(coupling, matrices[s]) for (s, t), coupling in own.items()}
+            if labels is None:
+                # labels say themselves which cells have no partner, and their neighbours may have one
+                matrices = {d.name: d.smoothed for d in (a, b)}
+                own = {(s, t): _with_neighbors(coupling, matrices[s]) for (s, t), coupling in own.items()}
+            found |= own
         else:
             _warn_of_geometry(a.name, b.name, given)
             found |= couple_geometry(x, **given, **settings)
