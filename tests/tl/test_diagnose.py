@@ -50,6 +50,8 @@ def test_links_that_hold(caplog: pytest.LogCaptureFixture):
     assert record["verdict"] == "supported by links"
     assert record["supported"]
     assert record["links_mean"] > 0.8
+    score = record["links"]["correlation"]
+    assert record["links_error"] == pytest.approx(np.std(score, ddof=1) / len(score) ** 0.5)
     assert record["links_p"] == 0.01
     assert list(record["links"].columns) == ["rna", "protein", "correlation"]
     said = [r for r in caplog.records if "held-out links" in r.message]
@@ -204,7 +206,8 @@ def record_of(**changes: Any) -> dict[str, Any]:
     table = pd.DataFrame(
         {"population": ["A", "B"], "partner": ["X", "Y"], "swap": ["", ""], "gap": [1.0, 1.0], "share": [0.5, 0.5]}
     )
-    links = {"links_mean": 0.5, "links_p": 0.01, "links_null": np.zeros(9), "links": pd.DataFrame(index=range(12))}
+    links = {"links_mean": 0.5, "links_error": 0.05, "links_p": 0.01, "links_null": np.zeros(9)}
+    links["links"] = pd.DataFrame(index=range(12))
     return {"kind": "links", "swap_limit": 1 / 3, "populations": table, **links, **changes}
 
 
@@ -213,6 +216,10 @@ def record_of(**changes: Any) -> dict[str, Any]:
     [
         ({}, "supported by links"),
         ({"links_mean": 0.3}, "not identifiable"),
+        # a mean of a few links may be large by chance
+        ({"links_mean": 0.36}, "not identifiable"),
+        ({"links_mean": 0.36, "links_error": 0.02}, "supported by links"),
+        ({"links_mean": 0.32, "links_error": 0.0}, "not identifiable"),
         ({"links_p": 0.02}, "not identifiable"),
         ({"restart_share": 0.5, "restart_modes": np.array([0, 0, 1, 1])}, "not identifiable"),
         ({"restart_share": 0.75, "restart_modes": np.array([0, 0, 0, 1])}, "supported by links"),
@@ -220,7 +227,12 @@ def record_of(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_what_support_takes(changes: dict[str, Any], verdict: str):
-    assert _verdict.judge(record_of(**changes), ("a", "b"))["verdict"] == verdict
+    record = record_of(**changes)
+    found = _verdict.judge(record, ("a", "b"))
+    assert found["verdict"] == verdict
+    assert f"correlate {record['links_mean']:.2f} ± {record['links_error']:.2f} on average" in found["statement"]
+    large = record["links_mean"] - record["links_error"] >= 1 / 3
+    assert ("more than chance, and may be no more" in found["statement"]) == (record["links_p"] <= 0.01 and not large)
 
 
 @pytest.mark.parametrize(

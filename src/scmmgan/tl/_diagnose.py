@@ -39,8 +39,8 @@ def diagnose(
 
     `tl.align` runs the cheap form by itself. Support is evidence that the coupling did not use, better than with any of
     99 shuffled tables (p ≤ .01) and large: links that were held out in five folds correlate at least 1/3 with their
-    partners carried over; or at most 30 % of all cells are nearer than the partner of a known pair that was held out
-    (chance: 50 %; the standard error over the pairs is added). Ten or more pairs that fail outweigh links that agree. Labels alone count when cells keep them among
+    partners carried over (the standard error over the links is taken off); or at most 30 % of all cells are nearer than the
+    partner of a known pair that was held out (chance: 50 %; the standard error over the pairs is added). Ten or more pairs that fail outweigh links that agree. Labels alone count when cells keep them among
     their neighbours and the labels' distances agree on both sides (p ≤ .01 over renamings); inside a label they say
     nothing. Shapes alone are never support: a mirror image may cost less than the truth. "Supported" means the
     populations are the right way round; it does not say that every cell or gene is right. Another donor's cells of the
@@ -72,8 +72,9 @@ def diagnose(
     `mdata.uns[key]["diagnosis"][a][b]` : dict, see :func:`scmmgan.get.diagnosis`
         `verdict` ("supported by links", "supported by pairs", "supported by labels", "ambiguous: populations A and B could
         be swapped", "not identifiable"), `supported`, `statement` (the verdict with its numbers); where tested:
-        `links` (table with the correlation of each), `pairs` (share of cells nearer, each), `links_mean`, `links_p`,
-        `links_null` and the same for pairs, `pairs_error` (standard error of their mean), `links_in_use` (how the coupling in use carries the links over), `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
+        `links` (table with the correlation of each), `pairs` (share of cells nearer, each), `links_mean`, `links_error` (standard
+        error of the mean), `links_p`, `links_null` and the same for pairs, `links_in_use` (how the coupling in use carries the links
+        over), `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
         the one it could best be `swap`ped with, `gap`, shares ambiguous and unmatched); `gaps` (relative costs of rival
         couplings by shape; 0 where one costs less than that in use); `ambiguous_{a}`, `unmatched_{a}`; `quality_cycle`, `quality_overlap`, `quality_auc`,
         `quality_follows` on held-out cells. With `full`: `restart_modes` (mode of each restart), `restart_share` (of the

@@ -140,7 +140,7 @@ def _evidence(
         linked = given.linked if by_links else None
         tested = diagnosis.held_out_pairs(given.x, given.landmarks, given.pairs, linked, random_state=random_state)
         record |= _numbers("pairs", tested)
-        record |= {"pairs": tested.score, "pairs_error": tested.error, "pairs_n": len(given.pairs)}
+        record |= {"pairs": tested.score, "pairs_n": len(given.pairs)}
         record["pairs_in_use"] = _in_use(given, coupling)
         held = held if by_links else tested
     if given.labels is not None:
@@ -156,7 +156,9 @@ def _evidence(
 
 
 def _numbers(name: str, held: HeldOut) -> dict[str, Any]:
-    return {f"{name}_mean": held.mean, f"{name}_p": held.p, f"{name}_null": held.null}
+    return {
+        f"{name}_mean": held.mean, f"{name}_error": held.error, f"{name}_p": held.p, f"{name}_null": held.null
+    }  # fmt: skip
 
 
 def _in_use(given: Given, coupling: Coupling) -> float:

@@ -67,8 +67,13 @@ def _supports(name: str, record: Mapping[str, Any]) -> bool:
         return False
     if name == "pairs":
         return bool(record["pairs_n"] >= MIN_TESTED_PAIRS and _pairs_hold(record, record["pairs_error"]))
-    large = record["links_mean"] >= MIN_CORRELATION and not _overruled(record)
+    large = _links_hold(record) and not _overruled(record)
     return bool(large and (record["kind"] != "links" or len(record["links"]) >= _prior.MIN_HELD_OUT))
+
+
+def _links_hold(record: Mapping[str, Any]) -> bool:
+    """Whether links agree enough, with a margin: few links, or links that disagree, leave the mean uncertain."""
+    return bool(record["links_mean"] - record["links_error"] >= MIN_CORRELATION)
 
 
 def _pairs_hold(record: Mapping[str, Any], margin: float = 0.0) -> bool:
@@ -106,13 +111,18 @@ def _reasons(record: Mapping[str, Any], *, follows: bool, against: bool) -> list
         text.append(f"{record['restart_share']:.0%} of {len(record['restart_modes'])} restarts give the same map.")
     if "links_mean" in record:
         null = record["links_null"]
-        weak = record["links_p"] <= ALPHA and record["links_mean"] < MIN_CORRELATION
+        weak = record["links_p"] <= ALPHA and not _links_hold(record)
         overruled = record["links_mean"] >= MIN_CORRELATION and _overruled(record)
         text.append(
-            f"{len(record['links'])} held-out links correlate {record['links_mean']:.2f} on average with their partners "
-            f"carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes {MIN_CORRELATION:.2f}, "
-            f"more than every shuffled table, and {_prior.MIN_HELD_OUT} links)."
-            + (" That is more than chance, and no more than other tissues share." if weak and not overruled else "")
+            f"{len(record['links'])} held-out links correlate {record['links_mean']:.2f} ± {record['links_error']:.2f} on average "
+            f"with their partners carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes "
+            f"{MIN_CORRELATION:.2f}, the standard error taken off, more than every shuffled table, and "
+            f"{_prior.MIN_HELD_OUT} links)."
+            + (
+                " That is more than chance, and may be no more than other tissues share."
+                if weak and not overruled
+                else ""
+            )
         )
         if overruled:
             text[-1] += f" The coupling in use carries them over at {record['links_in_use']:.2f}: labels or pairs contradict them."  # fmt: skip
