@@ -40,8 +40,9 @@ def diagnose(
     `tl.align` runs the cheap form by itself. Support is evidence that the coupling did not use, better than with any of
     99 shuffled tables (p ≤ .01) and large: links that were held out in five folds correlate at least 1/3 with their
     partners carried over (the standard error over the links is taken off); or at most 30 % of all cells are nearer than the
-    partner of a known pair that was held out (chance: 50 %; the standard error over the pairs is added). Ten or more pairs that fail outweigh links that agree. Labels alone count when cells keep them among
-    their neighbours and the labels' distances agree on both sides (p ≤ .01 over renamings); inside a label they say
+    partner of a known pair that was held out (chance: 50 %; the standard error over the pairs is added). Ten or more pairs
+    that fail outweigh links that agree. Labels alone count when cells keep them among their neighbours and the labels'
+    distances agree on both sides (p ≤ .01 over renamings); inside a label they say
     nothing. Shapes alone are never support: a mirror image may cost less than the truth. "Supported" means the
     populations are the right way round; it does not say that every cell or gene is right. Another donor's cells of the
     same types are supported, cells of other types or tissues are not (`benchmarks/diagnosis.md`).

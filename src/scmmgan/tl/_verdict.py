@@ -16,7 +16,7 @@ Pair = tuple[str, str]
 
 # What support means (benchmarks/diagnosis.md): better than every one of 99 shuffled tables, and an effect of size.
 ALPHA = 0.01
-MIN_CORRELATION = 1 / 3  # mean over held-out links; tissues that share nothing but housekeeping reach .25
+MIN_CORRELATION = 1 / 3  # mean over held-out links less its standard error; tissues that share housekeeping reach .25
 MAX_NEARER = 0.3  # mean share of cells nearer than the held-out partner; chance is .5
 MIN_TESTED_PAIRS = 5  # fewer can be shuffled in too few ways
 MIN_CONTRADICTION = 10  # pairs that outweigh links
