@@ -134,7 +134,8 @@ def run_speed(n_cells: int, n_genes: int) -> None:
     """One gene against all of a sparse matrix: CPU seconds of every part of one permutation."""
     from scmmgan.model import correlations as cor
     from scmmgan.model.diffusion import smoothing_operator
-    from scmmgan.model.transform import SmoothedMatrix, Transform
+    from scmmgan.model.smoothed import SmoothedMatrix
+    from scmmgan.model.transform import Transform
 
     rng = np.random.default_rng(0)
     rate = rng.lognormal(-2, 1, n_genes)

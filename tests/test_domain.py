@@ -51,6 +51,7 @@ def read(mdata: md.MuData, names: list[str] | None = None, **arguments: Any) -> 
         batches=batches,
         labels=arguments.pop("labels", None),
         denoise=arguments.pop("denoise", False),
+        own_share=arguments.pop("own_share", 0.0),
         random_state=0,
         **per,
     )
@@ -294,6 +295,28 @@ def test_domain_is_smoothed_and_transformed(small: md.MuData):
         assert d.x.shape == (120, 10)
         np.testing.assert_allclose(d.zscored(np.array([4, 1])), z[:, [4, 1]], atol=1e-4)
         assert d.obs_names.tolist() == small[name].obs_names.tolist()
+
+
+def test_model_space_keeps_a_share_of_own_values(small: md.MuData):
+    """Not without smoothing, nor of a representation; the layer that is decoded to is the smoothed one."""
+    from scmmgan.model.transform import fit_operator
+
+    small["protein"].obsm["X_rep"] = small["protein"].X[:, :4].copy()
+    domains, _ = read(small, smooth=3, n_pcs=10, use_rep={"protein": "X_rep"}, own_share=0.3)
+    d, x = domains["rna"], small["rna"].X
+    s = np.linalg.matrix_power(fit_operator(x).toarray().astype(float), 3) @ x
+    kept = 0.3 * x + 0.7 * s
+    z = (kept - kept.mean(0)) / kept.std(0)
+    scores = z @ np.linalg.svd(z, full_matrices=False)[2][:10].T
+    np.testing.assert_allclose(np.abs(d.x), np.abs(scores) / np.sqrt((scores**2).mean()), atol=2e-3)
+    np.testing.assert_allclose(d.cells.columns(np.arange(30)), kept, atol=1e-4)
+    np.testing.assert_allclose(d.smoothed.columns(np.arange(30)), s, atol=1e-4)
+    np.testing.assert_allclose(d.transform.mean, s.mean(0), atol=1e-4)
+    assert (d.own_share, domains["protein"].own_share) == (0.3, 0.0)
+    assert read(small, smooth=None, own_share=0.3)[0]["rna"].own_share == 0.0
+    shared = read(mdata := genes_in_common(60), smooth=3, own_share=0.3, links=links_of(mdata))
+    assert shared[1]
+    assert {d.own_share for d in shared[0].values()} == {0.0}
 
 
 @pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix])

@@ -65,7 +65,15 @@ def test_every_slot(small_aligned: md.MuData):
     config = json.loads(record["model"]["config"])
     assert config["modalities"] == ["rna", "protein"]
     assert config["widths"] == {"rna": 30, "protein": 20}
-    assert set(record["model"]["transforms"]["rna"]) == {"mean", "sd", "encoded", "encoder", "decoder", "scale"}
+    assert set(record["model"]["transforms"]["rna"]) == {
+        "mean",
+        "sd",
+        "encoded",
+        "encoder",
+        "decoder",
+        "scale",
+        "offset",
+    }
     assert len({len(v) for v in record["history"].values()}) == 1
 
 

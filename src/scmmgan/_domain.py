@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan.model.transform import Matrix, Transform, fit_shared, fit_smoothed, fit_transform, identity_transform
+from scmmgan.model.smoothed import Matrix
+from scmmgan.model.transform import (
+    Transform,
+    decoding_to,
+    fit_shared,
+    fit_smoothed,
+    fit_transform,
+    identity_transform,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,6 +40,7 @@ class Domain:
     """One modality as the models see it. `x`: cells × p, float32, unit global sd.
 
     `borne_out`: how well neighbours before the smoothing bear out each label, 0 (chance) to 1; None without either.
+    `own_share`: of their values before the smoothing in `x`.
     """
 
     name: str
@@ -41,6 +50,12 @@ class Domain:
     transform: Transform
     x: np.ndarray
     borne_out: np.ndarray | None = None
+    own_share: float = 0.0
+
+    @property
+    def cells(self) -> Matrix:
+        """What `x` are the coordinates of: the smoothed matrix, with the share of own values."""
+        return self.smoothed.keeping(self.own_share)
 
     def zscored(self, positions: np.ndarray) -> np.ndarray:
         """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (float32)."""
@@ -227,9 +242,13 @@ def read_domains(
     batches: Mapping[str, np.ndarray | None],
     labels: Mapping[str, np.ndarray] | None,
     denoise: bool,
+    own_share: float,
     random_state: int,
 ) -> tuple[list[Domain], bool]:
-    """Read, smooth and transform the modalities; True when they lie in one shared space."""
+    """Read, smooth and transform the modalities; True when they lie in one shared space.
+
+    `own_share`: of cells' values before the smoothing in model space, which is not for shared ones.
+    """
     matrices, columns, smoothed, borne_out = {}, {}, {}, {}
     for name in names:
         matrices[name], columns[name] = read_matrix(mdata, name, layer=layer[name], use_rep=use_rep[name])
@@ -250,6 +269,9 @@ def read_domains(
         )
     common = _shared_names(names, columns, links, use_rep, masks)
     shared = common is not None
+    # in a shared space smoothed cells are the better ones (benchmarks/accuracy.md)
+    kept = {name: own_share if smooth[name] and not (shared or use_rep[name]) else 0.0 for name in names}
+    cells = {name: smoothed[name].keeping(kept[name]) for name in names}
     if common is not None:
         positions = [columns[name].get_indexer(common) for name in names]
         p = min(n_pcs[name] or 50 for name in names)
@@ -262,16 +284,16 @@ def read_domains(
                 continue
             linked = [columns[name].get_indexer(pd.Index(t[name])) for pair, t in links.items() if name in pair]
             fitted[name] = fit_transform(
-                smoothed[name],
+                cells[name],
                 n_pcs=n_pcs[name] or 50,
                 linked=np.unique(np.concatenate(linked)) if linked else None,
                 allowed=masks[name],
             )
+    x = {name: fitted[name].transform(cells[name]) for name in names}
+    for name in (n for n in names if kept[n]):
+        fitted[name] = decoding_to(smoothed[name], fitted[name], x[name])
     return [
-        Domain(
-            n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], fitted[n].transform(smoothed[n]), borne_out[n]
-        )
-        for n in names
+        Domain(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], x[n], borne_out[n], kept[n]) for n in names
     ], shared
 
 

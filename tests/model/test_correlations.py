@@ -9,7 +9,8 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from scmmgan.model import correlations as cor
-from scmmgan.model.transform import BatchedMatrix, SmoothedMatrix, _graph_scores, fit_operator, fit_transform
+from scmmgan.model.smoothed import BatchedMatrix, SmoothedMatrix
+from scmmgan.model.transform import _graph_scores, decoder_of, fit_operator, fit_transform
 
 AT = np.array([0, 3]), np.arange(1, 30)
 
@@ -172,7 +173,7 @@ def test_decoder_of_the_features_themselves_is_theirs(n_genes: int):
     matrix = SmoothedMatrix(x)
     transform = fit_transform(matrix, n_pcs=5)
     scores = transform.transform(matrix) * float(transform.scale)
-    got = cor.decoder_of(matrix, scores, transform)
+    got = decoder_of(matrix, scores, transform)
     np.testing.assert_allclose(got, transform.decoder, atol=2e-3 * np.abs(transform.decoder).max())
 
 

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 
 from scmmgan.model import transform as tf
 from scmmgan.model.diffusion import smoothing_operator
+from scmmgan.model.smoothed import BatchedMatrix, SmoothedMatrix
 from scmmgan.model.transform import (
-    BatchedMatrix,
-    SmoothedMatrix,
+    decoding_to,
     fit_operator,
     fit_shared,
     fit_smoothed,
@@ -587,6 +587,47 @@ def test_smoothing_inside_those_labels_that_the_data_bear_out(sparse: bool, batc
     if not batches:
         np.testing.assert_array_equal(blind[0].columns(np.arange(30)), expected)
     assert fit_smoothed(x, 0, labels=labels)[1] is None
+
+
+# --- a share of own values ---------------------------------------------------------------------------------------
+
+
+def keeping(kind: str, t: int = 3) -> tuple[SmoothedMatrix, np.ndarray, tf.Transform, np.ndarray]:
+    """A smoothed matrix, the same in float64, and the transform and coordinates of cells that keep .3 of their own."""
+    x = expression()
+    x[:, 5] = 2.5
+    operator = fit_operator(x)
+    smoothed = SmoothedMatrix(FORMATS[kind](x), operator, t)
+    cells = smoothed.keeping(0.3)
+    fitted = fit_transform(cells, n_pcs=10, allowed=np.arange(60))
+    y = fitted.transform(cells)
+    return smoothed, dense_smooth(x, operator, t), decoding_to(smoothed, fitted, y), y
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cells_that_keep_their_own_are_decoded_to_the_smoothed_layer(kind: str):
+    """Features of the PCA by least squares, the others by ridge regression; nothing is fitted to the cells' own noise."""
+    _, s, transform, y = keeping(kind)
+    got = transform.inverse(y)
+    line = np.column_stack([np.ones(150), y]).astype(np.float64)
+    best = line @ np.linalg.lstsq(line, s, rcond=None)[0]
+    np.testing.assert_allclose(got[:, :60], best[:, :60], atol=1e-3)
+    np.testing.assert_allclose(got.mean(0), s.mean(0), atol=1e-4)
+    # a ridge of the mean variance leaves less of the others
+    assert (got[:, 60:].std(0) < best[:, 60:].std(0)).all()
+    np.testing.assert_allclose(got[:, 5], 2.5, atol=1e-6)
+    np.testing.assert_allclose(transform.sd, np.where(s.std(0) < 1e-6, 1, s.std(0)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_coordinates_of_cells_that_keep_their_own(kind: str):
+    """They are centred and of one unit, and had again from the cells after the decoder has changed."""
+    smoothed, _, transform, y = keeping(kind)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
+    assert np.sqrt((y**2).mean()) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(transform.transform(smoothed.keeping(0.3)), y, atol=1e-4)
+    # neighbours of smoothed cells are nearer: what is a cell's own is there
+    assert np.corrcoef(y.ravel(), transform.transform(smoothed).ravel())[0, 1] < 0.99
 
 
 # --- denoised neighbours -----------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import torch
 from scmmgan.model import coupling, methods, uncertainty
 from scmmgan.model.aligner import Aligner
 from scmmgan.model.networks import Generator, NoisyGenerator
-from scmmgan.model.transform import BatchedMatrix, SmoothedMatrix, fit_operator
+from scmmgan.model.smoothed import BatchedMatrix, SmoothedMatrix
+from scmmgan.model.transform import fit_operator
 
 
 def problem(n: int = 90, m: int = 12, g: int = 40, seed: int = 0):

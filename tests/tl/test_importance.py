@@ -13,7 +13,7 @@ import pytest
 
 import scmmgan as smm
 from scmmgan._keys import Keys
-from scmmgan.model.transform import SmoothedMatrix
+from scmmgan.model.smoothed import SmoothedMatrix
 from scmmgan.tl import _problem
 
 

@@ -24,7 +24,7 @@ def read(mdata: md.MuData, links: Any = None, smooth: int | None = None) -> tupl
     tables = _prior.tables(mdata, names, links, nothing)
     domains, shared = _domain.read_domains(
         mdata, names, layer=nothing, use_rep=nothing, mask_var=nothing, smooth=dict.fromkeys(names, smooth), n_pcs=nothing,
-        links=tables, batches=nothing, labels=None, denoise=False, random_state=0,
+        links=tables, batches=nothing, labels=None, denoise=False, own_share=0.0, random_state=0,
     )  # fmt: skip
     return domains, tables, shared
 

@@ -93,7 +93,7 @@ def test_steps_as_used_are_stored_and_read_again():
     assert mdata.uns["scmmgan"]["params"]["smooth"] == {"rna": 3, "protein": 3}
 
 
-def test_graphs_are_denoised_where_links_decide():
+def test_graphs_are_denoised_and_own_values_kept_where_links_decide():
     """Beside links the same steps give another model space than beside shapes."""
     rng = np.random.default_rng(0)
     cells = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 80))
@@ -107,9 +107,28 @@ def test_graphs_are_denoised_where_links_decide():
         smm.tl.align(mdata, links=links, smooth=2, method="coupling", progress_bar=False)
         problem = _problem.reread(mdata, Keys("scmmgan"))
         found[links] = problem.x["a"]
-        assert problem.denoise == (links == "gene")
-        assert mdata.uns["scmmgan"]["params"]["denoise"] == (links == "gene")
+        assert problem.read_by["denoise"] == (links == "gene")
+        params = mdata.uns["scmmgan"]["params"]
+        assert params["denoise"] == (links == "gene")
+        assert params["own_share"] == (0.3 if links == "gene" else 0.0)
     assert np.abs(found["gene"] - found[None]).max() > 0.01
+
+
+def test_files_from_before_cells_kept_their_own_are_read_as_they_were():
+    mdata = smm.datasets.toy(n_cells=100)
+    names, nothing = list(mdata.mod), dict.fromkeys(mdata.mod)
+    per = dict.fromkeys(("layer", "use_rep", "mask_var", "labels", "batch"), nothing)
+    per |= {"smooth": dict.fromkeys(names, 2), "n_pcs": dict.fromkeys(names, 20)}
+    how: dict[str, Any] = {"links": "gene", "pairs": None, "random_state": 0}
+    smm.tl.align(mdata, links="gene", smooth=2, n_pcs=20, method="coupling", progress_bar=False)
+    params = mdata.uns["scmmgan"]["params"]
+    of_today = _problem.reread(mdata, Keys("scmmgan")).x
+    del params["own_share"]
+    with pytest.raises(ValueError, match="is no longer what was aligned"):
+        _problem.reread(mdata, Keys("scmmgan"))
+    before = _problem.read(mdata, names, per, denoise=bool(params["denoise"]), own_share=0.0, **how)
+    assert {d.own_share for d in before.domains} == {0.0}
+    assert np.abs(before.x["rna"] - of_today["rna"]).max() > 0.01
 
 
 def test_links_of_constant_features_decide_nothing(caplog: pytest.LogCaptureFixture):

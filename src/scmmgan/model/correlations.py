@@ -15,7 +15,8 @@ from scipy import stats
 from scipy.sparse.linalg import eigsh
 
 from scmmgan.model.diffusion import smoothing_operator
-from scmmgan.model.transform import RIDGE, BatchedMatrix, Matrix, SmoothedMatrix, Transform, denoised, dispersed
+from scmmgan.model.smoothed import BatchedMatrix, Matrix, SmoothedMatrix
+from scmmgan.model.transform import denoised, dispersed
 
 PERMUTATIONS = 20
 RESAMPLES = 200
@@ -34,7 +35,7 @@ def by_column(matrix: Matrix) -> Matrix:
         out = copy(matrix)
         out.parts = [by_column(part) for part in matrix.parts]  # type: ignore[misc]
         return out
-    return SmoothedMatrix(matrix.x.tocsc(), matrix.operator, matrix.t) if sp.issparse(matrix.x) else matrix
+    return matrix.by_column()
 
 
 def correlate(matrix: Matrix, queries: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -176,19 +177,6 @@ def unrelated(rng: np.random.Generator, matrix: Matrix, x: np.ndarray | sp.csr_m
         out.parts = parts
         return out
     return SmoothedMatrix(permuted(x, rng), matrix.operator if t else None, t)
-
-
-def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.ndarray:
-    """Loadings (p × g) of other features of the same cells: regressions on the scores, ridge ones where the transform's are."""
-    centred = scores.astype(np.float64) - scores.mean(0, dtype=np.float64)
-    gram = centred.T @ centred
-    cross = matrix.tdot(centred).T / transform.sd
-    mean = np.trace(gram) / len(gram)
-    # scores of no variance at all carry nothing
-    out = np.linalg.solve(gram + max(RIDGE * mean, 1e-12) * np.eye(len(gram)), cross)
-    at = transform.encoded
-    out[:, at] = np.linalg.solve(gram + max(1e-9 * mean, 1e-12) * np.eye(len(gram)), cross[:, at])
-    return out
 
 
 def covary(own: np.ndarray, matrix: Matrix, features: np.ndarray, sd: np.ndarray) -> np.ndarray:

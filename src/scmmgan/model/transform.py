@@ -6,7 +6,7 @@ Smoothing is linear, so it is applied inside matrix products: nothing cells × f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,127 +15,10 @@ from sklearn.utils.extmath import svd_flip
 
 from scmmgan.model import evidence
 from scmmgan.model.diffusion import smoothing_operator
+from scmmgan.model.smoothed import BLOCK, BatchedMatrix, Matrix, SmoothedMatrix
 
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
-BLOCK = 256  # columns that are dense at one time
 RIDGE = 1.0  # of the mean variance: minor components of a mapped cell tell little of features outside the PCA
-MAX_SCALE = 5.0  # a feature that hardly varies in one batch is not blown up beyond
-
-
-class SmoothedMatrix:
-    """S = P^t X without forming it: products, blocks of columns, moments."""
-
-    def __init__(
-        self, x: np.ndarray | sp.csr_matrix | sp.csc_matrix, operator: sp.csr_matrix | None = None, t: int = 0
-    ) -> None:
-        self.unsmoothed, self.x, self.t = x, x, t if operator is not None else 0
-        self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
-        self.shape = x.shape
-        if not sp.issparse(x):
-            self.x, self.t = self._smooth(x), 0  # once, not in every product
-
-    def _smooth(self, v: np.ndarray) -> np.ndarray:
-        for _ in range(self.t):
-            v = self.operator @ v
-        return v
-
-    def dot(self, v: np.ndarray) -> np.ndarray:
-        """S v for a dense v."""
-        return self._smooth(np.asarray(self.x @ v))
-
-    def tdot(self, u: np.ndarray) -> np.ndarray:
-        """Sᵀ u for a dense u."""
-        for _ in range(self.t):
-            u = self.operator.T @ u
-        return np.asarray(self.x.T @ u)
-
-    def columns(self, index: np.ndarray) -> np.ndarray:
-        """The chosen columns of S, dense."""
-        block = self.x[:, index]
-        return self._smooth(block.toarray() if sp.issparse(block) else np.asarray(block))
-
-    def measured(self, index: np.ndarray) -> np.ndarray:
-        """The chosen columns of X, dense."""
-        block = self.unsmoothed[:, index]
-        return block.toarray() if sp.issparse(block) else np.asarray(block)
-
-    def averaged(self, values: np.ndarray) -> np.ndarray:
-        """Values of cells (n,), averaged over their neighbours by two steps; as they are without neighbours."""
-        return self.operator @ (self.operator @ values) if self.operator.shape[0] else values
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
-        mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
-        by_column = SmoothedMatrix(self.x.tocsc(), self.operator, self.t) if sp.issparse(self.x) else self
-        for start in range(0, self.shape[1], BLOCK):
-            at = np.arange(start, min(start + BLOCK, self.shape[1]))
-            block = by_column.columns(at).astype(np.float64)
-            mean[at], sd[at] = block.mean(0), block.std(0)
-        return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
-
-
-class BatchedMatrix:
-    """Rows of several `SmoothedMatrix`, every feature shifted and scaled per batch to the pooled mean and sd.
-
-    The same products as `SmoothedMatrix`; `rows[i]` are the row numbers of the i-th batch.
-    """
-
-    def __init__(self, parts: Sequence[SmoothedMatrix], rows: Sequence[np.ndarray]) -> None:
-        self.parts, self.rows = list(parts), list(rows)
-        self.shape = (sum(len(r) for r in rows), parts[0].shape[1])
-        share = np.array([len(r) for r in rows]) / self.shape[0]
-        means, sds = (np.stack(v) for v in zip(*(part.moments() for part in parts)))
-        self.mean = share @ means
-        pooled = np.sqrt(share @ sds**2)
-        still = (sds == 0) | (pooled == 0)
-        self.scale = np.where(still, 1.0, np.clip(pooled / np.where(still, 1.0, sds), 1 / MAX_SCALE, MAX_SCALE))
-        self.shift = self.mean - means * self.scale
-        self.sd = np.sqrt(share @ (sds * self.scale) ** 2)
-
-    def dot(self, v: np.ndarray) -> np.ndarray:
-        """S v for a dense v."""
-        out = np.empty((self.shape[0], v.shape[1]))
-        for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift):
-            out[rows] = part.dot(v * scale[:, None]) + shift @ v
-        return out
-
-    def tdot(self, u: np.ndarray) -> np.ndarray:
-        """Sᵀ u for a dense u."""
-        return np.sum(
-            [
-                scale[:, None] * part.tdot(u[rows]) + np.outer(shift, u[rows].sum(0))
-                for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift)
-            ],
-            axis=0,
-        )
-
-    def columns(self, index: np.ndarray) -> np.ndarray:
-        """The chosen columns of S, dense."""
-        return self._moved(index, [part.columns(index) for part in self.parts])
-
-    def measured(self, index: np.ndarray) -> np.ndarray:
-        """The chosen columns of X, dense, moved per batch as those of S are."""
-        return self._moved(index, [part.measured(index) for part in self.parts])
-
-    def averaged(self, values: np.ndarray) -> np.ndarray:
-        """Values of cells (n,), averaged over their neighbours, in each batch."""
-        out = np.empty_like(values)
-        for part, rows in zip(self.parts, self.rows):
-            out[rows] = part.averaged(values[rows])
-        return out
-
-    def _moved(self, index: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
-        out = np.empty((self.shape[0], len(index)), dtype=np.float32)
-        for block, rows, scale, shift in zip(blocks, self.rows, self.scale, self.shift):
-            out[rows] = block * scale[index].astype(np.float32) + shift[index].astype(np.float32)
-        return out
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and sd of every column of S in float64."""
-        return self.mean, self.sd
-
-
-Matrix = SmoothedMatrix | BatchedMatrix
 
 
 @dataclass(frozen=True)
@@ -144,6 +27,8 @@ class Transform:
 
     `mean`, `sd` (g): statistics of the smoothed training cells. `encoder` (p × e): loadings of the `encoded` features.
     `decoder` (p × g): the same loadings, and ridge regression for features outside the PCA. `scale`: one number.
+    `offset` (p): where the coordinates are of cells that keep a share of their own values, what these have for a mean
+    beyond the smoothed ones; the decoder then is regressed (`with_own_values`).
     """
 
     mean: np.ndarray
@@ -152,12 +37,13 @@ class Transform:
     encoder: np.ndarray
     decoder: np.ndarray
     scale: np.ndarray
+    offset: np.ndarray = field(default_factory=lambda: np.asarray(0.0))
 
     def transform(self, smoothed: Matrix) -> np.ndarray:
         """Model-space coordinates (n × p, float32) of smoothed cells."""
         weights = np.zeros((smoothed.shape[1], len(self.encoder)))
         weights[self.encoded] = self.encoder.T / self.sd[self.encoded, None]
-        return ((smoothed.dot(weights) - self.mean @ weights) / self.scale).astype(np.float32)
+        return ((smoothed.dot(weights) - self.mean @ weights - self.offset) / self.scale).astype(np.float32)
 
     def inverse(self, y: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """Expression (n × g, float32) in the units of the smoothed layer, of all or of chosen feature positions."""
@@ -277,6 +163,35 @@ def fit_transform(
     allowed = np.arange(len(mean)) if allowed is None else allowed
     chosen = dispersed(mean, sd, allowed, np.array([], dtype=int) if linked is None else linked)
     return _fit([smoothed], [mean], [sd], [chosen], n_pcs)[0]
+
+
+def decoding_to(smoothed: Matrix, transform: Transform, x: np.ndarray) -> Transform:
+    """The transform (of cells x that keep a share of their own values) that decodes to the smoothed layer, in its units.
+
+    By regressions on these cells: what is only a cell's own tells nothing of the layer.
+    """
+    mean, sd = smoothed.moments()
+    sd = np.where(sd == 0, 1.0, sd)
+    at = transform.encoded
+    units = sd[at] / transform.sd[at]
+    offset = (transform.mean - mean)[at] @ (transform.encoder / transform.sd[at]).T
+    found = replace(transform, mean=mean, sd=sd, encoder=transform.encoder * units, offset=offset)
+    decoder = decoder_of(smoothed, x * float(transform.scale), found)
+    # nothing that is mapped moves a feature that never moved
+    return replace(found, decoder=np.where(transform.decoder.any(0), decoder, 0))
+
+
+def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.ndarray:
+    """Loadings (p × g) of features of the same cells: regressions on the scores, ridge ones where the transform's are."""
+    centred = scores.astype(np.float64) - scores.mean(0, dtype=np.float64)
+    gram = centred.T @ centred
+    cross = matrix.tdot(centred).T / transform.sd
+    mean = np.trace(gram) / len(gram)
+    # scores of no variance at all carry nothing
+    out = np.linalg.solve(gram + max(RIDGE * mean, 1e-12) * np.eye(len(gram)), cross)
+    at = transform.encoded
+    out[:, at] = np.linalg.solve(gram + max(1e-9 * mean, 1e-12) * np.eye(len(gram)), cross[:, at])
+    return out
 
 
 def identity_transform(smoothed: Matrix) -> Transform:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model.diffusion import nearest_neighbors
-from scmmgan.model.transform import BLOCK, Matrix, SmoothedMatrix
+from scmmgan.model.smoothed import BLOCK, Matrix, SmoothedMatrix
 
 FOLDS = 5
 NEIGHBORS = 30  # cells whose plans are averaged: plans alone are too sure (benchmarks/uncertainty.md)
@@ -34,8 +34,8 @@ def landmark_moments(smoothed: Matrix, label: np.ndarray) -> tuple[np.ndarray, n
     n, m, g = len(label), int(label.max()) + 1, smoothed.shape[1]
     size = np.bincount(label, minlength=m)
     member = sp.csr_matrix((1 / size[label], (label, np.arange(n))), shape=(m, n))
-    if isinstance(smoothed, SmoothedMatrix) and sp.issparse(smoothed.x):
-        smoothed = SmoothedMatrix(smoothed.x.tocsc(), smoothed.operator, smoothed.t)
+    if isinstance(smoothed, SmoothedMatrix):
+        smoothed = smoothed.by_column()
     mean, variance = np.empty((m, g), np.float32), np.empty((m, g), np.float32)
     for start in range(0, g, BLOCK):
         at = np.arange(start, min(start + BLOCK, g))

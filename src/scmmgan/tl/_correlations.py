@@ -14,6 +14,7 @@ import pandas as pd
 from scmmgan import _derived, _domain, _known, _slots
 from scmmgan._keys import Keys
 from scmmgan.model import correlations as model
+from scmmgan.model.transform import decoder_of
 from scmmgan.tl import _problem
 
 if TYPE_CHECKING:
@@ -223,8 +224,8 @@ def _raw(mdata: MuData, params: Mapping[str, Any], name: str, problem: Problem) 
     mask = mdata[name].var[mask].to_numpy() if isinstance(mask, str) else mask
     return {
         "x": _domain.read_matrix(mdata, name, layer=_problem.argument(params, "layer", name))[0],
-        "t": problem.smooth[name] or 0,
-        "denoise": problem.denoise,
+        "t": problem.read_by["smooth"][name] or 0,
+        "denoise": problem.read_by["denoise"],
         "allowed": None if mask is None else np.flatnonzero(mask),
         "batch": _known.read_batches(mdata, [name], {name: _problem.argument(params, "batch", name)})[name],
         "random_state": int(params["random_state"]),
@@ -311,9 +312,9 @@ def _compute(
         apart = {
             m: model.unrelated(rng, domains[m].smoothed, raw[m]["x"], raw[m]["t"]) for m in {target: 0, measured_in: 0}
         }
-        loadings = model.decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
+        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
         strays = model.scaled(apart[measured_in].columns(at["measured"][0]), line_sd)
-        image = translate(domains[source].transform.transform(noise))
+        image = translate(domains[source].transform.transform(noise.keeping(domains[source].own_share)))
         return (
             model.correlate(drawn, *at["measured"]),
             model.covary(lines, apart[measured_in], at["measured"][1], own_sd),

@@ -139,9 +139,11 @@ def _explain(
                 target.var_names[position], 100 * gap,
             )  # fmt: skip
 
+    cells = source.cells
+
     def deviations(at: slice) -> np.ndarray:
-        columns = own.encoded[at]
-        return source.smoothed.columns(columns)[rows].astype(np.float64) - own.mean[columns]
+        values = cells.columns(own.encoded[at]).astype(np.float64)
+        return (values - values.mean(0))[rows]
 
     weights = own.encoder / (own.sd[own.encoded] * float(own.scale))
     found = attribution.pull_back(paths.gradient, source.x[rows], weights, deviations)

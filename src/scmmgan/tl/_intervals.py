@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from scmmgan import _domain, _known, _slots
 from scmmgan._keys import Keys
-from scmmgan.model.transform import BatchedMatrix
+from scmmgan.model.smoothed import BatchedMatrix
 from scmmgan.tl import _determined, _problem
 
 if TYPE_CHECKING:

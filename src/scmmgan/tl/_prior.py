@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scmmgan._domain import Domain
     from scmmgan.model.aligner import Loadings
     from scmmgan.model.coupling import Coupling
-    from scmmgan.model.transform import Matrix
+    from scmmgan.model.smoothed import Matrix
 
 logger = logging.getLogger("scmmgan")
 

@@ -30,7 +30,8 @@ DEFAULTS: dict[str, Any] = {"smooth": "auto", "n_pcs": 50, "noise_dim": 0}  # of
 class Problem:
     """Modalities in model space, link tables, row numbers of known pairs, label codes and their vocabulary.
 
-    `smooth`: diffusion steps by modality; `denoise`: on graphs of denoised components.
+    `read_by`: diffusion steps by modality (`smooth`), whether on graphs of denoised components (`denoise`), and the share of
+    own values (`own_share`).
     """
 
     domains: list[Domain]
@@ -40,8 +41,7 @@ class Problem:
     labels: Mapping[str, np.ndarray] | None
     label_names: Sequence[str]
     known: str  # hash of links, pairs and labels
-    smooth: dict[str, int | None]
-    denoise: bool
+    read_by: dict[str, Any]
 
     @property
     def x(self) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ class Problem:
     @property
     def as_used(self) -> dict[str, Any]:
         """What `params` keep of how it was read."""
-        return {"known": self.known, "smooth": self.smooth, "denoise": self.denoise}
+        return {"known": self.known, **self.read_by}
 
     def couple(
         self, random_state: int, n_landmarks: int | None = None
@@ -81,10 +81,11 @@ def read(
     pairs: str | pd.DataFrame | None,
     random_state: int,
     denoise: bool | None = None,
+    own_share: float | None = None,
 ) -> Problem:
     """Check and read what `per_modality` (arguments of `tl.align` by modality) and the other arguments name.
 
-    `denoise`: the graphs of the smoothing; by default where links or pairs decide.
+    `denoise`, `own_share`: as for `_smoothing.read_domains`.
     """
     tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
     known = _known.read_pairs(mdata, names, pairs)
@@ -92,7 +93,8 @@ def read(
     label_names = _known.label_names(mdata, names, per_modality["labels"])
     batches = _known.read_batches(mdata, names, per_modality["batch"])
     how: dict[str, Any] = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
-    how |= {"pairs": known, "batches": batches, "labels": codes, "denoise": denoise, "random_state": random_state}
+    how |= {"pairs": known, "batches": batches, "labels": codes, "denoise": denoise, "own_share": own_share}
+    how["random_state"] = random_state
     explicit = not (isinstance(links, str) and links == "auto")
     hashed = _hash(tables, known, codes, label_names)
     found = _smoothing.read_domains(mdata, names, links=tables, **how)
@@ -100,8 +102,8 @@ def read(
     if set(told) != set(tables):
         # links of constant features decide nothing, nor how much is smoothed
         found = _smoothing.read_domains(mdata, names, links=told, **how)
-    domains, shared, smooth, denoise = found
-    return Problem(domains, shared, told, known, codes, label_names, hashed, smooth, denoise)
+    domains, shared, read_by = found
+    return Problem(domains, shared, told, known, codes, label_names, hashed, read_by)
 
 
 def _hash(
@@ -131,8 +133,8 @@ def reread(mdata: MuData, keys: Keys) -> Problem:
         per[name] = {m: None if v is None else int(v) for m, v in per[name].items()}
     prior: dict[str, Any] = {name: given(params[name]) for name in ("links", "pairs")}
     # files from before there was a choice have none
-    denoise = bool(params.get("denoise", False))
-    problem = read(mdata, names, per, random_state=int(params["random_state"]), denoise=denoise, **prior)
+    prior |= {"denoise": bool(params.get("denoise", False)), "own_share": float(params.get("own_share", 0.0))}
+    problem = read(mdata, names, per, random_state=int(params["random_state"]), **prior)
     if problem.known != str(params["known"]):
         raise ValueError(
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "

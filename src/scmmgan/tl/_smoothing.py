@@ -23,6 +23,7 @@ logger = logging.getLogger("scmmgan")
 Pair = tuple[str, str]
 LINKED = 2  # steps where links decide
 FINE, COARSE = 1, 3  # between which known pairs choose; shapes are matched over what many cells share
+OWN_SHARE = 0.3  # of a cell's own values in model space (benchmarks/accuracy.md, "What model space keeps of a cell")
 FOLDS = 5
 MAX_PAIRS = 1_000  # that are held out in turn
 
@@ -35,22 +36,24 @@ def read_domains(
     links: Mapping[Pair, pd.DataFrame],
     pairs: Mapping[Pair, np.ndarray],
     denoise: bool | None = None,
+    own_share: float | None = None,
     **how: Any,
-) -> tuple[list[Domain], bool, dict[str, int | None], bool]:
-    """Modalities in model space, whether it is a shared one, the steps that they were smoothed by, and whether denoised.
+) -> tuple[list[Domain], bool, dict[str, Any]]:
+    """Modalities in model space, whether it is a shared one, and how they were read.
 
-    `denoise`: by default where links or pairs decide.
+    `denoise`, `own_share`: by default yes and .3 where links or pairs decide, else no and 0.
     """
     shared = _domain.shared_names(mdata, names, links=links, use_rep=how["use_rep"], mask_var=how["mask_var"])
     # a panel is measured deeply, and in a shared space a cell keeps much of what it is
     fine = [m for m in names if shared is not None or mdata[m].n_vars < _domain.PANEL]
     steps = candidates(smooth, fine, links, pairs)
-    if denoise is None:
-        # shapes are matched over coarse neighbourhoods
-        denoise = _prior.all_known(names, links, pairs)
-    found = [_domain.read_domains(mdata, names, smooth=of, links=links, denoise=denoise, **how) for of in steps]
+    # shapes are matched over coarse neighbourhoods
+    known = _prior.all_known(names, links, pairs)
+    how["denoise"] = known if denoise is None else denoise
+    how["own_share"] = OWN_SHARE * known if own_share is None else own_share
+    found = [_domain.read_domains(mdata, names, smooth=of, links=links, **how) for of in steps]
     best = fewest_mistakes([domains for domains, _ in found], pairs)
-    return *found[best], steps[best], denoise
+    return *found[best], {"smooth": steps[best], "denoise": how["denoise"], "own_share": how["own_share"]}
 
 
 def candidates(
