@@ -220,13 +220,12 @@ def score_importance(mdata: mudata.MuData, a: str, b: str, seed: int) -> dict[st
     seconds = time.perf_counter() - start
     table = mdata.uns["scmmgan"]["importance"][a][b]
     rows = np.sort(rng.permutation(len(source.x))[:N_CELLS])
-    smoothed = np.hstack(
-        [source.smoothed.columns(np.arange(i, min(i + 256, len(source.var_names))))[rows] for i in range(0, len(source.var_names), 256)]
-    )  # fmt: skip
+    blocks = [source.cells.columns(np.arange(i, min(i + 256, len(source.var_names)))) for i in range(0, len(source.var_names), 256)]  # fmt: skip
+    cells, mean = np.hstack([block[rows] for block in blocks]), np.concatenate([block.mean(0) for block in blocks])
 
     def predicted(without: np.ndarray) -> np.ndarray:
-        changed = smoothed.copy()
-        changed[:, without] = source.transform.mean[without]
+        changed = cells.copy()
+        changed[:, without] = mean[without]
         x = source.transform.transform(SmoothedMatrix(changed))
         return target.transform.inverse(model.translate(x, a, b), features)
 

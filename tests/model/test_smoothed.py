@@ -38,6 +38,9 @@ def test_cells_keep_a_share(kind: str, t: int):
     mean, sd = kept.moments()
     np.testing.assert_allclose(mean, expected.mean(0), atol=1e-5)
     np.testing.assert_allclose(sd, expected.std(0), atol=1e-5)
+    # what was measured, and who is a neighbour, is the same for both
+    np.testing.assert_array_equal(kept.measured(at), x[:, at])
+    np.testing.assert_array_equal(kept.averaged(x[:, 3]), matrix.averaged(x[:, 3]))
     # the matrix itself stays as it was
     np.testing.assert_allclose(matrix.columns(at), reference(x, operator, t, 0)[:, at], atol=1e-5)
     assert matrix.keeping(0.0) is matrix

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 import scmmgan as smm
 from planted import TRUTH, planted
 from scmmgan._keys import Keys
+from scmmgan.model.transform import Transform
 from scmmgan.tl import _problem
 
 QUERIES = ["A_0", "B_0"]
@@ -326,3 +327,26 @@ def test_smoothing_of_a_modality_that_a_dict_left_out():
     first, second = found.values()
     pd.testing.assert_frame_equal(first, second)
     assert mdata.uns["scmmgan"]["params"]["smooth"] == {"rna": 1, "protein": 1}
+
+
+def test_shuffled_cells_keep_as_much_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    """The null goes the way of the data: into a model space that keeps .3 of a cell's own values, or nothing."""
+    transform = Transform.transform
+    for smooth, share in ((2, 0.3), (None, 0.0)):
+        mdata = smm.datasets.toy(n_cells=100)
+        for part in mdata.mod.values():
+            part.X = sp.csr_matrix(part.X)
+        smm.tl.align(mdata, links="gene", smooth=smooth, method="coupling", progress_bar=False)
+        space = _problem.reread(mdata, Keys()).domains[0].transform
+        found: list[float] = []
+
+        def seen(self: Transform, smoothed: Any, space: Transform = space, found: list[float] = found) -> np.ndarray:
+            if np.array_equal(self.decoder, space.decoder):
+                found.append(smoothed.own)
+            return transform(self, smoothed)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Transform, "transform", seen)
+            smm.tl.correlations(mdata, "rna", "protein", gene="protein_gene_0", reference="target")
+        assert len(found) >= 20
+        assert set(found) == {share}

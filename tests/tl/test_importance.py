@@ -29,11 +29,13 @@ def test_knocked_out_features_change_the_prediction(aligned_toy: md.MuData):
     found = table(aligned_toy, features=features)
     domains = {d.name: d for d in _problem.reread(aligned_toy, Keys()).domains}
     rna, protein = domains["rna"], domains["protein"]
-    smoothed, model = rna.smoothed.columns(np.arange(60)), smm.get.model(aligned_toy)
+    cells, model = rna.cells.columns(np.arange(60)), smm.get.model(aligned_toy)
+    assert rna.own_share == 0.3
+    np.testing.assert_allclose(rna.transform.transform(SmoothedMatrix(cells)), rna.x, atol=1e-4)
 
     def predicted(without: np.ndarray) -> np.ndarray:
-        changed = smoothed.copy()
-        changed[:, without] = rna.transform.mean[without]
+        changed = cells.copy()
+        changed[:, without] = cells.mean(0)[without]
         x = rna.transform.transform(SmoothedMatrix(changed))
         return protein.transform.inverse(model.translate(x, "rna", "protein"), np.arange(20))
 
@@ -85,6 +87,8 @@ def test_a_sample_of_cells(aligned_toy: md.MuData):
     few, same, other = (table(aligned_toy, n_cells=100, random_state=seed).copy() for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(few, same)
     assert not np.array_equal(few["share"], other["share"])
+    # deviations are those from the mean of all cells, drawn or not
+    assert few["share"].sum() == pytest.approx(1, abs=1e-6)
     both = [of.set_index("source_feature")["importance"] for of in (few, table(aligned_toy))]
     assert both[0].corr(both[1]) > 0.95
 

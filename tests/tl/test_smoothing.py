@@ -114,6 +114,15 @@ def test_graphs_are_denoised_and_own_values_kept_where_links_decide():
     assert np.abs(found["gene"] - found[None]).max() > 0.01
 
 
+def test_own_values_are_recorded_where_they_were_kept():
+    for shared, links, kept in ((True, "auto", 0.0), (False, None, 0.0), (False, "gene", 0.3)):
+        mdata = smm.datasets.toy(n_cells=100, shared_genes=shared)
+        smm.tl.align(mdata, links=links, method="coupling", progress_bar=False)
+        assert mdata.uns["scmmgan"]["params"]["own_share"] == kept
+    smm.tl.align(mdata, links="gene", method="coupling", smooth=None, progress_bar=False)
+    assert mdata.uns["scmmgan"]["params"]["own_share"] == 0.0
+
+
 def test_files_from_before_cells_kept_their_own_are_read_as_they_were():
     mdata = smm.datasets.toy(n_cells=100)
     names, nothing = list(mdata.mod), dict.fromkeys(mdata.mod)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,9 +32,12 @@ class SmoothedMatrix:
         """The matrix whose cells keep a share of what they were before the smoothing."""
         if not own:
             return self
+        out = copy(self)
         if sp.issparse(self.x):
-            return SmoothedMatrix(self.x, self.operator, self.t, own)
-        return SmoothedMatrix(own * self.unsmoothed + (1 - own) * self.x)
+            out.own = own
+        else:
+            out.x = own * self.unsmoothed + (1 - own) * self.x
+        return out
 
     def _smooth(self, v: np.ndarray) -> np.ndarray:
         return self._mixed(v, self.operator)

@@ -1,4 +1,4 @@
-"""Features ⇄ model space: smooth, z-score, PCA, one scale; exact inverse (METHOD §2).
+"""Features ⇄ model space: smooth, z-score, PCA, one scale; and back, by the inverse or a regression (METHOD §2).
 
 Smoothing is linear, so it is applied inside matrix products: nothing cells × features is made from a sparse matrix.
 """
@@ -18,6 +18,7 @@ from scmmgan.model.diffusion import smoothing_operator
 from scmmgan.model.smoothed import BLOCK, BatchedMatrix, Matrix, SmoothedMatrix
 
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
+MINOR = 1e-3  # ridge of features in the PCA that are regressed: no component is so small that its errors are blown up
 RIDGE = 1.0  # of the mean variance: minor components of a mapped cell tell little of features outside the PCA
 
 
@@ -27,8 +28,8 @@ class Transform:
 
     `mean`, `sd` (g): statistics of the smoothed training cells. `encoder` (p × e): loadings of the `encoded` features.
     `decoder` (p × g): the same loadings, and ridge regression for features outside the PCA. `scale`: one number.
-    `offset` (p): where the coordinates are of cells that keep a share of their own values, what these have for a mean
-    beyond the smoothed ones; the decoder then is regressed (`with_own_values`).
+    Of cells that keep a share of their own values (`decoding_to`) `encoder` are the loadings in units of `sd`, `offset`
+    (p) what these cells have for a mean beyond the smoothed ones, and all of the decoder is regressed.
     """
 
     mean: np.ndarray
@@ -40,7 +41,7 @@ class Transform:
     offset: np.ndarray = field(default_factory=lambda: np.asarray(0.0))
 
     def transform(self, smoothed: Matrix) -> np.ndarray:
-        """Model-space coordinates (n × p, float32) of smoothed cells."""
+        """Model-space coordinates (n × p, float32) of cells as those that it was fitted on (`Domain.cells`)."""
         weights = np.zeros((smoothed.shape[1], len(self.encoder)))
         weights[self.encoded] = self.encoder.T / self.sd[self.encoded, None]
         return ((smoothed.dot(weights) - self.mean @ weights - self.offset) / self.scale).astype(np.float32)
@@ -171,18 +172,22 @@ def decoding_to(smoothed: Matrix, transform: Transform, x: np.ndarray) -> Transf
     By regressions on these cells: what is only a cell's own tells nothing of the layer.
     """
     mean, sd = smoothed.moments()
+    # nothing that is mapped moves a feature that never moved
+    still = (sd == 0) | ~transform.decoder.any(0)
     sd = np.where(sd == 0, 1.0, sd)
     at = transform.encoded
     units = sd[at] / transform.sd[at]
     offset = (transform.mean - mean)[at] @ (transform.encoder / transform.sd[at]).T
     found = replace(transform, mean=mean, sd=sd, encoder=transform.encoder * units, offset=offset)
-    decoder = decoder_of(smoothed, x * float(transform.scale), found)
-    # nothing that is mapped moves a feature that never moved
-    return replace(found, decoder=np.where(transform.decoder.any(0), decoder, 0))
+    decoder = decoder_of(smoothed, x * float(transform.scale), found, penalty=MINOR)
+    return replace(found, decoder=np.where(still, 0, decoder))
 
 
-def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.ndarray:
-    """Loadings (p × g) of features of the same cells: regressions on the scores, ridge ones where the transform's are."""
+def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform, *, penalty: float) -> np.ndarray:
+    """Loadings (p × g) of features of the same cells: ridge regressions on the scores, as the transform's own are.
+
+    `penalty`: of features in the PCA, of the mean variance; those outside of it have `RIDGE`.
+    """
     centred = scores.astype(np.float64) - scores.mean(0, dtype=np.float64)
     gram = centred.T @ centred
     cross = matrix.tdot(centred).T / transform.sd
@@ -190,7 +195,7 @@ def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.n
     # scores of no variance at all carry nothing
     out = np.linalg.solve(gram + max(RIDGE * mean, 1e-12) * np.eye(len(gram)), cross)
     at = transform.encoded
-    out[:, at] = np.linalg.solve(gram + max(1e-9 * mean, 1e-12) * np.eye(len(gram)), cross[:, at])
+    out[:, at] = np.linalg.solve(gram + max(penalty * mean, 1e-12) * np.eye(len(gram)), cross[:, at])
     return out
 
 

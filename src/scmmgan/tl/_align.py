@@ -101,7 +101,7 @@ def align(
         where links decide which populations correspond, but 1 for panels of fewer than 50 features and in shared spaces;
         1 or 3 where 100 pairs decide, whichever finds held-out pairs better; 3 where shapes do (METHOD §2). Where links or
         pairs decide, neighbours are looked for on denoised principal components, and cells keep .3 of their own values in
-        model space (not in a shared one); what is mapped is the smoothed layer all the same.
+        model space (not in a shared one, nor of `use_rep`); what is mapped is the smoothed layer all the same.
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along (METHOD §9), for :func:`scmmgan.tl.place`; a key
         is for all modalities that have it, or give a dict. Default `None`.

@@ -35,11 +35,12 @@ def importance(
 ) -> None:
     """Rank the features of `source` by how much they drive mapped features of `target` (integrated gradients).
 
-    The whole chain is explained: smoothed values of the source, z-scores, PCA, generator, decoder, value of the mapped
+    The whole chain is explained: values of the source as model space reads them (smoothed, or .3 of the cell's own and .7 of
+    the smoothed ones: `smooth` of :func:`scmmgan.tl.align`), z-scores, PCA, generator, decoder, value of the mapped
     feature. The path runs from the mean cell to each cell. Only the generator bends, so captum integrates its gradients
     in model space, and the encoder carries them back to features exactly: the attributions of all source features add up
     to the cell's prediction less that of the mean cell. Smoothing mixes a cell with its neighbours; what is explained is
-    the smoothed value. Source features that did not enter the PCA have no part in the map and are not listed. This says
+    that mixture. Source features that did not enter the PCA have no part in the map and are not listed. This says
     what the map uses, not what causes what: features that vary together share their importance.
 
     Parameters

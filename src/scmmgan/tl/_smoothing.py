@@ -47,13 +47,14 @@ def read_domains(
     # a panel is measured deeply, and in a shared space a cell keeps much of what it is
     fine = [m for m in names if shared is not None or mdata[m].n_vars < _domain.PANEL]
     steps = candidates(smooth, fine, links, pairs)
-    # shapes are matched over coarse neighbourhoods
     known = _prior.all_known(names, links, pairs)
+    # shapes are matched over coarse neighbourhoods, of cells that are alike
     how["denoise"] = known if denoise is None else denoise
     how["own_share"] = OWN_SHARE * known if own_share is None else own_share
     found = [_domain.read_domains(mdata, names, smooth=of, links=links, **how) for of in steps]
     best = fewest_mistakes([domains for domains, _ in found], pairs)
-    return *found[best], {"smooth": steps[best], "denoise": how["denoise"], "own_share": how["own_share"]}
+    kept = max(d.own_share for d in found[best][0])
+    return *found[best], {"smooth": steps[best], "denoise": how["denoise"], "own_share": kept}
 
 
 def candidates(
