@@ -92,7 +92,7 @@ def judge(
     codes = code_labels({m: (a, b)[i].obs["cell_type"].astype(str).to_numpy()[rows[m]] for i, m in enumerate(names)}, rng, labels, shuffle) if labels else (None, [])  # fmt: skip
     none = dict.fromkeys(names)
     tables = {} if table is None else {names: table}
-    domains, shared, _, _ = _smoothing.read_domains(
+    domains, shared, _ = _smoothing.read_domains(
         mdata, list(names), layer=none, use_rep=none, mask_var=none, smooth=dict.fromkeys(names, "auto"), pairs=known,
         n_pcs=dict.fromkeys(names, 50), links=tables, batches=none, labels=codes[0], random_state=seed,
     )  # fmt: skip
