@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan.model.smoothed import Matrix
 from scmmgan.model.transform import (
+    Matrix,
     Transform,
     decoding_to,
     fit_shared,
@@ -290,11 +290,9 @@ def read_domains(
                 allowed=masks[name],
             )
     x = {name: fitted[name].transform(cells[name]) for name in names}
-    for name in (n for n in names if kept[n]):
-        fitted[name] = decoding_to(smoothed[name], fitted[name], x[name])
-    return [
-        Domain(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], x[n], borne_out[n], kept[n]) for n in names
-    ], shared
+    fitted |= {n: decoding_to(smoothed[n], fitted[n], x[n]) for n in names if kept[n]}
+    parts = [(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], x[n], borne_out[n], kept[n]) for n in names]
+    return [Domain(*part) for part in parts], shared
 
 
 def read_coordinates(mdata: MuData, names: Sequence[str], spatial: Any) -> dict[str, np.ndarray]:

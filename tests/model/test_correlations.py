@@ -173,7 +173,7 @@ def test_decoder_of_the_features_themselves_is_theirs(n_genes: int):
     matrix = SmoothedMatrix(x)
     transform = fit_transform(matrix, n_pcs=5)
     scores = transform.transform(matrix) * float(transform.scale)
-    got = decoder_of(matrix, scores, transform, penalty=1e-9)
+    got = decoder_of(matrix, scores, transform)
     np.testing.assert_allclose(got, transform.decoder, atol=2e-3 * np.abs(transform.decoder).max())
 
 

@@ -179,15 +179,12 @@ def decoding_to(smoothed: Matrix, transform: Transform, x: np.ndarray) -> Transf
     units = sd[at] / transform.sd[at]
     offset = (transform.mean - mean)[at] @ (transform.encoder / transform.sd[at]).T
     found = replace(transform, mean=mean, sd=sd, encoder=transform.encoder * units, offset=offset)
-    decoder = decoder_of(smoothed, x * float(transform.scale), found, penalty=MINOR)
+    decoder = decoder_of(smoothed, x * float(transform.scale), found)
     return replace(found, decoder=np.where(still, 0, decoder))
 
 
-def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform, *, penalty: float) -> np.ndarray:
-    """Loadings (p × g) of features of the same cells: ridge regressions on the scores, as the transform's own are.
-
-    `penalty`: of features in the PCA, of the mean variance; those outside of it have `RIDGE`.
-    """
+def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.ndarray:
+    """Loadings (p × g) of features of the same cells: regressions on the scores, ridge ones where the transform's are."""
     centred = scores.astype(np.float64) - scores.mean(0, dtype=np.float64)
     gram = centred.T @ centred
     cross = matrix.tdot(centred).T / transform.sd
@@ -195,6 +192,8 @@ def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform, *, pena
     # scores of no variance at all carry nothing
     out = np.linalg.solve(gram + max(RIDGE * mean, 1e-12) * np.eye(len(gram)), cross)
     at = transform.encoded
+    # loadings of a PCA are regressions without a penalty
+    penalty = MINOR if transform.offset.ndim else 1e-9
     out[:, at] = np.linalg.solve(gram + max(penalty * mean, 1e-12) * np.eye(len(gram)), cross[:, at])
     return out
 

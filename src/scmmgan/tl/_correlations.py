@@ -14,7 +14,7 @@ import pandas as pd
 from scmmgan import _derived, _domain, _known, _slots
 from scmmgan._keys import Keys
 from scmmgan.model import correlations as model
-from scmmgan.model.transform import MINOR, decoder_of
+from scmmgan.model.transform import decoder_of
 from scmmgan.tl import _problem
 
 if TYPE_CHECKING:
@@ -300,8 +300,6 @@ def _compute(
     at = {side: (queries[side].to_numpy(), rows[side].to_numpy()) for side in ("measured", "mapped")}
     goal, y = domains[target], translate(domains[source].x)
     decoder = goal.transform.decoder
-    # loadings of the PCA are regressions without a penalty
-    penalty = MINOR if goal.own_share else 1e-9
     asked, others = (decoder[:, of] for of in at["mapped"])
     mapped_sd = model.decoded_sd(y, asked), model.decoded_sd(y, others)
     own = model.by_column(domains[measured_in].smoothed)
@@ -314,7 +312,7 @@ def _compute(
         apart = {
             m: model.unrelated(rng, domains[m].smoothed, raw[m]["x"], raw[m]["t"]) for m in {target: 0, measured_in: 0}
         }
-        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform, penalty=penalty)
+        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
         strays = model.scaled(apart[measured_in].columns(at["measured"][0]), line_sd)
         image = translate(domains[source].transform.transform(noise.keeping(domains[source].own_share)))
         return (
