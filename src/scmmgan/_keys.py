@@ -29,6 +29,10 @@ class Keys:
         """`mdata[source].obsm`: coupling of cells with the target's landmarks."""
         return f"{self.key}_plan_{target}"
 
+    def told(self, target: str) -> str:
+        """`mdata[source].obsm`: what mapped values are decoded from where links tell more than the map."""
+        return f"{self.key}_told_{target}"
+
     def unmatched(self, target: str | None = None) -> str:
         """`mdata[source].obs`: share of a cell without a partner; `target` named where there are several."""
         return f"{self.key}_unmatched" + (f"_{target}" if target else "")

@@ -35,8 +35,9 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
     if not earlier and keys.embedding in mdata.obsm:
         raise ValueError(f"`mdata.obsm` has {keys.embedding!r} already. Name another `key_added`, or delete it.")
     for name in names:
-        if clash := [b for b in names if f"plan_{b}" == name]:
-            raise ValueError(f"Modality {name!r} would share the slot {keys.plan(clash[0])!r} with a plan. Rename it.")
+        for slot, what in ((keys.plan, "a plan"), (keys.told, "what links tell")):
+            if clash := [b for b in names if slot(b) == keys.mapped(name)]:
+                raise ValueError(f"Modality {name!r} would share the slot {slot(clash[0])!r} with {what}. Rename it.")
         if keys.mapped(name) == keys.embedding:
             raise ValueError(f"Mapped values for {name!r} would share the slot {keys.embedding!r}. Rename `key_added`.")
     for name in names:
@@ -58,7 +59,7 @@ def _names(names: Sequence[str], name: str, keys: Keys, relaxed: Collection[str]
     others = [b for b in names if b != name]
     return {
         keys.embedding,
-        *(f(b) for b in others for f in (keys.mapped, keys.plan)),
+        *(f(b) for b in others for f in (keys.mapped, keys.plan, keys.told)),
         *(keys.unmatched(b if len(others) > 1 else None) for b in others if relaxed is None or b in relaxed),
         *(keys.ambiguous(b if len(others) > 1 else None) for b in others),
     }
@@ -118,9 +119,10 @@ def write(
     features: Mapping[str, np.ndarray],
     diagnosis: Mapping[tuple[str, str], Mapping[str, Any]],
     ambiguous: Mapping[tuple[str, str], np.ndarray],
+    told: Mapping[tuple[str, str], np.ndarray],
     keys: Keys,
 ) -> None:
-    """Compute every slot of DESIGN §3, then write all of them."""
+    """Compute every slot of DESIGN §3, then write all of them; values are decoded from `told` where there is some."""
     embeddings = {d.name: aligner.embed(d.x, d.name) for d in domains}
     slots: dict[str, list[tuple[str, str, Any]]] = {d.name: [] for d in domains}
     for a in domains:
@@ -134,8 +136,12 @@ def write(
             if coupling.relaxed:
                 slots[a.name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
             slots[a.name].append(("obs", keys.ambiguous(several), ambiguous[a.name, b.name]))
+            image = told.get((a.name, b.name))
+            if image is not None:
+                slots[a.name].append(("obsm", keys.told(b.name), image))
             if len(features[b.name]):
-                mapped = b.transform.inverse(aligner.translate(a.x, a.name, b.name), features[b.name])
+                image = aligner.translate(a.x, a.name, b.name) if image is None else image
+                mapped = b.transform.inverse(image, features[b.name])
                 whole = np.array_equal(features[b.name], np.arange(len(b.var_names)))
                 as_layer = whole and a.var_names.equals(b.var_names) and mdata[a.name].var_names.equals(a.var_names)
                 slots[a.name].append(("layers" if as_layer else "obsm", keys.mapped(b.name), mapped))
@@ -256,7 +262,7 @@ def check_aligned(mdata: MuData, names: Sequence[str], keys: Keys) -> dict[str, 
 def mapped_values(
     mdata: MuData, source: str, target: str, features: Sequence[str] | None, keys: Keys
 ) -> tuple[np.ndarray, list[str]]:
-    """Mapped expression and its feature names: as written, or decoded from the embedding for chosen features."""
+    """Mapped expression and its feature names: as written, or decoded for chosen features."""
     found = check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}; what it measured is in `mdata[{source!r}]`.")
@@ -271,7 +277,9 @@ def mapped_values(
     at = positions(features, pd.Index(found["var_names"][target]), target)
     stored = record(mdata, keys)["model"]["transforms"][target]
     transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
-    return transform.inverse(model_space(mdata, source, target, keys), at), [found["var_names"][target][i] for i in at]
+    told = mdata[source].obsm.get(keys.told(target))
+    image = model_space(mdata, source, target, keys) if told is None else np.asarray(told)
+    return transform.inverse(image, at), [found["var_names"][target][i] for i in at]
 
 
 def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:

@@ -46,7 +46,7 @@ def mapped(
         Modality whose features they are mapped to.
     features
         Features of `target`, in the order wanted; default: those that `tl.align` wrote. Features that were not
-        written are decoded from the joint embedding with the stored model.
+        written are decoded from the joint embedding, or from what links tell instead, with the stored model.
     key
         `key_added` of the alignment.
 

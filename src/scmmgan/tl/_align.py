@@ -13,7 +13,7 @@ import pandas as pd
 
 from scmmgan import _domain, _slots
 from scmmgan._keys import Keys
-from scmmgan.tl import _problem, _quality, _verdict
+from scmmgan.tl import _problem, _quality, _told, _verdict
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -104,7 +104,8 @@ def align(
         model space (not in a shared one, nor of `use_rep`); what is mapped is the smoothed layer all the same.
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along (METHOD §9), for :func:`scmmgan.tl.place`; a key
-        is for all modalities that have it, or give a dict. Default `None`.
+        is for all modalities that have it, or give a dict. Default `None`. Neighbours in the tissue, by these or by
+        `obsm["spatial"]`, help links to tell values where they are better than the map (below).
     method
         `"scmmgan"` (default). For comparison: `"coupling"`, the coupling itself as a map, between the 15 nearest cells,
         without training (nothing below down to `lr` matters to it); `"scmmgan-paper"`, the published networks, weights
@@ -158,6 +159,10 @@ def align(
         The same for all cells, only when all modalities are aligned and no cell name occurs twice.
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
         The coupling that the training started from.
+    `mdata[a].obsm[f"{key_added}_told_{b}"]` : float32, cells × b's model space
+        What the mapped values are decoded from, only where it is not the map: where nothing supports the coupling of 8 to
+        100 links and these, held out, are told better by a regression inside b than by a coupling
+        (benchmarks/accuracy.md, "Where links tell more than the map"). The joint embedding is the map's all the same.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
         Share of the cell's mass that found no partner in b, 0 to 1: to rank cells by. 0 for known pairs. Only where
         links, 100 pairs or labels made the coupling, not for shapes. Without labels it is averaged over the neighbours
@@ -165,7 +170,7 @@ def align(
     `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the evidence, or rivals of nearly the same cost, send the cell elsewhere in b.
     `mdata.uns[key_added]` : dict
-        `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history`, `model` and
+        `params` (arguments as used, versions, device, seconds; `told`: what tells mapped values), `features`, `landmarks`, `history`, `model` and
         `diagnosis`: what supports each pair of modalities, in words and numbers (:func:`scmmgan.tl.diagnose`, which see).
         Its verdict is logged, as a warning where nothing supports the alignment.
 
@@ -195,8 +200,7 @@ def align(
     per_modality = _per_modality(arguments, names)
     arguments |= {name: per_modality[name] for name in _problem.DEFAULTS if isinstance(arguments[name], Mapping)}
     keys, random_state = Keys(key_added), arguments["random_state"]
-    read = _read(per_modality, names, pairs, spatial)
-    _slots.check_free(mdata, names, read, keys)
+    _slots.check_free(mdata, names, _read(per_modality, names, pairs, spatial), keys)
     _check_copy(mdata, names, copy=copy)
     problem = _problem.read(mdata, names, per_modality, links=links, pairs=pairs, random_state=random_state)
     domains, coordinates = problem.domains, _domain.read_coordinates(mdata, names, spatial)
@@ -213,11 +217,12 @@ def align(
         method, problem.x, couplings, loadings, shared=problem.shared, progress_bar=progress_bar, **settings
     )
     records = _verdict.judge_all(records, _quality.score_map(aligner, domains, couplings, random_state=random_state))
+    told, by = _told.by_links(mdata, problem, records, arguments)
     mdata = mdata.copy() if copy else mdata
-    params = _params(arguments | {"modalities": names} | problem.as_used, couplings, problem.shared, start)
+    params = _params(arguments | {"modalities": names, "told": by} | problem.as_used, couplings, problem.shared, start)
     _slots.write(
         mdata, domains, aligner, couplings, history=history, params=params, features=written,
-        diagnosis=records, ambiguous=ambiguous, keys=keys,
+        diagnosis=records, ambiguous=ambiguous, told=told, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
 

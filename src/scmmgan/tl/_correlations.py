@@ -85,7 +85,7 @@ def correlations(
         Where a is measured: `"source"` (default), or `"target"`: over the measured cells of `target`, for all of its
         features, `source` having them or not. Then spurious means lost by the map, and novel added by it.
     method
-        What maps the cells: `"generator"`, as in :func:`scmmgan.get.mapped`, or `"coupling"`, which the training started
+        What maps the cells: `"generator"`, as in :func:`scmmgan.get.mapped` but where links tell values, or `"coupling"`, which the training started
         from, between the 15 nearest cells. Default `"auto"`: the generator; in a space of shared features, where its
         link and identity terms keep mixed spots mixed, the coupling if evidence supports it (`benchmarks/correlations.md`);
         always the generator of other methods than `"scmmgan"`, which follow no coupling or are one.

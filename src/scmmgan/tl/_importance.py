@@ -41,7 +41,8 @@ def importance(
     in model space, and the encoder carries them back to features exactly: the attributions of all source features add up
     to the cell's prediction less that of the mean cell. Smoothing mixes a cell with its neighbours; what is explained is
     that mixture. Source features that did not enter the PCA have no part in the map and are not listed. This says
-    what the map uses, not what causes what: features that vary together share their importance.
+    what the map uses, not what causes what: features that vary together share their importance. Where links tell values
+    instead of the map (:func:`scmmgan.tl.align`) it is still the map that is explained, with a warning.
 
     Parameters
     ----------
@@ -105,6 +106,10 @@ def importance(
     if not len(chosen):
         raise ValueError("`features` names no feature. Name at least one.")
     _check_captum()
+    if keys.told(target) in mdata[source].obsm:
+        logger.warning(
+            "Values of %r in %r are told by links, not by the map, which is what is explained.", source, target
+        )
     domains = {d.name: d for d in _problem.reread(mdata, keys).domains}
     table = _explain(mdata, domains[source], domains[target], chosen, n_cells, random_state, key)
     before = _slots.record(mdata, keys).get("importance", {})

@@ -122,7 +122,7 @@ def couplings(
         if known[a.name, b.name]:
             linked = None
             if links_decide(a.name, b.name, tables, pairs):
-                linked = _links_to_couple(a, b, tables[a.name, b.name], shared=shared, random_state=random_state)
+                linked = links_to_couple(a, b, tables[a.name, b.name], shared=shared, random_state=random_state)
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             own = couple_known(x, linked, refine=not shared, **given, **settings)
             if labels is None:
@@ -173,7 +173,7 @@ def _is_known(a: str, b: str, tables: Mapping[Pair, pd.DataFrame], pairs: Mappin
     return (a, b) in tables or len(pairs.get((a, b), ())) >= MIN_PROFILES
 
 
-def _links_to_couple(
+def links_to_couple(
     a: Domain, b: Domain, table: pd.DataFrame, *, shared: bool, random_state: int
 ) -> dict[str, np.ndarray]:
     """Linked features (n × links) of both sides that cells are compared by: their own values, too, where these are no noise."""

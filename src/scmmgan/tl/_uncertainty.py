@@ -45,7 +45,8 @@ def uncertainty(
     """Say how far each feature of `target`, and each cell of `source`, is determined by what `source` measured.
 
     Every score is a share of the feature's variance: 0 determined, 1 as variable as in the whole population. It is about
-    the smoothed layer that mapped values live in; single measurements scatter more.
+    the smoothed layer that mapped values live in; single measurements scatter more. Scores are about the coupling and the
+    map, also where links tell values instead (:func:`scmmgan.tl.align`); intervals are about the values.
 
     Parameters
     ----------
