@@ -73,6 +73,7 @@ def test_every_slot(small_aligned: md.MuData):
         "decoder",
         "scale",
         "offset",
+        "penalty",
     }
     assert len({len(v) for v in record["history"].values()}) == 1
 

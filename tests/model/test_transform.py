@@ -406,6 +406,61 @@ def test_features_of_one_side_are_decoded_from_the_shared_space():
     assert np.median(r) > 0.95
 
 
+def left_out(x: np.ndarray, y: np.ndarray, ridge: float) -> float:
+    """Mean squared error of leaving every cell out, one regression each, features and scores centred beforehand."""
+    penalty, wrong = ridge * (x**2).sum(0).mean(), []
+    for i in range(len(x)):
+        rest = np.arange(len(x)) != i
+        mean_x, mean_y = x[rest].mean(0), y[rest].mean(0)
+        c = x[rest] - mean_x
+        slope = np.linalg.solve(c.T @ c + penalty * np.eye(x.shape[1]), c.T @ (y[rest] - mean_y))
+        wrong.append(((y[i] - mean_y - (x[i] - mean_x) @ slope) ** 2).mean())
+    return float(np.mean(wrong))
+
+
+@pytest.mark.parametrize("kind", list(FORMATS))
+@pytest.mark.parametrize(("n", "noise", "light"), [(300, 0.5, True), (40, 5.0, False)])
+def test_ridge_is_the_one_that_leaves_cells_out_best(kind: str, n: int, noise: float, light: bool):
+    """Features that minor components tell want a light one, few noisy cells a heavy one."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 8)) * np.linspace(3, 0.5, 8)
+    rest = x @ rng.normal(size=(8, 30)) * (1 if light else 0.2) + noise * rng.normal(size=(n, 30))
+    # what entered the PCA is told in any case, and a constant is told by nothing
+    values = np.hstack([rest, 100 * rng.normal(size=(n, 5)), np.ones((n, 2))]).astype(np.float32)
+    matrix = SmoothedMatrix(FORMATS[kind](values), smoothing_operator(x), 3)
+    found = tf.chosen_ridge(matrix, np.arange(30, 35), x)
+    y = (rest - rest.mean(0)) / rest.std(0)
+    errors = [left_out(x - x.mean(0), y, ridge) for ridge in tf.RIDGES]
+    assert found == pytest.approx(tf.RIDGES[int(np.argmin(errors))])
+    assert found <= 0.1 if light else found >= 3
+
+
+def test_ridge_where_there_is_nothing_to_choose_by():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    matrix = SmoothedMatrix(np.hstack([x, np.ones((50, 2))]).astype(np.float32))
+    assert tf.chosen_ridge(matrix, np.arange(5), x) == tf.RIDGE
+    assert tf.chosen_ridge(matrix, np.arange(3), x) == tf.RIDGE
+    assert tf.chosen_ridge(matrix, np.arange(2), np.zeros((50, 3))) == tf.RIDGE
+
+
+def test_hidden_features_are_decoded_with_the_chosen_ridge(monkeypatch: pytest.MonkeyPatch):
+    a, b, at = shared_pair()
+    smoothed = [SmoothedMatrix(a), SmoothedMatrix(b)]
+    plain = fit_shared(smoothed, at, n_pcs=5)
+    # twenty features on the side of a, none on that of b
+    assert float(plain[0].penalty) == pytest.approx(min(tf.RIDGES))
+    assert float(plain[1].penalty) == tf.RIDGE
+    monkeypatch.setattr(tf, "RIDGES", (10.0,))
+    heavy = fit_shared(smoothed, at, n_pcs=5)[0]
+    rest = np.setdiff1d(np.arange(80), heavy.encoded)
+    np.testing.assert_array_equal(heavy.decoder[:, heavy.encoded], plain[0].decoder[:, heavy.encoded])
+    assert np.abs(heavy.decoder[:, rest]).sum() < 0.5 * np.abs(plain[0].decoder[:, rest]).sum()
+    # the same regression as that of the null of correlations
+    x = heavy.transform(smoothed[0]) * float(heavy.scale)
+    again = tf.decoder_of(smoothed[0], x, heavy)
+    np.testing.assert_allclose(again[:, rest], heavy.decoder[:, rest], rtol=1e-3, atol=1e-5)
+
+
 def test_shared_space_of_many_features():
     order = np.random.default_rng(0).permutation(2_600)
     smoothed = [SmoothedMatrix(many(100)), SmoothedMatrix(many(80)[:, order])]

@@ -20,6 +20,14 @@ from scmmgan.model.smoothed import BLOCK, BatchedMatrix, Matrix, SmoothedMatrix
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
 MINOR = 1e-3  # ridge of features in the PCA that are regressed: no component is so small that its errors are blown up
 RIDGE = 1.0  # of the mean variance: minor components of a mapped cell tell little of features outside the PCA
+RIDGES = (
+    10.0,
+    3.0,
+    1.0,
+    0.3,
+    0.1,
+)  # in a shared space, where these are what one side alone measured (benchmarks/accuracy.md)
+LEFT_OUT = 5_000  # cells that are left out in turn to choose
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,8 @@ class Transform:
     `mean`, `sd` (g): statistics of the smoothed training cells. `encoder` (p × e): loadings of the `encoded` features.
     `decoder` (p × g): the same loadings, and ridge regression for features outside the PCA. `scale`: one number.
     Of cells that keep a share of their own values (`decoding_to`) `encoder` are the loadings in units of `sd`, `offset`
-    (p) what these cells have for a mean beyond the smoothed ones, and all of the decoder is regressed.
+    (p) what these cells have for a mean beyond the smoothed ones, and all of the decoder is regressed. `penalty`: of features
+    outside the PCA, of the mean variance.
     """
 
     mean: np.ndarray
@@ -39,6 +48,7 @@ class Transform:
     decoder: np.ndarray
     scale: np.ndarray
     offset: np.ndarray = field(default_factory=lambda: np.asarray(0.0))
+    penalty: np.ndarray = field(default_factory=lambda: np.asarray(RIDGE))
 
     def transform(self, smoothed: Matrix) -> np.ndarray:
         """Model-space coordinates (n × p, float32) of cells as those that it was fitted on (`Domain.cells`)."""
@@ -190,7 +200,7 @@ def decoder_of(matrix: Matrix, scores: np.ndarray, transform: Transform) -> np.n
     cross = matrix.tdot(centred).T / transform.sd
     mean = np.trace(gram) / len(gram)
     # scores of no variance at all carry nothing
-    out = np.linalg.solve(gram + max(RIDGE * mean, 1e-12) * np.eye(len(gram)), cross)
+    out = np.linalg.solve(gram + max(float(transform.penalty) * mean, 1e-12) * np.eye(len(gram)), cross)
     at = transform.encoded
     # loadings of a PCA are regressions without a penalty
     penalty = MINOR if transform.offset.ndim else 1e-9
@@ -232,16 +242,20 @@ def _fit(
     p = max(1, min(n_pcs, len(encoded[0]), sum(s.shape[0] for s in smoothed) - 1))
     encoder = _principal_axes(scaled, p)
     scores = [z.dot(encoder.T) for z in scaled]
+    shared = len(scaled) > 1
     # one number per modality keeps the geometry; whitening would not
     scales = [max(float(np.sqrt((s**2).mean())), 1e-12) for s in scores]
-    if len(scaled) > 1:
+    if shared:
         scales = [float(np.sqrt(np.mean(np.square(scales))))] * len(scaled)
-    decoders = [_decoder(*of) for of in zip(smoothed, means, sds, encoded, [encoder] * len(scores), scores)]
+    penalties = [chosen_ridge(*of) if shared else RIDGE for of in zip(smoothed, encoded, scores)]
+    decoders = [_decoder(*of) for of in zip(smoothed, means, sds, encoded, [encoder] * len(scores), scores, penalties)]
     for decoder, at in zip(decoders, constant):
         # nothing that is mapped moves a feature that never moved
         decoder[:, at] = 0
+    of_each = zip(means, sds, encoded, decoders, scales, penalties)
     return [
-        Transform(*of) for of in zip(means, sds, encoded, [encoder] * len(scores), decoders, map(np.asarray, scales))
+        Transform(mean, sd, at, encoder, decoder, np.asarray(scale), penalty=np.asarray(penalty))
+        for mean, sd, at, decoder, scale, penalty in of_each
     ]
 
 
@@ -293,8 +307,34 @@ def _principal_axes(scaled: Sequence[_Standardized], p: int) -> np.ndarray:
     return svd_flip(None, axes, u_based_decision=False)[1]
 
 
+def chosen_ridge(smoothed: Matrix, encoded: np.ndarray, x: np.ndarray) -> float:
+    """Penalty under which scores (n × p) of cells tell best what others measured of features outside the PCA.
+
+    Leave-one-out errors over at most 256 features; of measured values, as smoothed ones are known from the neighbours.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    rng = np.random.default_rng(0)
+    rest = np.setdiff1d(np.arange(smoothed.shape[1]), encoded)
+    values = smoothed.measured(np.sort(rng.permutation(rest)[:BLOCK]))
+    rows = np.sort(rng.permutation(len(x))[:LEFT_OUT])
+    y, x = values[rows].astype(np.float64), x[rows] - x[rows].mean(0)
+    y = y[:, y.std(0) > 1e-6]
+    variance = float((x**2).sum(0).mean())
+    if not y.shape[1] or variance < 1e-12:
+        return RIDGE
+    search = RidgeCV(variance * np.array(RIDGES)).fit(x, (y - y.mean(0)) / y.std(0))
+    return float(search.alpha_ / variance)
+
+
 def _decoder(
-    smoothed: Matrix, mean: np.ndarray, sd: np.ndarray, encoded: np.ndarray, encoder: np.ndarray, x: np.ndarray
+    smoothed: Matrix,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    encoded: np.ndarray,
+    encoder: np.ndarray,
+    x: np.ndarray,
+    ridge: float,
 ) -> np.ndarray:
     """Loadings of all features: the PCA's own, and ridge regression on the scores for those outside of it."""
     decoder = np.zeros((len(encoder), len(mean)))
@@ -302,7 +342,7 @@ def _decoder(
     if len(rest):
         gram = x.T @ x
         # cells that are all alike have no scores at all
-        penalty = max(RIDGE * np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))
+        penalty = max(ridge * np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))
         # Zᵀx without Z: x is centred up to rounding, so the mean drops out
         cross = smoothed.tdot(x - x.mean(0))[rest] / sd[rest, None]
         decoder[:, rest] = np.linalg.solve(gram + penalty, cross.T)
