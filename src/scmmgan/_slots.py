@@ -54,12 +54,19 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
             )
 
 
-def _names(names: Sequence[str], name: str, keys: Keys, relaxed: Collection[str] | None = None) -> set[str]:
-    """All slots of one modality that an alignment of `names` may write; unmatched cells of the `relaxed` ones only."""
+def _names(
+    names: Sequence[str],
+    name: str,
+    keys: Keys,
+    relaxed: Collection[str] | None = None,
+    told: Collection[str] | None = None,
+) -> set[str]:
+    """All slots of one modality that an alignment of `names` may write; of the `relaxed` and `told` ones only, if given."""
     others = [b for b in names if b != name]
     return {
         keys.embedding,
-        *(f(b) for b in others for f in (keys.mapped, keys.plan, keys.told)),
+        *(f(b) for b in others for f in (keys.mapped, keys.plan)),
+        *(keys.told(b) for b in others if told is None or b in told),
         *(keys.unmatched(b if len(others) > 1 else None) for b in others if relaxed is None or b in relaxed),
         *(keys.ambiguous(b if len(others) > 1 else None) for b in others),
     }
@@ -74,7 +81,14 @@ def _earlier(mdata: MuData, name: str, keys: Keys) -> set[str]:
     if name not in before:
         return set()
     relaxed = [b for b, info in found["params"]["coupling"][name].items() if info.get("relaxed")]
-    return _names(before, name, keys, relaxed)
+    told = [b for b in before if is_told(found["params"], name, b)]
+    return _names(before, name, keys, relaxed, told)
+
+
+def is_told(params: Mapping[str, Any], source: str, target: str) -> bool:
+    """Whether links tell the values of mapped cells, not the map: then there is an image of their own to decode."""
+    # files from before there was a choice have none
+    return params.get("told", {}).get(source, {}).get(target, {}).get("by", "coupling") != "coupling"
 
 
 def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -275,10 +289,13 @@ def mapped_values(
     if features is None:
         raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
     at = positions(features, pd.Index(found["var_names"][target]), target)
-    stored = record(mdata, keys)["model"]["transforms"][target]
+    written = record(mdata, keys)
+    stored = written["model"]["transforms"][target]
     transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
-    told = mdata[source].obsm.get(keys.told(target))
-    image = model_space(mdata, source, target, keys) if told is None else np.asarray(told)
+    if is_told(written["params"], source, target):
+        image = np.asarray(mdata[source].obsm[keys.told(target)])
+    else:
+        image = model_space(mdata, source, target, keys)
     return transform.inverse(image, at), [found["var_names"][target][i] for i in at]
 
 

@@ -240,3 +240,14 @@ def test_overlap_of_neighbourhoods():
     x = np.random.default_rng(0).normal(size=(100, 3))
     assert diagnosis.overlap(x, 2 * x + 1) == 1
     assert diagnosis.overlap(x, x[::-1]) < 0.4
+
+
+def test_chains_are_reached_over_common_features():
+    first = np.array(["g1", "g1", "g2", "g3", "g4", "g5"])
+    second = np.array(["p1", "p2", "p2", "p3", "p4", "p3"])
+    chain = diagnosis.link_chains(first, second)
+    assert len(set(chain)) == 3
+    assert len(set(chain[:3])) == 1
+    assert chain[3] == chain[5] != chain[4]
+    # fewer than five: no test without a fold for each, so links of one feature are the groups
+    assert len(set(diagnosis.link_groups(first, second))) == 5

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan import _slots
+from scmmgan import _domain, _slots
 from scmmgan._keys import Keys
 from scmmgan.model.transform import Transform
+from scmmgan.tl import _problem, _told
 
 LINKS, HIDDEN = 9, 8
 
@@ -50,6 +51,21 @@ def align(mdata: md.MuData, **arguments: Any) -> md.MuData:
     return mdata
 
 
+def asked(mdata: md.MuData, **arguments: Any) -> dict[str, Any]:
+    """What `align` would ask where nothing is supported, without the training."""
+    names = ["a", "b"]
+    per = ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
+    given = {n: _domain.per_modality(arguments.get(n, _problem.DEFAULTS.get(n)), names, n) for n in per}
+    problem = _problem.read(mdata, names, given, links=arguments.get("links", "gene"), pairs=None, random_state=0)
+    settings = {
+        "method": "scmmgan",
+        "random_state": 0,
+        "batch": arguments.get("batch"),
+        "spatial": arguments.get("spatial"),
+    }
+    return _told.by_links(mdata, problem, {("a", "b"): {"supported": False}}, settings)[1]
+
+
 def correlation(values: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([np.corrcoef(values[:, j], truth[:, j])[0, 1] for j in range(HIDDEN)]))
 
@@ -72,6 +88,10 @@ def test_values_are_better_than_the_maps(told: tuple[md.MuData, np.ndarray]):
     choice = mdata.uns["scmmgan"]["params"]["told"]["a"]["b"]
     assert choice["by"] == "tissue"
     assert choice["tissue"] > choice["links"] > choice["coupling"]
+    # the other direction has a choice of its own
+    other = mdata.uns["scmmgan"]["params"]["told"]["b"]["a"]
+    assert other["by"] == "tissue"
+    assert other["tissue"] != choice["tissue"]
     values = smm.get.mapped(mdata, "a", "b").X
     assert correlation(values[:, -HIDDEN:], truth) > correlation(of_the_map(mdata)[:, -HIDDEN:], truth) + 0.05
     assert correlation(values[:, -HIDDEN:], truth) > 0.8
@@ -108,9 +128,7 @@ def test_neighbors_are_of_one_sample():
         sample = np.arange(800) % 2
         mdata[m].obs["sample"] = pd.Categorical([f"s{i}" for i in sample])
         mdata[m].obsm["spatial"][sample == 1] = mdata[m].obsm["spatial"][sample == 1][:, ::-1]
-    mixed, apart = (
-        align(mdata, max_steps=3, batch=batch).uns["scmmgan"]["params"]["told"]["a"]["b"] for batch in (None, "sample")
-    )
+    mixed, apart = (asked(mdata, batch=batch)["a"]["b"] for batch in (None, "sample"))
     assert apart["tissue"] - apart["links"] > mixed["tissue"] - mixed["links"] + 0.02
 
 
@@ -165,10 +183,61 @@ def test_signs_of_links_count(told: tuple[md.MuData, np.ndarray]):
     names = [f"g{j}" for j in range(LINKS)]
     table = pd.DataFrame({"a": [f"a_{g}" for g in names], "b": [f"b_{g}" for g in names], "sign": [-1, 1, -1] * 3})
     mdata["a"].X[:, [0, 2, 3, 5, 6, 8]] *= -1
-    align(mdata, links=table, max_steps=3)
-    found = mdata.uns["scmmgan"]["params"]["told"]["a"]["b"]
+    found = asked(mdata, links=table)["a"]["b"]
     expected = told[0].uns["scmmgan"]["params"]["told"]["a"]["b"]
     assert found["links"] == pytest.approx(expected["links"], abs=1e-3)
+    assert found["coupling"] == pytest.approx(expected["coupling"], abs=0.05)
+
+
+def test_batches_of_one_modality_only():
+    mdata, _ = panels()
+    mdata["a"].obs["sample"] = pd.Categorical(np.where(np.arange(400) % 2, "s1", "s0"))
+    align(mdata, max_steps=3, batch={"a": "sample"})
+    assert mdata.uns["scmmgan"]["params"]["told"]["a"]["b"]["by"] == "tissue"
+
+
+def test_a_modality_can_be_left_out_of_the_tissue():
+    mdata, _ = panels()
+    found = asked(mdata, spatial={"a": None})
+    assert "tissue" not in found["a"]["b"]
+    assert "tissue" in found["b"]["a"]
+
+
+def test_scores_are_of_what_was_measured():
+    """Not of what the neighbours in the graph showed: a feature's own noise decides who they are."""
+    mdata, _ = panels()
+    more, less = (asked(mdata, smooth=steps)["a"]["b"] for steps in (5, 1))
+    assert more["links"] == less["links"]
+    assert more["coupling"] != less["coupling"]
+
+
+def test_nothing_is_told_of_noise():
+    rng = np.random.default_rng(0)
+    mdata, _ = panels()
+    for m in ("a", "b"):
+        mdata[m].X = rng.normal(size=mdata[m].shape).astype(np.float32)
+    told = asked(mdata)
+    assert (told["a"]["b"]["by"], told["b"]["a"]["by"]) == ("coupling", "coupling")
+
+
+@pytest.mark.parametrize(("genes", "enough"), [(4, False), (8, True)])
+def test_links_of_few_features_are_not_asked(genes: int, enough: bool):
+    """Four genes of pure noise with links to two features each would tell these by each other."""
+    mdata, _ = panels()
+    table = pd.DataFrame({"a": [f"a_g{j % genes}" for j in range(8)], "b": [f"b_g{j}" for j in range(8)]})
+    assert len(asked(mdata, links=table)) == (2 if enough else 0)
+
+
+def test_a_slot_of_the_users_own_is_left_alone():
+    mdata, _ = panels(noise=0.2, groups=12)
+    align(mdata, max_steps=3)
+    before = smm.get.mapped(mdata, "a", "b", features=["b_b30"]).X
+    own = np.ones((400, widths(mdata)["b"]), dtype=np.float32)
+    mdata["a"].obsm["scmmgan_told_b"] = own
+    np.testing.assert_array_equal(smm.get.mapped(mdata, "a", "b", features=["b_b30"]).X, before)
+    with pytest.raises(ValueError, match="'a' has 'scmmgan_told_b' already"):
+        align(mdata, max_steps=3)
+    np.testing.assert_array_equal(mdata["a"].obsm["scmmgan_told_b"], own)
 
 
 def test_the_map_stays_where_it_is_supported_or_tells_more():
@@ -186,12 +255,19 @@ def test_the_map_stays_where_it_is_supported_or_tells_more():
     assert "scmmgan_told_b" not in mdata["a"].obsm
 
 
-@pytest.mark.parametrize("given", ["seven links", "pairs", "labels", "cyclegan"])
+@pytest.mark.parametrize("given", ["seven links", "101 links", "pairs", "labels", "shared names", "cyclegan"])
 def test_asked_of_links_alone(given: str):
     mdata, _ = panels()
     arguments: dict[str, Any] = {"max_steps": 3}
     if given == "seven links":
         mdata["a"].var["gene"] = [f"g{j}" if j < 7 else f"a{j}" for j in range(21)]
+    elif given == "101 links":
+        pick = np.random.default_rng(0).permutation(21 * 37)[:101]
+        arguments["links"] = pd.DataFrame({"a": mdata["a"].var_names[pick % 21], "b": mdata["b"].var_names[pick // 21]})
+    elif given == "shared names":
+        x = {m: np.random.default_rng(i).normal(size=(400, 60)).astype(np.float32) for i, m in enumerate("ab")}
+        mdata = md.MuData({m: ad.AnnData(v, obs=mdata[m].obs) for m, v in x.items()})
+        arguments["links"] = "var_names"
     elif given == "pairs":
         rows = np.arange(5)
         arguments["pairs"] = pd.DataFrame({m: mdata[m].obs_names[rows] for m in ("a", "b")})

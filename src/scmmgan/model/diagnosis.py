@@ -197,16 +197,20 @@ def link_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Where chains make less than five groups of it, links that share the first feature are, or else the second.
     """
+    for group in (link_chains(first, second), first, second):
+        if len(np.unique(group)) >= FOLDS:
+            return np.unique(group, return_inverse=True)[1]
+    return np.arange(len(first))
+
+
+def link_chains(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Chain (l,) of each link, given the features (l,) it names: all that are reached over common features."""
     from scipy.sparse.csgraph import connected_components
 
     a, b = (np.unique(side, return_inverse=True)[1] for side in (first, second))
     n = a.max() + b.max() + 2
     graph = sp.coo_matrix((np.ones(len(a)), (a, b + a.max() + 1)), shape=(n, n))
-    component = connected_components(graph, directed=False)[1][a]
-    for group in (component, a, b):
-        if len(np.unique(group)) >= FOLDS:
-            return np.unique(group, return_inverse=True)[1]
-    return np.arange(len(a))
+    return np.unique(connected_components(graph, directed=False)[1][a], return_inverse=True)[1]
 
 
 def folds(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -105,7 +105,8 @@ def align(
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along (METHOD §9), for :func:`scmmgan.tl.place`; a key
         is for all modalities that have it, or give a dict. Default `None`. Neighbours in the tissue, by these or by
-        `obsm["spatial"]`, help links to tell values where they are better than the map (below).
+        `obsm["spatial"]` (a dict with `None` for a modality leaves its own out), help links to tell values where they are
+        better than the map (below).
     method
         `"scmmgan"` (default). For comparison: `"coupling"`, the coupling itself as a map, between the 15 nearest cells,
         without training (nothing below down to `lr` matters to it); `"scmmgan-paper"`, the published networks, weights
@@ -161,8 +162,8 @@ def align(
         The coupling that the training started from.
     `mdata[a].obsm[f"{key_added}_told_{b}"]` : float32, cells × b's model space
         What the mapped values are decoded from, only where it is not the map: where nothing supports the coupling of 8 to
-        100 links and these, held out, are told better by a regression inside b than by a coupling
-        (benchmarks/accuracy.md, "Where links tell more than the map"). The joint embedding is the map's all the same.
+        100 links (8 without a feature in common; weights do not count here) and these, held out, are told better by a
+        regression inside b than by a coupling (benchmarks/accuracy.md, "Where links tell more than the map"). The joint embedding is the map's all the same.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
         Share of the cell's mass that found no partner in b, 0 to 1: to rank cells by. 0 for known pairs. Only where
         links, 100 pairs or labels made the coupling, not for shapes. Without labels it is averaged over the neighbours

@@ -106,7 +106,7 @@ def importance(
     if not len(chosen):
         raise ValueError("`features` names no feature. Name at least one.")
     _check_captum()
-    if keys.told(target) in mdata[source].obsm:
+    if _slots.is_told(_slots.record(mdata, keys)["params"], source, target):
         logger.warning(
             "Values of %r in %r are told by links, not by the map, which is what is explained.", source, target
         )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
-FEWEST, MOST = 8, 100  # links: a fifth of fewer leaves too little to plan with, of more than 50 none was measured
+FEWEST, MOST = 8, 100  # links without a feature in common: of fewer one that is held out is missed; more are costly
+ERRORS = 2  # standard errors that what is told lies above nothing
 WORDS = {"coupling": "the map", "links": "the links alone", "tissue": "the links alone, neighbours' in the tissue too"}
 
 
@@ -36,7 +37,7 @@ def by_links(
     `arguments`: of `tl.align`; other methods than the default one map all values.
     """
     from scmmgan.model import readout
-    from scmmgan.model.diagnosis import link_groups
+    from scmmgan.model.diagnosis import link_chains
 
     images: dict[Pair, np.ndarray] = {}
     choice: dict[str, dict[str, dict[str, Any]]] = {}
@@ -44,7 +45,8 @@ def by_links(
     random_state = arguments["random_state"]
     for pair, table in problem.tables.items() if arguments["method"] == "scmmgan" else ():
         alone = pair not in problem.pairs and problem.labels is None and not problem.shared
-        if records[pair]["supported"] or not alone or not FEWEST <= len(table) <= MOST:
+        chains = link_chains(*(table[m].to_numpy(dtype=str) for m in pair))
+        if records[pair]["supported"] or not alone or chains.max() + 1 < FEWEST or len(table) > MOST:
             continue
         a, b = (domains[m] for m in pair)
         scores = {
@@ -52,15 +54,16 @@ def by_links(
             for d in (a, b)
         }
         scores[a.name] *= table["sign"].to_numpy()
-        neighbors = _neighbors(mdata, pair, arguments["batch"], arguments["spatial"])
-        groups = link_groups(*(table[m].to_numpy(dtype=str) for m in pair))
+        batch = _domain.per_modality(arguments["batch"], list(domains), "batch")
+        neighbors = _neighbors(mdata, pair, batch, arguments["spatial"])
         linked = _prior.links_to_couple(a, b, table, shared=False, random_state=random_state)
         told = readout.told(
-            {m: domains[m].x for m in pair}, linked, scores, groups, neighbors, random_state=random_state
+            {m: domains[m].x for m in pair}, linked, scores, chains, neighbors, random_state=random_state
         )
         for (source, target), by in told.items():
-            best = max(by, key=lambda name: by[name])
-            choice.setdefault(source, {})[target] = {"by": best, **by}
+            mean = {name: float(r.mean()) for name, r in by.items()}
+            best = _best(by)
+            choice.setdefault(source, {})[target] = {"by": best, **mean}
             asked = scores[source]
             if best == "tissue":
                 asked = readout.over_tissue(asked, neighbors[source])
@@ -68,20 +71,31 @@ def by_links(
                 images[source, target] = readout.image(asked, scores[target], domains[target].x)
             logger.info(
                 "Values of %r mapped to %r are told by %s (mean correlation of held-out links: %s).",
-                source, target, WORDS[best], ", ".join(f"{WORDS[name]} {r:.2f}" for name, r in by.items()),
+                source, target, WORDS[best], ", ".join(f"{WORDS[name]} {r:.2f}" for name, r in mean.items()),
             )  # fmt: skip
     return images, choice
 
 
-def _neighbors(mdata: MuData, pair: Pair, batch: Any, spatial: Any) -> dict[str, np.ndarray]:
+def _best(by: Mapping[str, np.ndarray]) -> str:
+    """What tells held-out links best, of correlations (l,): the map, unless another is better and tells them at all."""
+    best = max(by, key=lambda name: by[name].mean())
+    error = by[best].std(ddof=1) / np.sqrt(len(by[best]))
+    return best if by[best].mean() > ERRORS * error else "coupling"
+
+
+def _neighbors(
+    mdata: MuData, pair: Pair, batch: Mapping[str, str | None], spatial: str | Mapping[str, str | None] | None
+) -> dict[str, np.ndarray]:
     """Nearest cells in the tissue of the modalities that have coordinates: those named, or `obsm["spatial"]`."""
     from scmmgan.model import readout
 
-    codes = _known.read_batches(mdata, pair, batch if isinstance(batch, Mapping) else dict.fromkeys(pair, batch))
+    codes = _known.read_batches(mdata, pair, batch)
     found = {}
     for m in pair:
-        named = spatial.get(m) if isinstance(spatial, Mapping) else spatial
-        key = named if isinstance(named, str) and named in mdata[m].obsm else "spatial"
+        named = spatial.get(m, "spatial") if isinstance(spatial, Mapping) else spatial or "spatial"
+        if named is None:
+            continue
+        key = named if named in mdata[m].obsm else "spatial"
         if key not in mdata[m].obsm:
             continue
         try:
