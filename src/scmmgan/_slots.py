@@ -293,6 +293,8 @@ def mapped_values(
     stored = written["model"]["transforms"][target]
     transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
     if is_told(written["params"], source, target):
+        if keys.told(target) not in mdata[source].obsm:
+            raise missing_key(f"obsm key in {source!r}", keys.told(target), list(mdata[source].obsm), "Align again.")
         image = np.asarray(mdata[source].obsm[keys.told(target)])
     else:
         image = model_space(mdata, source, target, keys)

@@ -20,13 +20,8 @@ from scmmgan.model.smoothed import BLOCK, BatchedMatrix, Matrix, SmoothedMatrix
 N_DISPERSED = 2_000  # features that enter the PCA, next to the linked ones
 MINOR = 1e-3  # ridge of features in the PCA that are regressed: no component is so small that its errors are blown up
 RIDGE = 1.0  # of the mean variance: minor components of a mapped cell tell little of features outside the PCA
-RIDGES = (
-    10.0,
-    3.0,
-    1.0,
-    0.3,
-    0.1,
-)  # in a shared space, where these are what one side alone measured (benchmarks/accuracy.md)
+# in a shared space these features are what one side alone measured, and the penalty is chosen (benchmarks/accuracy.md)
+RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)
 LEFT_OUT = 5_000  # cells that are left out in turn to choose
 
 

@@ -163,7 +163,8 @@ def align(
     `mdata[a].obsm[f"{key_added}_told_{b}"]` : float32, cells × b's model space
         What the mapped values are decoded from, only where it is not the map: where nothing supports the coupling of 8 to
         100 links (8 without a feature in common; weights do not count here) and these, held out, are told better by a
-        regression inside b than by a coupling (benchmarks/accuracy.md, "Where links tell more than the map"). The joint embedding is the map's all the same.
+        regression inside b than by a coupling (benchmarks/accuracy.md, "Where links tell more than the map"). The joint
+        embedding is the map's all the same.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
         Share of the cell's mass that found no partner in b, 0 to 1: to rank cells by. 0 for known pairs. Only where
         links, 100 pairs or labels made the coupling, not for shapes. Without labels it is averaged over the neighbours
