@@ -142,7 +142,7 @@ def test_slots(told: tuple[md.MuData, np.ndarray]):
     np.testing.assert_allclose(some.X, written[:, ["b_g3", "b_b30"]].X, atol=1e-5)
     cut = mdata.copy()
     del cut["a"].obsm["scmmgan_told_b"]
-    with pytest.raises(KeyError, match="No obsm key in 'a' 'scmmgan_told_b'.*Align again"):
+    with pytest.raises(KeyError, match=r"No obsm key in 'a' 'scmmgan_told_b'.*Align again"):
         smm.get.mapped(cut, "a", "b", features=["b_g3"])
     # the joint embedding is the map's
     x = mdata["a"].obsm["X_scmmgan"]
