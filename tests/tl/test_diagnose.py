@@ -136,7 +136,29 @@ def test_few_links_make_a_coupling_but_no_support(n_linked: int):
     assert record["kind"] == "links"
     assert len(record["links"]) == n_linked
     assert not record["supported"]
-    assert "and 10 links" in record["statement"]
+    assert "and 10 links of different features" in record["statement"]
+
+
+@pytest.mark.parametrize(("genes", "peaks"), [(3, 8), (4, 6), (9, 2)])
+def test_links_of_few_features_bear_each_other_out(genes: int, peaks: int):
+    """Genes of pure noise, each linked to features that vary together: any table of such carries itself over."""
+    rng = np.random.default_rng(0)
+    own = {
+        m: 2 * rng.normal(size=(400, 3)) @ rng.normal(size=(3, 15)) + rng.normal(size=(400, 15))
+        for m in ("rna", "protein")
+    }
+    factors = {m: rng.normal(size=(400, genes)) for m in own}
+    together = np.repeat(factors["protein"], peaks, axis=1) + 0.7 * rng.normal(size=(400, genes * peaks))
+    x = {"rna": np.hstack([factors["rna"], own["rna"]]), "protein": np.hstack([together, own["protein"]])}
+    mods = {
+        m: ad.AnnData(v.astype(np.float32), var=pd.DataFrame(index=[f"{m}_{j}" for j in range(v.shape[1])]))
+        for m, v in x.items()
+    }
+    for m, a in mods.items():
+        a.obs_names = [f"{m}{i}" for i in range(400)]
+    links = [(f"rna_{j // peaks}", f"protein_{j}") for j in range(genes * peaks)]
+    record = align(md.MuData(mods), links=pd.DataFrame(links, columns=["rna", "protein"]))
+    assert not record["supported"]
 
 
 def test_nothing_known_is_never_support():
@@ -207,7 +229,7 @@ def record_of(**changes: Any) -> dict[str, Any]:
         {"population": ["A", "B"], "partner": ["X", "Y"], "swap": ["", ""], "gap": [1.0, 1.0], "share": [0.5, 0.5]}
     )
     links = {"links_mean": 0.5, "links_error": 0.05, "links_p": 0.01, "links_null": np.zeros(9)}
-    links["links"] = pd.DataFrame(index=range(12))
+    links["links"] = pd.DataFrame({side: [f"{side}{j}" for j in range(12)] for side in ("a", "b")})
     return {"kind": "links", "swap_limit": 1 / 3, "populations": table, **links, **changes}
 
 

@@ -68,7 +68,9 @@ def _supports(name: str, record: Mapping[str, Any]) -> bool:
     if name == "pairs":
         return bool(record["pairs_n"] >= MIN_TESTED_PAIRS and _pairs_hold(record, record["pairs_error"]))
     large = _links_hold(record) and not _overruled(record)
-    return bool(large and (record["kind"] != "links" or len(record["links"]) >= _prior.MIN_HELD_OUT))
+    # one feature's noise is in all of its links: they bear each other out
+    features = min(record["links"].iloc[:, side].nunique() for side in (0, 1))
+    return bool(large and (record["kind"] != "links" or features >= _prior.MIN_HELD_OUT))
 
 
 def _links_hold(record: Mapping[str, Any]) -> bool:
@@ -117,7 +119,7 @@ def _reasons(record: Mapping[str, Any], *, follows: bool, against: bool) -> list
             f"{len(record['links'])} held-out links correlate {record['links_mean']:.2f} ± {record['links_error']:.2f} on average "
             f"with their partners carried over (shuffled links {null.mean():.2f}, at most {null.max():.2f}; support takes "
             f"{MIN_CORRELATION:.2f}, the standard error taken off, more than every shuffled table, and "
-            f"{_prior.MIN_HELD_OUT} links)."
+            f"{_prior.MIN_HELD_OUT} links of different features)."
             + (
                 " That is more than chance, and may be no more than other tissues share."
                 if weak and not overruled
