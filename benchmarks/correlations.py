@@ -132,10 +132,10 @@ def run_real(seeds: list[int], folder: Path, shuffle: bool) -> None:
 
 def run_speed(n_cells: int, n_genes: int) -> None:
     """One gene against all of a sparse matrix: CPU seconds of every part of one permutation."""
-    from scmmgan.model import correlations as cor
-    from scmmgan.model.diffusion import smoothing_operator
-    from scmmgan.model.smoothed import SmoothedMatrix
-    from scmmgan.model.transform import Transform, decoder_of
+    from scmmgan.model.evidence import correlations as cor
+    from scmmgan.model.space.diffusion import smoothing_operator
+    from scmmgan.model.space.smoothing import SmoothedMatrix
+    from scmmgan.model.space.transform import Transform, decoder_of
 
     rng = np.random.default_rng(0)
     rate = rng.lognormal(-2, 1, n_genes)

@@ -32,8 +32,11 @@ sys.path.insert(0, str(SHARED / "bench"))
 import run as bench  # noqa: E402
 import scores  # noqa: E402
 
-from scmmgan import _links  # noqa: E402
-from scmmgan.tl import _evidence, _prior, _smoothing, _verdict  # noqa: E402
+from scmmgan.data import links as _links
+from scmmgan.model.coupling import couple as _prior
+from scmmgan.model.evidence import populations as _evidence
+from scmmgan.model.evidence import readings as _smoothing
+from scmmgan.model.evidence import verdict as _verdict
 
 T_CELLS = ["CD4 T naive", "CD4 T memory", "CD8 T naive", "CD8 T memory"]
 MYELOID = ["CD14 Mono", "DC"]

@@ -25,7 +25,7 @@ sys.path.insert(0, str(SHARED / "bench"))
 import run as bench  # noqa: E402
 import scores  # noqa: E402
 
-from scmmgan.model import training  # noqa: E402
+from scmmgan.model.nets import training
 
 
 def truth(name: str, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -34,9 +34,9 @@ sys.path.insert(0, str(SHARED / "bench"))
 import run as bench  # noqa: E402
 
 import scmmgan as smm  # noqa: E402
-from scmmgan._keys import Keys  # noqa: E402
-from scmmgan.model.smoothed import SmoothedMatrix  # noqa: E402
-from scmmgan.tl import _problem  # noqa: E402
+from scmmgan.data import read as _problem
+from scmmgan.data.keys import Keys  # noqa: E402
+from scmmgan.model.space.smoothing import SmoothedMatrix  # noqa: E402
 
 # looked at while the shares were chosen (seed 0), and not
 REMOVED = {

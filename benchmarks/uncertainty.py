@@ -29,9 +29,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 import scmmgan as smm
-from scmmgan._keys import Keys
-from scmmgan.model import uncertainty
-from scmmgan.tl import _determined, _problem
+from scmmgan.data import read as _problem
+from scmmgan.data.keys import Keys
+from scmmgan.model.evidence import calibration as _determined
+from scmmgan.model.evidence import uncertainty
 from scmmgan.tl._uncertainty import expressed
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

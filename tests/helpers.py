@@ -6,7 +6,7 @@ import mudata as md
 import numpy as np
 
 import scmmgan as smm
-from scmmgan.model.transform import Transform
+from scmmgan.model.space.transform import Transform
 
 
 def transform_of(mdata: md.MuData, name: str) -> Transform:

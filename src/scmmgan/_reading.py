@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _slots
-from scmmgan._domain import missing_key
-from scmmgan._keys import Keys
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.data.modality import missing_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +67,7 @@ def of_coupling(
     mdata: MuData, source: str, target: str, features: str | Sequence[str], keys: Keys
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Conditional variance (cells × features), variance in the population (features,), names."""
-    from scmmgan.model import uncertainty as model
+    from scmmgan.model.evidence import uncertainty as model
 
     several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
     cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _reading, _slots
-from scmmgan._domain import modality
-from scmmgan._keys import Keys
+from scmmgan import _reading
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.data.modality import modality
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scmmgan.model.aligner import Aligner
+    from scmmgan.model.nets.aligner import Aligner
 
 __all__ = [
     "coordinates",
@@ -247,7 +248,7 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
     >>> smm.get.model(mdata).modalities
     ['rna', 'protein']
     """
-    from scmmgan.model.aligner import Aligner
+    from scmmgan.model.nets.aligner import Aligner
 
     stored = _slots.record(mdata, Keys(key))["model"]
     return Aligner.from_state(str(stored["config"]), stored["weights"])

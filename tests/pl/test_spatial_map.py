@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from scmmgan import get, pl
-from scmmgan._keys import Keys
+from scmmgan.data.keys import Keys
 
 
 def draw(mdata, features, **kwargs):

@@ -304,7 +304,7 @@ def test_what_is_not_given_is_the_methods_own(small: md.MuData):
 
 
 def test_default_steps(small: md.MuData, monkeypatch: pytest.MonkeyPatch):
-    from scmmgan.model import methods
+    from scmmgan.model.nets import methods
 
     seen = []
     original = methods.Recipe
@@ -812,7 +812,7 @@ def test_no_matrix(small: md.MuData, fingerprint: Callable):
 
 
 def test_training_that_breaks_writes_nothing(small: md.MuData, fingerprint: Callable, monkeypatch: pytest.MonkeyPatch):
-    from scmmgan.model import losses
+    from scmmgan.model.nets import losses
 
     align(small, key_added="before")
     original = losses.cycle_loss

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
 import scmmgan as smm
-from scmmgan.model import clusters
+from scmmgan.model.evidence import clusters
 
 
 def domains(n: int = 600, *, distance: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

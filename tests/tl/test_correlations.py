@@ -15,9 +15,9 @@ import scipy.sparse as sp
 
 import scmmgan as smm
 from planted import TRUTH, planted
-from scmmgan._keys import Keys
-from scmmgan.model.transform import Transform
-from scmmgan.tl import _problem
+from scmmgan.data import read as _problem
+from scmmgan.data.keys import Keys
+from scmmgan.model.space.transform import Transform
 
 QUERIES = ["A_0", "B_0"]
 

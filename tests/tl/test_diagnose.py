@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan.model import aligner
-from scmmgan.tl import _quality, _verdict
+from scmmgan.model.evidence import quality as _quality
+from scmmgan.model.evidence import verdict as _verdict
+from scmmgan.model.nets import aligner
 
 COUPLED = {"method": "coupling", "progress_bar": False}
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan._keys import Keys
-from scmmgan.model.smoothed import SmoothedMatrix
-from scmmgan.tl import _problem
+from scmmgan.data import read as _problem
+from scmmgan.data.keys import Keys
+from scmmgan.model.space.smoothing import SmoothedMatrix
 
 
 def table(mdata: md.MuData, source: str = "rna", target: str = "protein", **arguments) -> pd.DataFrame:

@@ -14,10 +14,10 @@ import torch
 
 import scmmgan as smm
 from helpers import own_space, space_of
-from scmmgan.model import training
-from scmmgan.model.aligner import Aligner, Frame
-from scmmgan.model.coupling import Coupling
-from scmmgan.model.landmarks import Landmarks
+from scmmgan.model.coupling.coupling import Coupling
+from scmmgan.model.coupling.landmarks import Landmarks
+from scmmgan.model.nets import training
+from scmmgan.model.nets.aligner import Aligner, Frame
 
 SLOT, SPREAD = "scmmgan_coordinates_rna", "scmmgan_spread"
 

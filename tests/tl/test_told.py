@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan import _domain, _slots
-from scmmgan._keys import Keys
-from scmmgan.model.transform import Transform
-from scmmgan.tl import _problem, _told
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.model.space.transform import Transform
+from scmmgan.tl import _told
 
 LINKS, HIDDEN = 9, 8
 

@@ -16,8 +16,9 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 import scmmgan as smm
 from helpers import transform_of
-from scmmgan._keys import Keys
-from scmmgan.tl import _determined, _problem
+from scmmgan.data import read as _problem
+from scmmgan.data.keys import Keys
+from scmmgan.model.evidence import calibration as _determined
 from scmmgan.tl._uncertainty import expressed
 
 COUPLED = {"method": "coupling", "links": "gene", "progress_bar": False}

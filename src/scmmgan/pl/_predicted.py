@@ -13,7 +13,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scmmgan import _known, get
+from scmmgan import get
+from scmmgan.data import known as _known
 from scmmgan.pl._measured import measured_values, units
 from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT
 

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from scmmgan import get
-from scmmgan._keys import Keys
+from scmmgan.data.keys import Keys
 from scmmgan.pl._measured import linked, measured_values, units
 from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissue
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scmmgan._genomic import WINDOW, genomic_links
-from scmmgan._links import link_table
+from scmmgan.data.genomic import WINDOW, genomic_links
+from scmmgan.data.links import link_table
 
 if TYPE_CHECKING:
     import pandas as pd

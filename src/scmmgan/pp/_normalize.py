@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmmgan import _domain
+from scmmgan.data import modality as _domain
 
 if TYPE_CHECKING:
     from mudata import MuData

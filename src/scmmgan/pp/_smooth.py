@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scmmgan import _domain
-from scmmgan.model.transform import fit_operator
+from scmmgan.data import modality as _domain
+from scmmgan.model.space.transform import fit_operator
 from scmmgan.pp._normalize import _writable
 
 if TYPE_CHECKING:

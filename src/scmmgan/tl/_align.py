@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _domain, _slots
-from scmmgan._keys import Keys
-from scmmgan.tl import _problem, _quality, _told, _verdict
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.model.evidence import quality as _quality
+from scmmgan.model.evidence import verdict as _verdict
+from scmmgan.tl import _told
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.model.coupling import Coupling
+    from scmmgan.model.coupling.coupling import Coupling
 
 logger = logging.getLogger("scmmgan")
 
@@ -210,7 +214,7 @@ def align(
     couplings, loadings = problem.couple(random_state)
     records, ambiguous = problem.diagnose(couplings, random_state)
 
-    from scmmgan.model import methods
+    from scmmgan.model.nets import methods
 
     chosen = ("weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device")
     settings = {name: arguments[name] for name in chosen}
@@ -251,7 +255,7 @@ def _check_copy(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Checked settings of the training, all loss weights among them."""
-    from scmmgan.model import methods
+    from scmmgan.model.nets import methods
 
     method = methods.lookup(arguments["method"])
     geometry = method.geometry if arguments["geometry"] == "auto" else methods.check_geometry(arguments["geometry"])

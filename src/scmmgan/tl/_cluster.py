@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scmmgan import _derived, _domain, _slots
-from scmmgan._keys import Keys
+from scmmgan.data import derived as _derived
+from scmmgan.data import modality as _domain
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -91,7 +93,7 @@ def cluster(
         raise ValueError(
             f"The mapped cells of {source!r} are copies of {different} cells: no {n_clusters} clusters. Lower `n_clusters`."
         )
-    from scmmgan.model import clusters
+    from scmmgan.model.evidence import clusters
 
     label = clusters.spectral(mapped, n_clusters, n_neighbors=n_neighbors, random_state=random_state)
     values = pd.Categorical.from_codes(label, categories=pd.Index([str(i) for i in range(n_clusters)]))

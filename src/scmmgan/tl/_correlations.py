@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _derived, _domain, _known, _slots
-from scmmgan._keys import Keys
-from scmmgan.model import correlations as model
-from scmmgan.model.transform import decoder_of
-from scmmgan.tl import _problem
+from scmmgan.data import derived as _derived
+from scmmgan.data import known as _known
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.model.evidence import correlations as model
+from scmmgan.model.space.transform import decoder_of
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan._domain import Domain
-    from scmmgan.tl._problem import Problem
+    from scmmgan.data.modality import Domain
+    from scmmgan.data.read import Problem
 
 logger = logging.getLogger("scmmgan")
 

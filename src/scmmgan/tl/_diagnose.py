@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scmmgan import _domain, _slots
-from scmmgan._keys import Keys
-from scmmgan.tl import _problem, _quality, _verdict
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.model.evidence import quality as _quality
+from scmmgan.model.evidence import verdict as _verdict
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.model.aligner import Loadings
-    from scmmgan.model.coupling import Coupling
+    from scmmgan.model.coupling.coupling import Coupling
+    from scmmgan.model.nets.aligner import Loadings
 
 logger = logging.getLogger("scmmgan")
 
@@ -129,7 +132,8 @@ def _retrain(
     seed: int,
 ) -> dict[Pair, dict[str, Any]]:
     """Agreement of restarts with other seeds and couplings, and scores of a training on shuffled anchors."""
-    from scmmgan.model import methods, restarts
+    from scmmgan.model.evidence import restarts
+    from scmmgan.model.nets import methods
 
     x, names = problem.x, list(problem.x)
     rows = {m: np.sort(np.random.default_rng(seed).permutation(len(v))[:PROBED]) for m, v in x.items()}
@@ -169,7 +173,7 @@ def _another(
     problem: _problem.Problem, couplings: dict[Pair, Coupling], loadings: dict[Pair, Loadings], i: int, seed: int
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Rival couplings where shapes decided, for the i-th restart; else couplings on other landmarks."""
-    from scmmgan.model import restarts
+    from scmmgan.model.evidence import restarts
 
     if not any(len(c.rivals) for c in couplings.values()):
         return problem.couple(seed + i)

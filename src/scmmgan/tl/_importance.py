@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scmmgan import _derived, _domain, _slots
-from scmmgan._keys import Keys
-from scmmgan.tl import _problem
+from scmmgan.data import derived as _derived
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan._domain import Domain
+    from scmmgan.data.modality import Domain
 
 logger = logging.getLogger("scmmgan")
 
@@ -131,7 +133,7 @@ def _explain(
 ) -> pd.DataFrame:
     """The table of all chosen features."""
     from scmmgan import get
-    from scmmgan.model import attribution
+    from scmmgan.model.evidence import attribution
 
     rows = np.sort(np.random.default_rng(random_state).permutation(len(source.x))[:n_cells])
     own, other = source.transform, target.transform

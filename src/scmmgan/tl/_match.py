@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scmmgan import _derived, _domain, _slots
-from scmmgan._keys import Keys
+from scmmgan.data import derived as _derived
+from scmmgan.data import modality as _domain
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -80,7 +82,7 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
     _derived.check_free(mdata, slots, keys)
     warn_of_verdict(mdata, source, target, keys)
 
-    from scmmgan.model import matching
+    from scmmgan.model.evidence import matching
 
     neighbors = matching.own_neighbors(cells.source, random_state=random_state)
     n = max(k, matching.VOTES)

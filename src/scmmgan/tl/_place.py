@@ -10,9 +10,12 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from scmmgan import _derived, _domain, _slots, get
-from scmmgan._keys import Keys
-from scmmgan.tl import _problem
+from scmmgan import get
+from scmmgan.data import derived as _derived
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 
 if TYPE_CHECKING:
     from mudata import MuData

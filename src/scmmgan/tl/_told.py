@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _domain, _known
-from scmmgan.tl import _prior
+from scmmgan.data import known as _known
+from scmmgan.data import modality as _domain
+from scmmgan.model.coupling import couple as _prior
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.tl._problem import Problem
+    from scmmgan.data.read import Problem
 
 logger = logging.getLogger("scmmgan")
 
@@ -36,8 +37,8 @@ def by_links(
     Asked where links alone decided, outside of shared spaces, and `records` say that nothing supports what they decided.
     `arguments`: of `tl.align`; other methods than the default one map all values.
     """
-    from scmmgan.model import readout
-    from scmmgan.model.diagnosis import link_chains
+    from scmmgan.model.evidence import readout
+    from scmmgan.model.evidence.heldout import link_chains
 
     images: dict[Pair, np.ndarray] = {}
     choice: dict[str, dict[str, dict[str, Any]]] = {}
@@ -87,7 +88,7 @@ def _neighbors(
     mdata: MuData, pair: Pair, batch: Mapping[str, str | None], spatial: str | Mapping[str, str | None] | None
 ) -> dict[str, np.ndarray]:
     """Nearest cells in the tissue of the modalities that have coordinates: those named, or `obsm["spatial"]`."""
-    from scmmgan.model import readout
+    from scmmgan.model.evidence import readout
 
     codes = _known.read_batches(mdata, pair, batch)
     found = {}

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan import _derived, _domain, _slots
-from scmmgan._keys import Keys
+from scmmgan.data import derived as _derived
+from scmmgan.data import modality as _domain
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 from scmmgan.tl import _match
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.model.matching import Votes
+    from scmmgan.model.evidence.matching import Votes
 
 logger = logging.getLogger("scmmgan")
 
@@ -107,7 +109,7 @@ def transfer(
     _derived.check_free(mdata, slots, keys)
     _match.warn_of_verdict(mdata, source, target, keys)
 
-    from scmmgan.model import matching
+    from scmmgan.model.evidence import matching
 
     neighbors = matching.own_neighbors(cells.source, random_state=random_state)
     indices, _ = matching.nearest(cells.source, cells.target, matching.VOTES, random_state=random_state)
@@ -187,7 +189,7 @@ def _slots_of(source: str, target: str, name: str, labels: bool, keys: Keys) -> 
 
 def _labels(votes: Votes, column: pd.Categorical, share: np.ndarray) -> list[Any]:
     """Label, unassigned share and best probability of every cell, and all probabilities."""
-    from scmmgan.model import matching
+    from scmmgan.model.evidence import matching
 
     carried = matching.carry_labels(votes, column.codes, len(column.categories))
     carried *= share[:, None]
@@ -200,7 +202,7 @@ def _labels(votes: Votes, column: pd.Categorical, share: np.ndarray) -> list[Any
 
 def _values(votes: Votes, column: np.ndarray, share: np.ndarray) -> list[Any]:
     """Value, unassigned share and spread of every cell."""
-    from scmmgan.model import matching
+    from scmmgan.model.evidence import matching
 
     mean, spread = matching.carry_values(votes, column)
     share = np.where(np.isnan(mean), 0.0, share)

@@ -10,9 +10,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan import _derived, _domain, _slots, get
-from scmmgan._keys import Keys
-from scmmgan.tl import _determined, _draws, _intervals, _problem
+from scmmgan import get
+from scmmgan.data import derived as _derived
+from scmmgan.data import modality as _domain
+from scmmgan.data import read as _problem
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.model.evidence import calibration as _determined
+from scmmgan.model.evidence import conformal as _intervals
+from scmmgan.model.evidence import draws as _draws
 
 if TYPE_CHECKING:
     from mudata import MuData

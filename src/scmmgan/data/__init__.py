@@ -1,0 +1,1 @@
+"""MuData ⇄ arrays: everything is read once and written once."""

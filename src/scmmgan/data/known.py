@@ -1,0 +1,184 @@
+"""What the user knows of the cells: pairs, labels, batches. All checks; row numbers and codes come out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scmmgan.data.modality import missing_key, modality
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
+
+MIN_PAIRS = 3
+GAPS = ("", "nan", "None", "<NA>")  # what str() makes of a gap
+
+
+def read_pairs(
+    mdata: MuData, names: Sequence[str], pairs: str | pd.DataFrame | None
+) -> dict[tuple[str, str], np.ndarray]:
+    """Row numbers (k × 2) of known pairs for all pairs of modalities that have any."""
+    if pairs is None:
+        return {}
+    if not isinstance(pairs, str | pd.DataFrame):
+        raise TypeError(f"`pairs` must be a str, a DataFrame or None, got {type(pairs).__name__}.")
+    _check_names(mdata, names, pairs)
+    found = {}
+    for a, b in combinations(names, 2):
+        cells = _named(mdata, a, b, pairs) if isinstance(pairs, str) else _tabled(mdata, a, b, pairs)
+        if len(names) > 2 and not len(cells):
+            # of several modalities some may have no cell in common
+            continue
+        if len(cells) < MIN_PAIRS:
+            raise ValueError(
+                f"`pairs` gives {len(cells)} pairs of {a!r} and {b!r}; at least {MIN_PAIRS} are needed. Cells are named "
+                f"like {list(mdata[a].obs_names[:2])} and {list(mdata[b].obs_names[:2])}."
+            )
+        logger.info("%d known pairs of %r and %r.", len(cells), a, b)
+        found[a, b] = cells
+    if not found:
+        raise ValueError(f"`pairs` gives no pair of any two of the modalities {list(names)}. Check the names of cells.")
+    return found
+
+
+def _check_names(mdata: MuData, names: Sequence[str], pairs: str | pd.DataFrame) -> None:
+    """Cells have unique names, and two modalities a column of pairs, or one of them for a boolean one."""
+    for m in names:
+        if not (cells := modality(mdata, m).obs_names).is_unique:
+            twice = cells[cells.duplicated()][0]
+            raise ValueError(
+                f"obs_names of {m!r} are not unique, e.g. {twice!r}: `pairs` names cells. "
+                "Run `obs_names_make_unique()` on it."
+            )
+    if isinstance(pairs, str):
+        if pairs != "obs_names" and not any(pairs in mdata[m].obs for m in names):
+            columns = [c for m in names for c in mdata[m].obs]
+            what = f"obs column in {' or '.join(map(repr, names))}"
+            raise missing_key(what, pairs, columns, "`pairs` also takes 'obs_names' or a table.")
+        return
+    if not pairs.columns.is_unique:
+        raise ValueError(f"The table `pairs` has columns of one name: {list(pairs)}. Drop or rename them.")
+    there = [m for m in names if m in pairs]
+    if len(there) < 2:
+        missing = next(m for m in names if m not in there)
+        raise missing_key("column in the table `pairs`", missing, [str(c) for c in pairs], "One per modality.")
+
+
+def _named(mdata: MuData, a: str, b: str, pairs: str) -> np.ndarray:
+    """Cells of equal names, all or those that a boolean column marks; a column on one side marks for both."""
+    both = mdata[a].obs_names[mdata[a].obs_names.isin(mdata[b].obs_names)]
+    having = [m for m in (a, b) if pairs != "obs_names" and pairs in mdata[m].obs]
+    for m in having:
+        values = mdata[m].obs[pairs]
+        if not pd.api.types.is_bool_dtype(values):
+            raise ValueError(
+                f"obs column {pairs!r} of {m!r} must be boolean (is this cell's partner known?), got {values.dtype}."
+            )
+        # a categorical column may have no False to fill gaps with
+        marked = values.astype("boolean").fillna(False).to_numpy(dtype=bool)
+        both = both[both.isin(values.index[marked])]
+    if pairs != "obs_names" and not having:
+        both = both[:0]
+    return np.stack([mdata[m].obs_names.get_indexer(both) for m in (a, b)], axis=1)
+
+
+def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
+    """Cells of a table with one column of names per modality; rows with a gap are no pair of the two."""
+    if a not in pairs or b not in pairs:
+        return np.empty((0, 2), dtype=int)
+    table = pd.DataFrame({m: _as_text(pairs[m]) for m in (a, b)}).dropna()
+    rows = {}
+    for m in (a, b):
+        cells = table[m]
+        rows[m] = mdata[m].obs_names.get_indexer(pd.Index(cells.to_numpy(dtype=object)))
+        if (unknown := rows[m] < 0).any():
+            first = cells.to_numpy()[unknown][0]
+            raise KeyError(
+                f"`pairs` names {int(unknown.sum())} cells that are not in {m!r}, e.g. {first!r}; its cells are named like "
+                f"{list(mdata[m].obs_names[:2])}."
+            )
+        if (twice := cells.duplicated().to_numpy()).any():
+            raise ValueError(f"`pairs` names {cells.to_numpy()[twice][0]!r} of {m!r} twice: a cell has one partner.")
+    return np.stack([rows[a], rows[b]], axis=1)
+
+
+def read_labels(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]) -> dict[str, np.ndarray] | None:
+    """Codes (n,) of one vocabulary per modality, -1 where there is a gap; None without labels."""
+    values = _columns(mdata, names, labels, "labels")
+    if values is None:
+        return None
+    found = {m: set(v.dropna()) for m, v in values.items()}
+    for a, b in combinations(names, 2):
+        common = found[a] & found[b]
+        smaller = min(len(found[a]), len(found[b]))
+        if len(common) < 2 or 2 * len(common) < smaller:
+            raise ValueError(
+                f"`labels` of {a!r} and {b!r} share {len(common)} names, too few for one vocabulary. {a!r} has "
+                f"{sorted(found[a])[:30]}, {b!r} has {sorted(found[b])[:30]}. Rename them alike, or leave `labels` out."
+            )
+        for m, other in ((a, b), (b, a)):
+            if alone := sorted(found[m] - found[other]):
+                gaps = values[other].isna().any()
+                end = "they may be among its cells without a label." if gaps else "those cells count as unmatched."
+                logger.warning("Labels %s of %r are missing in %r: %s", alone, m, other, end)
+    vocabulary = sorted(set.union(*found.values()))
+    return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}
+
+
+def label_names(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]) -> list[str]:
+    """The vocabulary that the codes of `read_labels` count through; empty without labels."""
+    values = _columns(mdata, names, labels, "labels")
+    return [] if values is None else sorted(set.union(*(set(v.dropna()) for v in values.values())))
+
+
+def read_batches(mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]) -> dict[str, np.ndarray | None]:
+    """Batch codes (n,) per modality; None where a modality has one batch. Every batch has at least 32 cells."""
+    from scmmgan.data.modality import MIN_CELLS
+
+    codes: dict[str, np.ndarray | None] = dict.fromkeys(names)
+    for m in [m for m in names if batch[m] is not None]:
+        values = _columns(mdata, [m], batch, "batch")
+        column = values[m] if values else None
+        if column is None or column.isna().any():
+            raise ValueError(f"obs column {batch[m]!r} of {m!r} has gaps: every cell needs a batch.")
+        counts = column.value_counts()
+        if counts.min() < MIN_CELLS:
+            raise ValueError(
+                f"Batch {counts.idxmin()!r} of {m!r} has {counts.min()} cells; {MIN_CELLS} are the minimum. Merge or drop it."
+            )
+        if len(counts) > 1:
+            codes[m] = pd.Categorical(column).codes.astype(int)
+    return codes
+
+
+def _columns(
+    mdata: MuData, names: Sequence[str], columns: Mapping[str, Any], argument: str
+) -> dict[str, pd.Series] | None:
+    """The obs columns as str with gaps; None when no modality names one."""
+    if all(columns[m] is None for m in names):
+        return None
+    values = {}
+    for m in names:
+        obs, column = modality(mdata, m).obs, columns[m]
+        if column is None:
+            raise KeyError(f"`{argument}` names no obs column of {m!r}. Name one for every modality, or none at all.")
+        if not isinstance(column, str):
+            raise TypeError(f"`{argument}` must name an obs column, or be a dict of such names, got {column!r}.")
+        if column not in obs:
+            raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns))
+        values[m] = _as_text(obs[column])
+    return values
+
+
+def _as_text(series: pd.Series) -> pd.Series:
+    """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
+    values = series.astype(object).convert_dtypes().astype(object)
+    text = values.astype(str)
+    return text.where(~(values.isna() | text.isin(GAPS)), None).astype(object)

@@ -1,0 +1,1 @@
+"""Couplings of cells with landmarks of another modality."""

@@ -1,0 +1,1 @@
+"""What supports an alignment, and what follows from it."""

@@ -1,0 +1,336 @@
+"""Correlations in measured and in mapped cells, their null and their limits (METHOD §9).
+
+Nothing cells × features is made from a sparse matrix or from mapped cells: blocks of columns, and covariances of model space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from scipy import stats
+from scipy.sparse.linalg import eigsh
+
+from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
+from scmmgan.model.space.transform import denoised, dispersed
+
+PERMUTATIONS = 20
+RESAMPLES = 200
+ALPHA = 0.05
+BLOCK = 256  # columns that are dense at one time
+ROWS = 1_024  # cells that are dense at one time, in the features of the PCA
+N_PCS = 50  # of the graph that smooths (METHOD §2)
+
+
+# --- correlations ------------------------------------------------------------------------------------------------
+
+
+def by_column(matrix: Matrix) -> Matrix:
+    """The same matrix, stored so that blocks of columns are quick to take."""
+    if isinstance(matrix, BatchedMatrix):
+        out = copy(matrix)
+        out.parts = [by_column(part) for part in matrix.parts]  # type: ignore[misc]
+        return out
+    return matrix.by_column()
+
+
+def correlate(matrix: Matrix, queries: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Pearson correlation (queries × features) over the rows; 0 where a column is constant."""
+    own = unit(matrix.columns(queries))
+    return np.hstack([own.T @ unit(matrix.columns(features[at])) for at in _blocks(len(features))])
+
+
+def correlate_decoded(
+    y: np.ndarray, decoder: np.ndarray, queries: np.ndarray, features: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """The same for cells y (n × p) decoded by V (p × g), from V' C V; one more axis in front for weights (n × s)."""
+    covariance = _covariance(y, weights)
+    own, own_sd = _half(covariance, decoder[:, queries])
+    out = np.empty((len(covariance), len(queries), len(features)))
+    for at in _blocks(len(features)):
+        v = decoder[:, features[at]]
+        sd = _half(covariance, v)[1]
+        out[:, :, at] = _ratio(own.transpose(0, 2, 1) @ v, own_sd[:, :, None] * sd[:, None, :])
+    return out[0] if len(out) == 1 else out
+
+
+def covary_decoded(
+    y: np.ndarray, own: np.ndarray, others: np.ndarray, own_sd: np.ndarray, sd: np.ndarray
+) -> np.ndarray:
+    """Covariances of features decoded by `own` (p × q) with those by `others` (p × f), over given sds."""
+    return _over(own.T @ _covariance(y)[0] @ others, np.outer(own_sd, sd))
+
+
+def _covariance(y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Covariance of the columns under each of the weights (n × s, equal ones by default), s × p × p in float64."""
+    y = y.astype(np.float64)
+    weights = np.full((len(y), 1), 1 / len(y)) if weights is None else weights
+    out = np.empty((weights.shape[1], y.shape[1], y.shape[1]))
+    for c, w in zip(out, weights.T):
+        centred = y - w @ y
+        c[:] = (centred.T * w) @ centred
+    return out
+
+
+def decoded_sd(y: np.ndarray, decoder: np.ndarray) -> np.ndarray:
+    """Sd of every decoded feature over the cells y."""
+    return _half(_covariance(y), decoder)[1][0]
+
+
+def _half(covariance: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C V (s × p × g) and the sd of every decoded feature (s × g), 0 where it is rounding."""
+    half = covariance @ v
+    variance = np.einsum("pg,spg->sg", v, half)
+    limit = 1e-12 * np.trace(covariance, axis1=1, axis2=2)[:, None] * (v**2).sum(0)
+    return half, np.sqrt(np.where(variance > limit, variance, 0))
+
+
+def column_sd(matrix: Matrix, features: np.ndarray) -> np.ndarray:
+    """Sd of chosen columns."""
+    return np.concatenate([matrix.columns(features[at]).std(0, dtype=np.float64) for at in _blocks(len(features))])
+
+
+def unit(columns: np.ndarray) -> np.ndarray:
+    """Centred columns of length 1, or 0 where nothing but rounding is left."""
+    mean = columns.mean(0, dtype=np.float64)
+    centred = columns - mean.astype(columns.dtype)
+    length = np.sqrt(np.einsum("ij,ij->j", centred, centred, dtype=np.float64))
+    still = length <= 1e-6 * np.sqrt(len(columns)) * np.maximum(np.abs(mean), 1e-6)
+    return centred * np.where(still, 0, 1 / np.where(still, 1, length)).astype(columns.dtype)
+
+
+def scaled(columns: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Centred columns over sqrt(n) times sds that are not their own; 0 where these are."""
+    centred = columns - columns.mean(0, dtype=np.float64)
+    return _over(centred, np.broadcast_to(np.sqrt(len(columns)) * sd, centred.shape))
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Correlations from covariances and products of sds."""
+    return np.clip(_over(top, bottom), -1, 1)
+
+
+def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Quotients, 0 where nothing varies."""
+    out = np.zeros(np.broadcast_shapes(top.shape, bottom.shape))
+    return np.divide(top, bottom, out=out, where=bottom > 0)
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def resampled(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Shares of n cells drawn with replacement, n × resamples."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).T / n
+
+
+def limits(matrix: Matrix, queries: np.ndarray, features: np.ndarray, weights: np.ndarray, signed: bool) -> np.ndarray:
+    """Upper one-sided 95 % bootstrap limit (queries × features) of the correlations over the rows."""
+    weights = weights.astype(np.float32)
+    own = unit(matrix.columns(queries))
+    out = np.empty((len(queries), len(features)))
+    own_mean, own_square = weights.T @ own, weights.T @ own**2
+    for at in _blocks(len(features)):
+        block = unit(matrix.columns(features[at]))
+        mean = weights.T @ block
+        variance = weights.T @ block**2 - mean**2
+        for i in range(len(queries)):
+            cross = (weights * own[:, i, None]).T @ block - own_mean[:, i, None] * mean
+            spread = np.maximum((own_square - own_mean**2)[:, i, None] * variance, 0)
+            out[i, at] = upper(_ratio(cross, np.sqrt(spread)), signed)
+    return out
+
+
+def limits_decoded(
+    y: np.ndarray, decoder: np.ndarray, queries: np.ndarray, features: np.ndarray, weights: np.ndarray, signed: bool
+) -> np.ndarray:
+    """The same for decoded cells."""
+    blocks = [features[at] for at in _blocks(len(features))]
+    return np.hstack([upper(correlate_decoded(y, decoder, queries, block, weights), signed) for block in blocks])
+
+
+def upper(r: np.ndarray, signed: bool) -> np.ndarray:
+    """95 % quantile over the first axis, of magnitudes unless signed."""
+    return np.quantile(r if signed else np.abs(r), 1 - ALPHA, axis=0)
+
+
+# --- null --------------------------------------------------------------------------------------------------------
+
+
+def unrelated(rng: np.random.Generator, matrix: Matrix, x: np.ndarray | sp.csr_matrix, t: int) -> Matrix:
+    """Features that have nothing to do with the cells: each permuted on its own, smoothed on the graph that is there.
+
+    `x` are the values before t steps of smoothing.
+    """
+    if isinstance(matrix, BatchedMatrix):
+        parts = [SmoothedMatrix(permuted(x[r], rng), part.operator, t) for part, r in zip(matrix.parts, matrix.rows)]
+        # the batches' shifts and scales are those of the features as they are
+        out = copy(matrix)
+        out.parts = parts
+        return out
+    return SmoothedMatrix(permuted(x, rng), matrix.operator if t else None, t)
+
+
+def covary(own: np.ndarray, matrix: Matrix, features: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Covariances (queries × features) of columns of unit length with features of a matrix, over given sds."""
+    return _over(matrix.tdot(own.astype(np.float64)).T[:, features], np.sqrt(len(own)) * sd)
+
+
+def null(once: Callable[[np.random.Generator], Sequence[np.ndarray]], random_state: int) -> list[np.ndarray]:
+    """What `once` gives (queries × features each) of permuted data, stacked: queries × permutations × features."""
+    found = [once(np.random.default_rng([random_state, i])) for i in range(PERMUTATIONS)]
+    return [np.stack(part, axis=1) for part in zip(*found)]
+
+
+def permuted_smoothed(
+    rng: np.random.Generator,
+    *,
+    x: np.ndarray | sp.csr_matrix,
+    t: int,
+    allowed: np.ndarray | None,
+    batch: np.ndarray | None,
+    denoise: bool,
+    random_state: int,
+) -> Matrix:
+    """Every feature permuted over the cells (of each batch) on its own, then smoothed on a graph of its own."""
+    if batch is not None:
+        rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
+        how: dict[str, Any] = {"t": t, "allowed": allowed, "denoise": denoise, "random_state": random_state}
+        return BatchedMatrix([permuted_smoothed(rng, x=x[r], batch=None, **how) for r in rows], rows)  # type: ignore[misc]
+    shuffled = permuted(x, rng)
+    if not t:
+        return SmoothedMatrix(shuffled)
+    scores = graph_scores(shuffled, allowed, denoise=denoise)
+    return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), t)
+
+
+def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
+    """Every column in an order of its own."""
+    if not sp.issparse(x):
+        return rng.permuted(x, axis=0)
+    out = x.tocsc(copy=True)
+    for start, stop in zip(out.indptr[:-1].tolist(), out.indptr[1:].tolist()):
+        out.indices[start:stop] = rng.choice(out.shape[0], stop - start, replace=False)
+    out.has_sorted_indices = False
+    return out
+
+
+def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None, *, denoise: bool) -> np.ndarray:
+    """Leading PCs of the z-scored matrix, as `transform.fit_smoothed` has them.
+
+    Noise has no gap after the 50th component, where the iterations of the general way take ten times as long.
+    """
+    n = x.shape[0]
+    mean, sd = moments(x)
+    at = dispersed(mean, sd, np.arange(len(mean)) if allowed is None else allowed, np.array([], dtype=int))
+    varies = sd[at] > 0
+    mean, sd = mean[at].astype(np.float32), np.where(varies, sd[at], 1).astype(np.float32)
+    chosen = x[:, at].tocsr() if sp.issparse(x) else x[:, at]
+
+    def rows() -> Iterator[np.ndarray]:
+        for start in range(0, n, ROWS):
+            part = chosen[start : start + ROWS]
+            yield ((part.toarray() if sp.issparse(part) else part) - mean) / sd
+
+    gram = np.zeros((len(at), len(at)), dtype=np.float32)
+    for z in rows():
+        gram += z.T @ z
+    axes = leading(gram / n, max(1, min(N_PCS, len(at), n - 1)))
+    scores = np.vstack([z @ axes for z in rows()])
+    return denoised(scores, 1.0, int(varies.sum())) if denoise else scores
+
+
+def moments(x: np.ndarray | sp.csr_matrix | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of every column in float64; rounding is no variance."""
+    if sp.issparse(x):
+        # a sparse matrix sums in its own precision, whatever is asked for
+        values = x.astype(np.float64)
+        mean = np.asarray(values.mean(0)).ravel()
+        sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
+    else:
+        mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
+
+
+def leading(gram: np.ndarray, p: int) -> np.ndarray:
+    """Leading eigenvectors (e × p)."""
+    if p > len(gram) // 10:
+        return np.linalg.eigh(gram)[1][:, -p:]
+    # a fixed start vector: ARPACK's own is random; many basis vectors, as the eigenvalues of noise lie close
+    v0 = np.random.default_rng(0).normal(size=len(gram)).astype(gram.dtype)
+    return eigsh(gram, k=p, ncv=3 * p, v0=v0, tol=1e-3)[1]
+
+
+# --- tests -------------------------------------------------------------------------------------------------------
+
+
+def strength(r: np.ndarray, signed: bool) -> np.ndarray:
+    """Fisher's z, of magnitudes unless signed."""
+    return np.arctanh(np.clip(r if signed else np.abs(r), -1 + 1e-12, 1 - 1e-12))
+
+
+def against_null(z: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many sds of its null (permutations × features) every feature's z lies above the null's mean; p, one-sided.
+
+    Standardised nulls are pooled over features. Each is standardised by the other permutations only: the observed
+    value is no part of its own mean and sd either.
+    """
+    k = len(null)
+    mean, var = null.mean(0), null.var(0, ddof=1)
+    floor = max(1e-12, 1e-6 * float(var.mean()))
+    others = (k * mean - null) / (k - 1)
+    rest = np.maximum(((k - 1) * var - (null - mean) * (null - others)) / (k - 2), floor)
+    pooled = np.sort(((null - others) / np.sqrt(rest)).ravel())
+    effect = (z - mean) / np.sqrt(np.maximum(var, floor))
+    above = len(pooled) - np.searchsorted(pooled, effect - 1e-12)
+    return effect, (1 + above) / (1 + len(pooled))
+
+
+def judge(
+    r: np.ndarray,
+    limit: np.ndarray,
+    *,
+    correlated: np.ndarray | None = None,
+    covaried: Sequence[np.ndarray] = (),
+    n_top: int,
+    threshold: float,
+    signed: bool,
+) -> dict[str, np.ndarray]:
+    """Rank, z above the null, p, q of one query's correlations; whether each is `present`, and whether it is `absent`.
+
+    Nulls are permutations × features: correlations, compared as Fisher's z, or covariances over the observed sds, compared
+    as they are, since they may pass 1. The one that explains most counts.
+    """
+    strong = strength(r, signed)
+    tests = [] if correlated is None else [against_null(strong, strength(correlated, signed))]
+    tests += [against_null(r, c) if signed else against_null(np.abs(r), np.abs(c)) for c in covaried]
+    p = np.max([p for _, p in tests], axis=0)
+    q = stats.false_discovery_control(p)
+    rank = np.empty(len(r), dtype=int)
+    rank[np.argsort(-strong, kind="stable")] = np.arange(1, len(r) + 1)
+    return {
+        "rank": rank, "z": np.min([z for z, _ in tests], axis=0), "p": p, "q": q, "upper": limit,
+        "present": (rank <= n_top) & (q < ALPHA) & (strong >= np.arctanh(threshold)), "absent": limit < threshold,
+    }  # fmt: skip
+
+
+def called(spurious: np.ndarray, novel: np.ndarray) -> np.ndarray:
+    """For every feature "spurious", "novel" or nothing."""
+    return np.where(spurious, "spurious", np.where(novel, "novel", "")).astype(object)
+
+
+def listed(
+    a: np.ndarray, b: np.ndarray, rank_a: np.ndarray, rank_b: np.ndarray, *, n_top: int, threshold: float, signed: bool
+) -> np.ndarray:
+    """The paper's lists: strong by rank on one side, below the threshold on the other (METHOD §9); on both: neither."""
+    weak = [(r if signed else np.abs(r)) < threshold for r in (a, b)]
+    spurious, novel = (rank_a <= n_top) & weak[1], (rank_b <= n_top) & weak[0]
+    return called(spurious & ~novel, novel & ~spurious)

@@ -1,0 +1,333 @@
+"""The scMMGAN aligner: fit, translate, embed, state. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from scmmgan.model.coupling.coupling import Coupling
+from scmmgan.model.nets import training
+from scmmgan.model.nets.embedding import stretches
+from scmmgan.model.nets.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
+from scmmgan.model.space.linear import ridge
+
+Pair = tuple[str, str]
+Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p × l), target (p' × l), sign, weight (l,)
+CHUNK = 8_192  # cells mapped at one time
+START = 1e-2  # ridge penalty, of the mean variance, of the linear start
+REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
+SPATIAL = 10.0  # sd of coordinates beside features of sd 1 (benchmarks/place.md)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that no axis is stretched."""
+
+    centre: list[float]
+    scale: float
+
+    @classmethod
+    def of(cls, coordinates: np.ndarray) -> Frame:
+        """The frame in which coordinates (n × d) have mean 0 and an sd of `SPATIAL` over all axes."""
+        centre = coordinates.mean(0)
+        sd = float(np.sqrt(((coordinates - centre) ** 2).mean()))
+        return cls(centre.tolist(), max(sd, 1e-12) / SPATIAL)
+
+    def encode(self, coordinates: np.ndarray) -> np.ndarray:
+        """Standardised coordinates."""
+        return (coordinates - np.asarray(self.centre)) / self.scale
+
+    def decode(self, standardised: np.ndarray) -> np.ndarray:
+        """Coordinates in the units of the tissue."""
+        return standardised.astype(np.float64) * self.scale + np.asarray(self.centre)
+
+
+class Aligner:
+    """One generator for every ordered pair of modalities, between model spaces of the given widths.
+
+    `networks` is `"default"`, `"paper"`, or `"coupling"`: the barycentric map of the coupling, which is not trained.
+    `noise`: width of the noise that generators take beside the cells of a modality; none by default.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        networks: str = "default",
+        noise: Mapping[str, int] | None = None,
+        frames: Mapping[str, Frame] | None = None,
+    ) -> None:
+        self.widths = dict(widths)
+        self.networks = networks
+        self.frames = dict(frames or {})
+        self.stretch: dict[str, np.ndarray] = {}  # by modality: none where no coupling says what returns
+        self.block_sd = dict.fromkeys(widths, 1.0)
+        self.noise = {m: width for m, width in (noise or {}).items() if width}
+        self.generators = {(a, b): self._generator(a, b) for a, b in permutations(widths, 2)}
+
+    def _generator(self, a: str, b: str) -> torch.nn.Module:
+        width = self.noise.get(a, 0)
+        found = GENERATORS[self.networks](self.widths[a] + width, self._full(b))
+        return NoisyGenerator(found, width) if width else found
+
+    def _full(self, modality: str) -> int:
+        """Width of a modality's features and coordinates."""
+        return self.widths[modality] + (len(self.frames[modality].centre) if modality in self.frames else 0)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names in the order of the embedding's blocks."""
+        return list(self.widths)
+
+    @classmethod
+    def fit(
+        cls,
+        x: Mapping[str, np.ndarray],
+        couplings: Mapping[Pair, Coupling],
+        loadings: Mapping[Pair, Loadings],
+        *,
+        shared: bool,
+        weights: Mapping[str, float],
+        recipe: training.Recipe,
+        random_state: int,
+        device: str,
+        progress_bar: bool,
+        networks: str = "default",
+        coupled: bool = True,
+        noise: Mapping[str, int] | None = None,
+        coordinates: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Aligner, dict[str, list[float]]]:
+        """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
+
+        Without `coupled` only known pairs are followed, and the start is random (the identity in a shared space).
+        Generators that enter a modality with `coordinates` (n × d) emit these, too; those that leave it do not see them.
+        """
+        frames = {m: Frame.of(v) for m, v in (coordinates or {}).items()}
+        places = {m: frames[m].encode(v) for m, v in (coordinates or {}).items()}
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the accelerators, too, and they are not restored
+            torch.default_generator.manual_seed(random_state)
+            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, noise, frames)
+            discriminators = {
+                m: DISCRIMINATORS[networks](aligner._full(m)) for m in aligner.widths if networks in DISCRIMINATORS
+            }
+        if coupled:
+            aligner.stretch = stretches(x, couplings)
+        aligner.block_sd = {m: float(aligner._stretched(v, m).std(dtype=np.float64)) for m, v in x.items()}
+        placed = {(a, b): _placed(c, x[b], places[b]) if b in places else c for (a, b), c in couplings.items()}
+        aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
+        if networks not in DISCRIMINATORS:
+            return aligner, aligner._errors(x, couplings)
+        full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
+        problem = replace(
+            _problem(full, placed, loadings, weights, coupled, random_state, device),
+            shared=shared,
+            widths={m: aligner.widths[m] for m in places},
+        )
+        for net in (*aligner.generators.values(), *discriminators.values()):
+            net.to(device)
+        history = training.fit(
+            dict(aligner.generators),
+            dict(discriminators),
+            problem,
+            recipe,
+            random_state=random_state,
+            accelerator=torch.device(device).type,
+            progress_bar=progress_bar,
+        )
+        for generator in aligner.generators.values():
+            generator.to("cpu").eval()
+        return aligner, history
+
+    def _start(
+        self,
+        x: Mapping[str, np.ndarray],
+        couplings: Mapping[Pair, Coupling],
+        *,
+        shared: bool,
+        coupled: bool,
+        random_state: int,
+    ) -> None:
+        """Set the linear skips, or the cells that the coupling's own map remembers."""
+        for i, ((a, b), generator) in enumerate(self.generators.items()):
+            if isinstance(generator, NoisyGenerator):
+                generator.rng.manual_seed(random_state + 1 + i)
+                generator = generator.inner
+            width = self.noise.get(a, 0)
+            if isinstance(generator, BarycentricMap):
+                found = couplings[a, b]
+                generator.start_from(*(_float(v) for v in _line(x[a], found)))
+                rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
+                share = found.weight if found.weight.any() else np.ones(len(x[a]))
+                generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
+            elif isinstance(generator, Generator) and shared:
+                start, middle = torch.zeros(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
+                start[: self.widths[b], : self.widths[a]] = torch.eye(self.widths[b], self.widths[a])
+                if b in self.frames:
+                    # where a measured cell is tells where its like are
+                    slope, where = (_float(v)[self.widths[b] :] for v in _line(x[a], couplings[a, b]))
+                    start[self.widths[b] :, : self.widths[a]], middle[self.widths[b] :] = slope, where
+                generator.start_from(start, middle)
+            elif isinstance(generator, Generator) and coupled:
+                weight, bias = _line(x[a], couplings[a, b])
+                generator.start_from(_float(np.pad(weight, ((0, 0), (0, width)))), _float(bias))
+
+    def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
+        """A history of one row for what was not trained: errors at the anchors and of the way there and back."""
+        cycle = anchors = 0.0
+        for (a, b), coupling in couplings.items():
+            there = self.translate(x[a], a, b)
+            cycle += float(((self.translate(there, b, a) - x[a]) ** 2).mean())
+            anchors += float(((there - coupling.anchors) ** 2).mean())
+        scale = len(self.widths) - 1
+        return {"step": [0], "cycle": [cycle / scale], "anchors": [anchors / scale]}
+
+    def translate(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        """Map cells (n × p, model space of `source`) into the model space of `target`; each on its own."""
+        if source == target:
+            return np.asarray(x, dtype=np.float32)
+        return self._map(x, source, target)[:, : self.widths[target]]
+
+    def place(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`)."""
+        return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :])
+
+    @torch.inference_mode()
+    def _map(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        generator = self.generators[source, target].eval()
+        starts = range(0, max(len(x), 1), CHUNK)
+        return np.concatenate([generator(_float(x[i : i + CHUNK])).numpy() for i in starts])
+
+    @torch.inference_mode()
+    def sample(self, x: np.ndarray, source: str, target: str, rng: np.random.Generator) -> np.ndarray:
+        """Map cells like `translate`, with noise drawn for every one; only where generators take noise."""
+        generator = self.generators[source, target].eval()
+        if not isinstance(generator, NoisyGenerator):
+            raise ValueError(f"The generator from {source!r} to {target!r} was trained without noise.")
+        found = []
+        for start in range(0, max(len(x), 1), CHUNK):
+            part = x[start : start + CHUNK]
+            z = rng.standard_normal((len(part), generator.width), dtype=np.float32)
+            found.append(generator.sample(_float(part), _float(z)).numpy()[:, : self.widths[target]])
+        return np.concatenate(found)
+
+    def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
+        """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells.
+
+        Directions of a space are stretched by what returns of them (`stretches`), measured and mapped cells alike.
+        """
+        return np.hstack(
+            [self._stretched(self.translate(x, modality, m), m) / np.float32(self.block_sd[m]) for m in self.modalities]
+        )
+
+    def _stretched(self, x: np.ndarray, modality: str) -> np.ndarray:
+        if modality not in self.stretch:
+            return x
+        return (x.astype(np.float64) @ self.stretch[modality]).astype(np.float32)
+
+    def state(self) -> tuple[str, dict[str, np.ndarray]]:
+        """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
+        config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
+        config["networks"] = self.networks
+        if self.noise:
+            config["noise"] = self.noise
+        if self.frames:
+            config["frames"] = {m: asdict(frame) for m, frame in self.frames.items()}
+        weights = {
+            f"{i}:{name}": value.detach().numpy().copy()
+            for i, generator in enumerate(self.generators.values())
+            for name, value in generator.state_dict().items()
+        }
+        weights |= {f"stretch:{i}": self.stretch[m].copy() for i, m in enumerate(self.widths) if m in self.stretch}
+        return json.dumps(config), weights
+
+    @classmethod
+    def from_state(cls, config: str, weights: Mapping[str, Any]) -> Aligner:
+        """Rebuild an aligner from what `state` gave."""
+        found = json.loads(config)
+        with torch.random.fork_rng(devices=[]):
+            # models written before there was a choice do not name their networks, nor noise or coordinates
+            widths = {m: found["widths"][m] for m in found["modalities"]}
+            frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
+            aligner = cls(widths, found.get("networks", "default"), found.get("noise"), frames)
+        aligner.block_sd = dict(found["block_sd"])
+        stored = {m: weights.get(f"stretch:{i}") for i, m in enumerate(widths)}
+        aligner.stretch = {m: np.asarray(v) for m, v in stored.items() if v is not None}
+        for i, generator in enumerate(aligner.generators.values()):
+            prefix = f"{i}:"
+            state = {
+                k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
+            }
+            if isinstance(generator, BarycentricMap):
+                # as many cells as there were
+                generator.remember(state["cells"], state["offsets"], state["share"])
+            generator.load_state_dict(state)
+            generator.eval()
+        return aligner
+
+
+def _float(v: np.ndarray) -> torch.Tensor:
+    # a copy: torch warns of arrays that it could not write to; in rows, as the order of a product decides its last bit
+    return torch.from_numpy(np.array(v, dtype=np.float32, order="C"))
+
+
+def _line(x: np.ndarray, coupling: Coupling) -> tuple[np.ndarray, np.ndarray]:
+    """Linear map (weight p' × p, bias) from cells to their anchors, slightly shrunk."""
+    return ridge(x, coupling.anchors, coupling.weight, penalty=START)
+
+
+def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
+    """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features.
+
+    The plain mean, not the sharper one of the features: places are judged by how far off they are.
+    """
+    means = np.asarray(coupling.plan @ coupling.landmarks.mean(places))
+    if coupling.known.any():
+        means[coupling.known] = places[cKDTree(x).query(coupling.anchors[coupling.known])[1]]
+    return replace(coupling, anchors=np.hstack([coupling.anchors, means]))
+
+
+def split(sizes: Mapping[str, int], random_state: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Row numbers to train on and to hold out: a tenth of the cells, at most 500; below 100 cells all train, too."""
+    rng = np.random.default_rng(random_state)
+    parts = {}
+    for m, size in sizes.items():
+        order, n = rng.permutation(size), min(500, -(-size // 10))
+        parts[m] = np.sort(order[n:] if size >= 100 else order), np.sort(order[:n])
+    return parts
+
+
+def _problem(
+    x: Mapping[str, np.ndarray],
+    couplings: Mapping[Pair, Coupling],
+    loadings: Mapping[Pair, Loadings],
+    weights: Mapping[str, float],
+    coupled: bool,
+    random_state: int,
+    device: str,
+) -> training.Problem:
+    """What is trained on, as tensors on the device."""
+
+    def tensor(v: np.ndarray) -> torch.Tensor:
+        return _float(v).to(device)
+
+    parts = split({m: len(v) for m, v in x.items()}, random_state)
+    rows, held_out = ({m: torch.as_tensor(of[i], device=device) for m, of in parts.items()} for i in (0, 1))
+    if not coupled:
+        couplings = {pair: replace(c, weight=c.weight * c.known) for pair, c in couplings.items() if c.known.any()}
+    return training.Problem(
+        x={m: tensor(v) for m, v in x.items()},
+        anchors={pair: tensor(c.anchors) for pair, c in couplings.items()},
+        anchor_weight={pair: tensor(c.weight) for pair, c in couplings.items()},
+        known={pair: tensor(c.known) for pair, c in couplings.items()},
+        links={pair: training.Links(*(tensor(v) for v in arrays)) for pair, arrays in loadings.items()},
+        rows=rows,
+        held_out=held_out,
+        weights=dict(weights),
+    )

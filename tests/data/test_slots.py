@@ -1,0 +1,632 @@
+"""What an alignment leaves in the MuData, and what survives a file. Nothing here depends on the quality of the map."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import scmmgan as smm
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+
+
+def align(mdata: md.MuData, *names: str, **arguments: Any) -> md.MuData | None:
+    return smm.tl.align(mdata, *names, **{"links": "gene", "max_steps": 3, "progress_bar": False, **arguments})
+
+
+def shared(n_cells: int = 120) -> md.MuData:
+    return smm.datasets.toy(n_cells=n_cells, shared_genes=True)
+
+
+def three() -> md.MuData:
+    return smm.datasets.toy(n_cells=120, n_modalities=3, n_features=[30, 20, 25])
+
+
+# --- names and shapes --------------------------------------------------------------------------------------------
+
+
+def test_names():
+    keys = Keys("k")
+    assert (keys.uns, keys.embedding, keys.mapped("b"), keys.plan("b")) == ("k", "X_k", "k_b", "k_plan_b")
+    assert Keys().embedding == "X_scmmgan"
+
+
+def test_every_slot(small_aligned: md.MuData):
+    for name, target in (("rna", "protein"), ("protein", "rna")):
+        adata, other = small_aligned[name], small_aligned[target]
+        assert set(adata.obsm) == {"X_scmmgan", f"scmmgan_{target}", f"scmmgan_plan_{target}"}
+        mapped = adata.obsm[f"scmmgan_{target}"]
+        assert type(mapped) is np.ndarray
+        assert mapped.dtype == np.float32
+        assert mapped.shape == (adata.n_obs, other.n_vars)
+        assert adata.obsm["X_scmmgan"].shape == (120, 50)
+        assert adata.obsm["X_scmmgan"].dtype == np.float32
+        plan = adata.obsm[f"scmmgan_plan_{target}"]
+        assert sp.issparse(plan)
+        np.testing.assert_allclose(np.asarray(plan.sum(1)).ravel(), 1, atol=1e-5)
+        assert np.diff(sp.csr_matrix(plan).indptr).max() <= 32
+    record = small_aligned.uns["scmmgan"]
+    assert set(record) == {"params", "features", "landmarks", "history", "diagnosis", "model"}
+    for name in ("rna", "protein"):
+        assert record["features"][name].tolist() == small_aligned[name].var_names.tolist()
+        other = "protein" if name == "rna" else "rna"
+        landmarks = record["landmarks"][name]
+        assert len(landmarks) == small_aligned[other].obsm[f"scmmgan_plan_{name}"].shape[1]
+        assert set(landmarks) <= set(small_aligned[name].obs_names)
+    config = json.loads(record["model"]["config"])
+    assert config["modalities"] == ["rna", "protein"]
+    assert config["widths"] == {"rna": 30, "protein": 20}
+    assert set(record["model"]["transforms"]["rna"]) == {
+        "mean",
+        "sd",
+        "encoded",
+        "encoder",
+        "decoder",
+        "scale",
+        "offset",
+        "penalty",
+    }
+    assert len({len(v) for v in record["history"].values()}) == 1
+
+
+def test_params_say_what_was_used(small_aligned: md.MuData):
+    params = small_aligned.uns["scmmgan"]["params"]
+    assert params["modalities"].tolist() == ["rna", "protein"]
+    assert params["links"] == "gene"
+    assert params["weights"] == {
+        "adversarial": 0.5,
+        "cycle": 1,
+        "anchors": 5,
+        "links": 1,
+        "geometry": 0.1,
+        "identity": 10,
+    }
+    assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 256, 1e-3, 0)
+    assert params["device"] in ("cpu", "cuda")
+    assert params["shared_space"] is False
+    assert params["coupling"]["rna"]["protein"]["kind"] == "links"
+    assert params["versions"]["scmmgan"] == smm.__version__
+    assert 0 < params["seconds"] < 600
+
+
+def test_embedding_of_the_whole(small_aligned: md.MuData):
+    joint = small_aligned.obsm["X_scmmgan"]
+    for name in ("rna", "protein"):
+        at = small_aligned.obs_names.get_indexer(small_aligned[name].obs_names)
+        np.testing.assert_array_equal(joint[at], small_aligned[name].obsm["X_scmmgan"])
+    assert np.isfinite(joint).all()
+
+
+def test_whole_embedding_in_another_order(small: md.MuData):
+    """The MuData's own order of cells counts."""
+    a, b = small["rna"].copy(), small["protein"].copy()
+    mdata = md.MuData({"protein": b, "rna": a})
+    align(mdata, "rna", "protein")
+    at = mdata.obs_names.get_indexer(mdata["rna"].obs_names)
+    assert at[0] == 120
+    np.testing.assert_array_equal(mdata.obsm["X_scmmgan"][at], mdata["rna"].obsm["X_scmmgan"])
+
+
+def test_cell_names_in_two_modalities(small: md.MuData, caplog: pytest.LogCaptureFixture):
+    parts = {name: adata.copy() for name, adata in small.mod.items()}
+    for adata in parts.values():
+        adata.obs_names = [f"cell{i}" for i in range(120)]
+    mdata = md.MuData(parts)
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        align(mdata)
+    assert "X_scmmgan" not in mdata.obsm
+    assert "get.embedding" in caplog.text
+    found = smm.get.embedding(mdata)
+    assert found.obs_names.is_unique
+    assert found.obs_names[0] == "rna:cell0"
+    assert found.n_obs == 240
+
+
+def test_whole_embedding_needs_all_cells():
+    mdata = three()
+    align(mdata, "rna", "protein")
+    assert "X_scmmgan" not in mdata.obsm
+    assert list(mdata["atac"].obsm) == []
+    align(mdata)
+    assert mdata.obsm["X_scmmgan"].shape == (360, 75)
+
+
+# --- layers and chosen features ----------------------------------------------------------------------------------
+
+
+def test_equal_names_go_to_layers():
+    mdata = shared()
+    align(mdata, links="var_names")
+    for name, target in (("rna", "protein"), ("protein", "rna")):
+        assert f"scmmgan_{target}" not in mdata[name].obsm
+        assert mdata[name].layers[f"scmmgan_{target}"].shape == (120, 60)
+        assert type(mdata[name].layers[f"scmmgan_{target}"]) is np.ndarray
+        assert mdata[name].layers[f"scmmgan_{target}"].dtype == np.float32
+
+
+def test_equal_names_in_another_order_do_not():
+    mdata = shared()
+    parts = {"rna": mdata["rna"].copy(), "protein": mdata["protein"][:, ::-1].copy()}
+    mdata = md.MuData(parts)
+    align(mdata, links="var_names")
+    assert "scmmgan_protein" in mdata["rna"].obsm
+    assert list(mdata["rna"].layers) == []
+    names = mdata.uns["scmmgan"]["features"]["protein"]
+    assert names.tolist() == mdata["protein"].var_names.tolist()
+
+
+def test_all_features_in_another_order_do_not():
+    mdata = shared()
+    wanted = mdata["rna"].var_names[::-1].tolist()
+    align(mdata, links="var_names", features=wanted)
+    assert list(mdata["rna"].layers) == []
+    whole = shared()
+    align(whole, links="var_names")
+    got = pd.DataFrame(mdata["rna"].obsm["scmmgan_protein"], columns=mdata.uns["scmmgan"]["features"]["protein"])
+    expected = pd.DataFrame(whole["rna"].layers["scmmgan_protein"], columns=whole["rna"].var_names)
+    assert got.columns.tolist() == wanted
+    np.testing.assert_allclose(got[expected.columns], expected, atol=1e-5)
+
+
+def test_chosen_features(small: md.MuData):
+    whole = small.copy()
+    align(whole)
+    names = small["protein"].var_names
+    wanted = [names[7], names[2], names[11]]
+    align(small, features={"protein": wanted, "rna": []})
+    got = small["rna"].obsm["scmmgan_protein"]
+    np.testing.assert_allclose(got, whole["rna"].obsm["scmmgan_protein"][:, [7, 2, 11]], atol=1e-5)
+    assert small.uns["scmmgan"]["features"]["protein"].tolist() == wanted
+    assert "scmmgan_rna" not in small["protein"].obsm
+    assert len(small.uns["scmmgan"]["features"]["rna"]) == 0
+    # one name is a name, not letters
+    align(small, features={"protein": wanted[0]})
+    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 1)
+
+
+def test_too_many_values_are_not_written(
+    small: md.MuData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(_slots, "MAX_WRITTEN", 120 * 20)
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        align(small)
+    # protein's 20 features fit, rna's 30 do not
+    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 20)
+    assert "scmmgan_rna" not in small["protein"].obsm
+    assert "120 × 30 mapped values for 'rna' are not written" in caplog.text
+    with pytest.raises(ValueError, match="which `features`"):
+        smm.get.mapped(small, "protein", "rna")
+    assert smm.get.mapped(small, "protein", "rna", features=small["rna"].var_names[:4]).shape == (120, 4)
+    # asked for, they are written whatever their number
+    align(small, features={"rna": small["rna"].var_names.tolist()})
+    assert small["protein"].obsm["scmmgan_rna"].shape == (120, 30)
+
+
+@pytest.mark.parametrize(
+    ("features", "error", "message"),
+    [
+        ({"protein": ["protein_gene_00"]}, KeyError, "feature in 'protein' 'protein_gene_00'.*Closest"),
+        (["protein_gene_0"], KeyError, "feature in 'rna' 'protein_gene_0'.*dict"),
+        ({"protein": ["protein_gene_0", "protein_gene_0"]}, ValueError, "twice"),
+        ({"atac": ["x"]}, KeyError, r"`features` names modalities \['atac'\]"),
+        (3, TypeError, "`features` must be names of features, got 3"),
+    ],
+)
+def test_wrong_features(small: md.MuData, fingerprint: Callable, features: Any, error: type[Exception], message: str):
+    before = fingerprint(small)
+    with pytest.raises(error, match=message):
+        align(small, features=features)
+    assert fingerprint(small) == before
+
+
+# --- several alignments ------------------------------------------------------------------------------------------
+
+
+def test_two_alignments_side_by_side(small: md.MuData, fingerprint: Callable):
+    align(small)
+    before = fingerprint(small)
+    align(small, key_added="other", random_state=1)
+    after = fingerprint(small)
+    assert {name: after[name] for name in before} == before
+    assert set(small.uns) == {"truth", "scmmgan", "other"}
+    assert {"X_other", "other_protein", "other_plan_protein"} <= set(small["rna"].obsm)
+    first, second = (smm.get.mapped(small, "rna", "protein", key=key).X for key in ("scmmgan", "other"))
+    assert not np.array_equal(first, second)
+
+
+def test_second_alignment_replaces_the_first(small: md.MuData):
+    align(small)
+    align(small, features={"protein": small["protein"].var_names[:3].tolist(), "rna": []}, random_state=1)
+    assert set(small["protein"].obsm) == {"X_scmmgan", "scmmgan_plan_rna"}
+    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 3)
+
+
+def test_second_alignment_of_fewer_modalities_leaves_nothing_behind():
+    mdata = three()
+    align(mdata)
+    assert set(mdata["atac"].obsm) == {
+        *("X_scmmgan", "scmmgan_rna", "scmmgan_protein"),
+        *("scmmgan_plan_rna", "scmmgan_plan_protein"),
+    }
+    align(mdata, "rna", "protein")
+    assert list(mdata["atac"].obsm) == []
+    assert set(mdata["rna"].obsm) == {"X_scmmgan", "scmmgan_protein", "scmmgan_plan_protein"}
+    assert "X_scmmgan" not in mdata.obsm
+    assert smm.get.embedding(mdata).n_obs == 240
+
+
+def test_layers_of_the_first_go_when_the_second_needs_none():
+    mdata = shared()
+    align(mdata, links="var_names")
+    align(mdata, links="var_names", features=mdata["rna"].var_names[:5].tolist())
+    assert list(mdata["rna"].layers) == []
+    assert mdata["rna"].obsm["scmmgan_protein"].shape == (120, 5)
+
+
+# --- nothing that is not ours is replaced ------------------------------------------------------------------------
+
+
+def test_other_data_is_not_replaced(small: md.MuData, fingerprint: Callable):
+    small["rna"].obsm["X_pca"] = np.ones((120, 2))
+    small["protein"].obsm["mine_rna"] = np.ones((120, 2))
+    small["protein"].layers["ours_rna"] = np.ones((120, 20))
+    before = fingerprint(small)
+    for key, message in (
+        ("truth", r"`mdata.uns\['truth'\]` holds something else than an alignment"),
+        ("pca", "'rna' has 'X_pca' already"),
+        ("mine", "'protein' has 'mine_rna' already"),
+        ("ours", "'protein' has 'ours_rna' already"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}.*another `key_added`"):
+            align(small, key_added=key)
+        assert fingerprint(small) == before
+
+
+def test_what_is_read_is_not_replaced():
+    mdata = shared()
+    align(mdata, links="var_names")
+    with pytest.raises(ValueError, match="'scmmgan_protein' of 'rna' is read and would be replaced"):
+        align(mdata, links="var_names", layer={"rna": "scmmgan_protein"})
+    with pytest.raises(ValueError, match="'X_scmmgan' of 'rna' is read and would be replaced"):
+        align(mdata, links=None, use_rep="X_scmmgan")
+    # under another name it is data as any other
+    align(mdata, links="var_names", layer={"rna": "scmmgan_protein"}, key_added="again")
+    assert "again_protein" in mdata["rna"].layers
+
+
+# --- unmatched cells ---------------------------------------------------------------------------------------------
+
+
+def unmatched_of(mdata: md.MuData) -> dict[str, list[str]]:
+    return {name: [c for c in adata.obs if "unmatched" in c] for name, adata in mdata.mod.items()}
+
+
+def test_unmatched_cells_are_written(small_aligned: md.MuData):
+    assert Keys("k").unmatched() == "k_unmatched"
+    assert Keys("k").unmatched("b") == "k_unmatched_b"
+    for adata in small_aligned.mod.values():
+        values = adata.obs["scmmgan_unmatched"]
+        assert values.dtype == np.float32
+        assert values.between(0, 1).all()
+        assert 0 < values.mean() < 0.5
+
+
+def test_unmatched_cells_name_the_target_where_there_are_several():
+    mdata = three()
+    align(mdata, method="coupling")
+    for name, columns in unmatched_of(mdata).items():
+        assert columns == [f"scmmgan_unmatched_{b}" for b in mdata.mod if b != name]
+    # other names again for two of them; what the third has is deleted
+    align(mdata, "atac", "rna", method="coupling")
+    assert unmatched_of(mdata) == {"rna": ["scmmgan_unmatched"], "protein": [], "atac": ["scmmgan_unmatched"]}
+
+
+def test_unmatched_cells_go_with_the_alignment_that_flagged_them(small: md.MuData):
+    """Shapes alone flag nothing; the copies that MuData keeps of the columns go, too."""
+    align(small, method="coupling")
+    align(small, method="coupling", key_added="other")
+    small.update()
+    assert {"rna:scmmgan_unmatched", "protein:other_unmatched"} <= set(small.obs)
+    align(small, method="coupling", links=None)
+    assert unmatched_of(small) == {"rna": ["other_unmatched"], "protein": ["other_unmatched"]}
+    assert sorted(c for c in small.obs if "unmatched" in c) == ["protein:other_unmatched", "rna:other_unmatched"]
+    align(small, method="coupling", labels="cell_type", links=None)
+    assert unmatched_of(small)["rna"] == ["other_unmatched", "scmmgan_unmatched"]
+
+
+def test_copies_of_columns_where_features_are_shared():
+    mdata = md.MuData({m: adata.copy() for m, adata in shared().mod.items()}, axis=1)
+    align(mdata, links="auto", method="coupling")
+    mdata.update()
+    assert "scmmgan_unmatched" in mdata.obs
+    align(mdata, links=None, method="coupling")
+    mdata.update()
+    assert [c for c in mdata.obs if "unmatched" in c] == []
+
+
+def test_a_column_of_the_user_is_not_replaced(small: md.MuData, fingerprint: Callable):
+    small["protein"].obs["scmmgan_unmatched"] = "mine"
+    before = fingerprint(small)
+    for links in ("gene", None):
+        with pytest.raises(ValueError, match=r"'protein' has 'scmmgan_unmatched' already.*another `key_added`"):
+            align(small, links=links)
+        assert fingerprint(small) == before
+    align(small, key_added="other")
+    assert (small["protein"].obs["scmmgan_unmatched"] == "mine").all()
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_a_column_beside_an_alignment_that_flagged_nothing(small: md.MuData, reload: bool, tmp_path: Path):
+    """The alignment is there, but the column is not its own."""
+    align(small, method="coupling", links=None)
+    small["rna"].obs["scmmgan_unmatched"] = "mine"
+    if reload:
+        small = reread(small, tmp_path, "h5mu")
+    with pytest.raises(ValueError, match="'rna' has 'scmmgan_unmatched' already"):
+        align(small)
+    assert (small["rna"].obs["scmmgan_unmatched"] == "mine").all()
+    # its own is replaced, from a file as well
+    del small["rna"].obs["scmmgan_unmatched"]
+    align(small, method="coupling")
+    (tmp_path / "again").mkdir()
+    small = reread(small, tmp_path / "again", "h5mu") if reload else small
+    align(small, method="coupling", random_state=1)
+    assert small["rna"].obs["scmmgan_unmatched"].dtype == np.float32
+
+
+def test_columns_of_modalities_that_join_later():
+    mdata = three()
+    align(mdata, "rna", "protein", method="coupling")
+    mdata["atac"].obsm["scmmgan_rna"] = np.ones((120, 2))
+    with pytest.raises(ValueError, match="'atac' has 'scmmgan_rna' already"):
+        align(mdata)
+    del mdata["atac"].obsm["scmmgan_rna"]
+    mdata["rna"].obs["scmmgan_unmatched_atac"] = "mine"
+    with pytest.raises(ValueError, match="'rna' has 'scmmgan_unmatched_atac' already"):
+        align(mdata)
+    assert (mdata["rna"].obs["scmmgan_unmatched_atac"] == "mine").all()
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def same(first: Any, second: Any, where: str = "") -> None:
+    """Equal values, whatever container the format gives back."""
+    if isinstance(first, Mapping):
+        assert set(map(str, first)) == set(map(str, second)), where
+        for key in first:
+            same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, pd.DataFrame):
+        pd.testing.assert_frame_equal(first, second, check_dtype=False, check_categorical=False, obj=where)
+    elif sp.issparse(first):
+        assert sp.issparse(second), where
+        assert first.dtype == second.dtype, where
+        assert (first != second).nnz == 0, where
+    else:
+        a, b = np.asarray(first), np.asarray(second)
+        assert a.shape == b.shape, where
+        if a.dtype.kind == "f":
+            assert a.dtype == b.dtype, where
+        np.testing.assert_array_equal(a, b, err_msg=where)
+
+
+def reread(mdata: md.MuData, path: Path, fmt: str) -> md.MuData:
+    if fmt == "h5mu":
+        mdata.write(path / "x.h5mu")
+        return md.read_h5mu(path / "x.h5mu")
+    mdata.write_zarr(path / "x.zarr")
+    return md.read_zarr(path / "x.zarr")
+
+
+def check_equal(mdata: md.MuData, again: md.MuData) -> None:
+    same(mdata.uns, again.uns)
+    same(dict(mdata.obsm), dict(again.obsm))
+    for name, adata in mdata.mod.items():
+        for slot in ("layers", "obsm", "obs", "var", "X"):
+            value, other = getattr(adata, slot), getattr(again[name], slot)
+            if slot in ("layers", "obsm"):
+                value, other = dict(value), dict(other)
+            same(value, other, f"{name}.{slot}")
+
+
+def check_usable(again: md.MuData, names: list[str], key: str = "scmmgan") -> None:
+    """Everything that reads an alignment works on the file's content, and a further one can be added."""
+    model = smm.get.model(again, key=key)
+    assert model.modalities == names
+    assert smm.get.embedding(again, key=key).n_obs == sum(again[m].n_obs for m in names)
+    assert len(smm.get.history(again, key=key)) >= 1
+    for source in names:
+        for target in names:
+            if source != target:
+                written = smm.get.mapped(again, source, target, key=key)
+                some = written.var_names[[5, 1]]
+                decoded = smm.get.mapped(again, source, target, features=some, key=key)
+                np.testing.assert_allclose(decoded.X, written[:, some].X, atol=1e-4)
+
+
+CASES = {
+    "two": (lambda: smm.datasets.toy(n_cells=120, n_features=[30, 20]), {}),
+    "three": (three, {}),
+    "layers": (shared, {"links": "var_names"}),
+    "sparse": (lambda: sparse_toy(), {}),
+    "spatial": (lambda: smm.datasets.toy(n_cells=120, spatial=True), {}),
+    "geometry": (lambda: smm.datasets.toy(n_cells=80, n_features=[30, 20]), {"links": None}),
+}
+
+
+def sparse_toy() -> md.MuData:
+    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
+    for adata in mdata.mod.values():
+        adata.X = sp.csr_matrix(adata.X)
+    return mdata
+
+
+@pytest.mark.parametrize(
+    ("case", "fmt"), [*((case, "h5mu") for case in CASES), ("spatial", "zarr"), ("layers", "zarr")]
+)
+def test_round_trip(case: str, fmt: str, tmp_path: Path):
+    make, arguments = CASES[case]
+    mdata = make()
+    align(mdata, **arguments)
+    again = reread(mdata, tmp_path, fmt)
+    check_equal(mdata, again)
+    check_usable(again, list(mdata.mod))
+    if case == "spatial":
+        smm.pl.history(again, show=False)
+        smm.pl.alignment(again, show=False)
+        names = again["protein"].var_names[:2].tolist()
+        smm.pl.spatial_map(again, names, source="rna", target="protein", show=False)
+    if fmt == "h5mu":
+        align(again, **arguments, key_added="again")
+        # the same seed on the same values
+        for source, target in (("rna", "protein"), ("protein", "rna")):
+            first, second = (smm.get.mapped(again, source, target, key=key).X for key in ("scmmgan", "again"))
+            np.testing.assert_array_equal(first, second)
+        (tmp_path / "second").mkdir()
+        check_equal(again, reread(again, tmp_path / "second", fmt))
+
+
+@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+def test_round_trip_of_every_argument(small: md.MuData, fmt: str, tmp_path: Path):
+    """Arguments are stored as used, in whatever form they came."""
+    small["rna"].layers["log"] = small["rna"].X.copy()
+    table = pd.DataFrame(
+        {
+            "rna": small["rna"].var_names[:12].astype("string"),
+            "protein": pd.Categorical(small["protein"].var_names[:12]),
+            "weight": np.arange(1, 13),
+            "sign": [1, -1] * 6,
+            "date": pd.Timestamp("2020-01-01"),
+            "a/b": None,
+            3: [{"x"}] * 12,
+        }
+    )
+    align(
+        small,
+        "protein",
+        "rna",
+        links=table,
+        features={"rna": small["rna"].var_names[:6]},
+        layer={"rna": "log"},
+        mask_var={"rna": np.arange(30) < 20},
+        n_pcs={"rna": np.int64(9)},
+        smooth={"protein": None, "rna": 1},
+        weights={"cycle": np.float32(2)},
+        max_steps=np.int64(4),
+        random_state=np.int32(3),
+        key_added="my key.1",
+    )
+    again = reread(small, tmp_path, fmt)
+    check_equal(small, again)
+    check_usable(again, ["protein", "rna"], key="my key.1")
+    params = again.uns["my key.1"]["params"]
+    assert params["n_pcs"]["rna"] == 9
+    assert params["weights"]["cycle"] == 2
+    assert (params["max_steps"], params["random_state"]) == (4, 3)
+    assert list(params["links"].columns) == ["protein", "rna", "weight", "sign"]
+    assert params["links"]["rna"].tolist() == table["rna"].tolist()
+
+
+@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+def test_round_trip_of_knowledge(small: md.MuData, fmt: str, tmp_path: Path):
+    """Pairs with gaps, labels and batches by modality; the arguments stored serve again."""
+    truth = small.uns["truth"]
+    cells = {m: small[m].obs_names[np.argsort(truth[m]["cell"])][:27].to_list() for m in small.mod}
+    pairs = pd.DataFrame({**cells, "a/b": [{"x"}] * 27, 3: pd.Timestamp("2020-01-01")})
+    pairs.loc[25, "rna"] = None
+    pairs.loc[26, "protein"] = np.nan
+    small["rna"].obs["type"] = small["rna"].obs["cell_type"].astype(object).where(np.arange(120) % 3 > 0)
+    small["rna"].obs["donor"] = np.repeat([1, 2], 60)
+    arguments = {"labels": {"rna": "type", "protein": "cell_type"}, "batch": {"rna": "donor"}, "method": "coupling"}
+    align(small, pairs=pairs, **arguments)
+    again = reread(small, tmp_path, fmt)
+    check_equal(small, again)
+    check_usable(again, ["rna", "protein"])
+    params = again.uns["scmmgan"]["params"]
+    assert list(params["pairs"].columns) == ["rna", "protein"]
+    assert params["pairs"]["rna"].tolist()[:25] == cells["rna"][:25]
+    assert params["labels"] == arguments["labels"]
+    assert params["batch"] == arguments["batch"]
+    assert again["rna"].obs["scmmgan_unmatched"].dtype == np.float32
+    known = again["rna"].obs_names.isin(cells["rna"][:25])
+    assert again["rna"].obs["scmmgan_unmatched"][known].max() == 0
+    align(again, pairs=params["pairs"], labels=dict(params["labels"]), batch=dict(params["batch"]), method="coupling")
+    np.testing.assert_array_equal(again["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_scmmgan"])
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "float64", "category"])
+def test_round_trip_of_pairs_by_number(small: md.MuData, dtype: str, tmp_path: Path):
+    for m in small.mod:
+        small.mod[m].obs_names = [str(i) for i in range(120)]
+    small = md.MuData(dict(small.mod))
+    pairs = pd.DataFrame({"rna": range(30), "protein": range(30, 60)}).astype("Int64")
+    pairs.loc[4, "rna"] = pd.NA
+    align(small, pairs=pairs.astype(dtype), method="coupling")
+    again = reread(small, tmp_path, "h5mu")
+    check_equal(small, again)
+    align(again, pairs=again.uns["scmmgan"]["params"]["pairs"], method="coupling")
+    np.testing.assert_array_equal(again["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_scmmgan"])
+
+
+@pytest.mark.parametrize(
+    ("names", "fmt"),
+    [(("my mod.x", "d>e"), "h5mu"), (("ü (1)", "key"), "zarr"), (("b", "b:x"), "h5mu")],
+)
+def test_round_trip_of_odd_names(names: tuple[str, str], fmt: str, tmp_path: Path):
+    small = smm.datasets.toy(n_cells=80, n_features=[20, 16])
+    parts = {new: adata.copy() for new, adata in zip(names, small.mod.values())}
+    for name, adata in parts.items():
+        adata.var_names = [f"{i}/{name};'\"> ü" for i in range(adata.n_vars)]
+        adata.obs_names = [f"{name}/{i}" for i in range(adata.n_obs)]
+    mdata = md.MuData(parts)
+    align(mdata)
+    again = reread(mdata, tmp_path, fmt)
+    check_equal(mdata, again)
+    check_usable(again, list(names))
+
+
+def test_nothing_that_files_cannot_hold(small_aligned: md.MuData):
+    """DESIGN §3: str, bool, numbers, arrays, tables with string columns, dicts with str keys without "/"."""
+
+    def wrong(value: Any, where: str) -> list[str]:
+        if isinstance(value, Mapping):
+            found = [f"{where}: key {key!r}" for key in value if not isinstance(key, str) or "/" in key]
+            return found + [w for key, entry in value.items() for w in wrong(entry, f"{where}/{key}")]
+        if isinstance(value, np.ndarray):
+            return [where] if value.dtype == object and not all(isinstance(v, str) for v in value.ravel()) else []
+        return [] if isinstance(value, str | bool | int | float | np.number | pd.DataFrame) else [f"{where}: {value!r}"]
+
+    assert wrong(small_aligned.uns["scmmgan"], "uns") == []
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def test_records_that_are_not_there(small: md.MuData):
+    keys = Keys()
+    with pytest.raises(KeyError, match=r"No alignment 'scmmgan' in `mdata.uns` \(keys found: \['truth'\]\).*tl.align"):
+        _slots.record(small, keys)
+    for other in ("truth", "nothing"):
+        with pytest.raises(KeyError, match=f"No alignment '{other}'.*`key`"):
+            _slots.record(small, Keys(other))
+
+
+def test_modalities_that_were_not_aligned():
+    mdata = three()
+    align(mdata, "rna", "protein")
+    with pytest.raises(KeyError, match=r"'atac' is not part of the alignment 'scmmgan' of \['rna', 'protein'\]"):
+        _slots.check_aligned(mdata, ["rna", "atac"], Keys())
+    with pytest.raises(KeyError, match="No modality 'adt'"):
+        _slots.check_aligned(mdata, ["adt"], Keys())
+    del mdata["rna"].obsm["X_scmmgan"]
+    with pytest.raises(KeyError, match=r"'rna' has no obsm\['X_scmmgan'\].*again"):
+        _slots.check_aligned(mdata, ["rna"], Keys())

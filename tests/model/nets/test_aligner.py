@@ -1,0 +1,250 @@
+"""The aligner on arrays: starts, translation, embedding, state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scmmgan.model.coupling.coupling import couple_known
+from scmmgan.model.nets import aligner as module
+from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.training import WEIGHTS, Recipe
+
+
+def data(names: tuple[str, ...] = ("a", "b"), n: int = 120, seed: int = 0) -> tuple[dict, dict]:
+    """Model-space cells of one three-dimensional population, coupled by 12 links."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(3, 12))
+    latent = {m: rng.normal(size=(n - 8 * i, 3)) for i, m in enumerate(names)}
+    x = {m: (v @ rng.normal(size=(3, 4 + i))).astype(np.float32) for i, (m, v) in enumerate(latent.items())}
+    linked = {m: v @ directions for m, v in latent.items()}
+    couplings: dict = {}
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            couplings |= couple_known({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
+    return x, couplings
+
+
+def fit(x: dict, couplings: dict, **arguments: Any) -> Aligner:
+    rules = {"max_steps": 30, "batch_size": 64, "lr": 1e-3}
+    rules |= {name: arguments.pop(name) for name in set(rules) & set(arguments)}
+    settings = {"shared": False, "weights": WEIGHTS, "recipe": Recipe(**rules), **arguments}
+    return Aligner.fit(x, couplings, {}, random_state=0, device="cpu", progress_bar=False, **settings)[0]
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Aligner, dict]:
+    x, couplings = data(("a", "b", "c"))
+    return fit(x, couplings), x
+
+
+def test_one_generator_per_ordered_pair(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    assert aligner.modalities == ["a", "b", "c"]
+    assert aligner.widths == {"a": 4, "b": 5, "c": 6}
+    assert set(aligner.generators) == set(permutations("abc", 2))
+    for s, t in aligner.generators:
+        y = aligner.translate(x[s], s, t)
+        assert y.shape == (len(x[s]), aligner.widths[t])
+        assert y.dtype == np.float32
+        assert np.isfinite(y).all()
+
+
+def test_one_cell_alone_and_in_any_order(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    batch = aligner.translate(x["a"], "a", "b")
+    alone = np.concatenate([aligner.translate(row[None], "a", "b") for row in x["a"]])
+    np.testing.assert_allclose(alone, batch, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(batch))
+    np.testing.assert_allclose(aligner.translate(x["a"][order], "a", "b"), batch[order], atol=1e-5)
+    # together with cells from far away
+    company = aligner.translate(np.vstack([x["a"][:1], 1e3 * x["a"][1:]]), "a", "b")
+    np.testing.assert_allclose(company[0], batch[0], atol=1e-5)
+
+
+def test_arrays_of_any_layout(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    expected = aligner.translate(x["a"], "a", "b")
+    read_only = x["a"].copy()
+    read_only.flags.writeable = False
+    for same in (x["a"].astype(np.float64), np.asfortranarray(x["a"]), read_only):
+        np.testing.assert_allclose(aligner.translate(same, "a", "b"), expected, atol=1e-6)
+    np.testing.assert_allclose(aligner.translate(x["a"][::-1], "a", "b"), expected[::-1], atol=1e-6)
+    assert aligner.translate(x["a"][:0], "a", "b").shape == (0, 5)
+
+
+def test_chunks_make_no_difference(trained: tuple[Aligner, dict], monkeypatch: pytest.MonkeyPatch):
+    aligner, x = trained
+    whole = aligner.translate(x["a"], "a", "b")
+    monkeypatch.setattr(module, "CHUNK", 7)
+    np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), whole, atol=1e-6)
+
+
+def test_own_modality_is_left_as_measured(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    np.testing.assert_array_equal(aligner.translate(x["a"], "a", "a"), x["a"])
+
+
+def test_embedding_holds_all_blocks_over_the_sd_of_measured_cells(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    got = aligner.embed(x["b"], "b")
+    stretched = {m: aligner.translate(x["b"], "b", m) @ aligner.stretch[m] for m in "abc"}
+    measured = {m: (x[m] @ aligner.stretch[m]).std() for m in "abc"}
+    np.testing.assert_allclose(got, np.hstack([stretched[m] / measured[m] for m in "abc"]), rtol=1e-4, atol=1e-6)
+    assert got.dtype == np.float32
+    # one scalar per block, for measured and mapped rows alike: the measured block has unit sd, a mapped one its own
+    assert got[:, 4:9].std() == pytest.approx(1, abs=1e-4)
+    for m, own in (("a", slice(0, 4)), ("c", slice(9, 15))):
+        assert got[:, own].std() == pytest.approx(stretched[m].std() / measured[m], rel=1e-4)
+
+
+def test_without_a_coupling_no_direction_is_weighed():
+    x, couplings = data()
+    aligner = fit(x, couplings, coupled=False)
+    expected = [aligner.translate(x["b"], "b", m) / x[m].std() for m in "ab"]
+    np.testing.assert_allclose(aligner.embed(x["b"], "b"), np.hstack(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_translation_leaves_the_input_alone(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    before = x["a"].copy()
+    aligner.translate(x["a"], "a", "b")
+    aligner.embed(x["a"], "a")
+    np.testing.assert_array_equal(x["a"], before)
+
+
+# --- where training starts from ----------------------------------------------------------------------------------
+
+
+def test_start_is_ridge_regression_on_the_anchors():
+    x, couplings = data()
+    couplings = {pair: dataclasses.replace(c, weight=np.ones(len(c.anchors))) for pair, c in couplings.items()}
+    aligner = fit(x, couplings, max_steps=1, lr=1e-12)
+    for (s, t), coupling in couplings.items():
+        v, y = x[s].astype(float), coupling.anchors.astype(float)
+        centred = v - v.mean(0)
+        gram = centred.T @ centred
+        gram += 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        expected = centred @ np.linalg.solve(gram, centred.T @ (y - y.mean(0))) + y.mean(0)
+        np.testing.assert_allclose(aligner.translate(x[s], s, t), expected, atol=1e-4)
+        # and that is a sensible map already
+        assert ((expected - y) ** 2).mean() < 0.5 * y.var()
+
+
+def test_start_follows_the_weights_of_cells():
+    x, couplings = data()
+    rng = np.random.default_rng(0)
+    found = {}
+    for (s, t), c in couplings.items():
+        anchors, weight = c.anchors.copy(), np.ones(len(c.anchors), np.float32)
+        anchors[::4] = 30 * rng.normal(size=anchors[::4].shape)
+        weight[::4], weight[1::4] = 0, 0.5
+        found[s, t] = dataclasses.replace(c, anchors=anchors, weight=weight)
+    aligner = fit(x, found, max_steps=1, lr=1e-12)
+    for (s, t), c in found.items():
+        # a cell of weight 1 is two of weight ½
+        rows = np.repeat(np.arange(len(x[s])), (2 * c.weight).astype(int))
+        v, y = x[s][rows].astype(float), c.anchors[rows].astype(float)
+        centred = v - v.mean(0)
+        gram = centred.T @ centred
+        gram += 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        weight = np.linalg.solve(gram, centred.T @ (y - y.mean(0)))
+        np.testing.assert_allclose(aligner.translate(x[s], s, t), (x[s] - v.mean(0)) @ weight + y.mean(0), atol=1e-4)
+
+
+def test_start_when_no_cell_is_matched():
+    x, couplings = data()
+    all_of_them, none = (
+        {pair: dataclasses.replace(c, weight=np.full(len(c.anchors), share)) for pair, c in couplings.items()}
+        for share in (1.0, 0.0)
+    )
+    plain, lost = (fit(x, c, max_steps=1, lr=1e-12) for c in (all_of_them, none))
+    np.testing.assert_allclose(lost.translate(x["a"], "a", "b"), plain.translate(x["a"], "a", "b"), atol=1e-5)
+
+
+def test_start_in_a_shared_space_is_the_identity():
+    x, couplings = data()
+    x["b"] = x["b"][:, :4]
+    couplings = couple_known(x, x)
+    aligner = fit(x, couplings, max_steps=1, lr=1e-12, shared=True)
+    np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5)
+    np.testing.assert_allclose(aligner.translate(x["b"], "b", "a"), x["b"], atol=1e-5)
+
+
+def test_training_beats_the_start_on_what_it_minimises():
+    x, couplings = data()
+
+    def round_trip(aligner: Aligner) -> float:
+        there = aligner.translate(x["a"], "a", "b")
+        return float(((aligner.translate(there, "b", "a") - x["a"]) ** 2).mean())
+
+    start, end = (fit(x, couplings, max_steps=n, lr=lr) for n, lr in ((1, 1e-12), (200, 1e-3)))
+    assert round_trip(end) < round_trip(start) / 2
+
+
+# --- state -------------------------------------------------------------------------------------------------------
+
+
+def test_state_is_text_and_plain_arrays(trained: tuple[Aligner, dict]):
+    aligner, _ = trained
+    config, weights = aligner.state()
+    found = json.loads(config)
+    assert found["modalities"] == ["a", "b", "c"]
+    assert found["widths"] == {"a": 4, "b": 5, "c": 6}
+    assert all(type(v) is np.ndarray and v.dtype == np.float32 for v in weights.values())
+    assert not [name for name in weights if "/" in name]
+
+
+def test_state_is_a_copy(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    before, embedded = aligner.translate(x["a"], "a", "b"), aligner.embed(x["a"], "a")
+    for value in aligner.state()[1].values():
+        value[...] = 0
+    np.testing.assert_array_equal(aligner.translate(x["a"], "a", "b"), before)
+    np.testing.assert_array_equal(aligner.embed(x["a"], "a"), embedded)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "b", "c"),
+        ("my mod.x", "ü:1", "c>d"),
+        # names that read alike when they are joined
+        ("a", "b>a", "a>b"),
+        ("a", "b", "b:x"),
+    ],
+)
+def test_state_restores_the_aligner(names: tuple[str, ...]):
+    x, couplings = data(names)
+    aligner = fit(x, couplings, max_steps=3)
+    nets = sum(len(net.state_dict()) for net in aligner.generators.values())
+    assert len(aligner.state()[1]) == nets + len(names)  # and a stretch each
+    again = Aligner.from_state(*aligner.state())
+    assert again.modalities == list(names)
+    for s, t in permutations(names, 2):
+        np.testing.assert_array_equal(again.translate(x[s], s, t), aligner.translate(x[s], s, t))
+        np.testing.assert_array_equal(again.embed(x[s], s), aligner.embed(x[s], s))
+
+
+def test_state_can_be_read_only(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    config, weights = aligner.state()
+    for value in weights.values():
+        value.flags.writeable = False
+    again = Aligner.from_state(config, weights)
+    np.testing.assert_array_equal(again.translate(x["a"], "a", "c"), aligner.translate(x["a"], "a", "c"))
+
+
+def test_trained_networks_are_plain_and_on_the_cpu(trained: tuple[Aligner, dict]):
+    aligner, x = trained
+    for net in aligner.generators.values():
+        assert not net.training
+        assert {p.device.type for p in net.parameters()} == {"cpu"}
+    # translating leaves no graph behind
+    assert not torch.is_grad_enabled() or not isinstance(aligner.translate(x["a"], "a", "b"), torch.Tensor)

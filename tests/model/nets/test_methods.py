@@ -1,0 +1,310 @@
+"""Methods by name: what belongs to each, what each follows, states, bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scmmgan.model.coupling.coupling import couple_known
+from scmmgan.model.nets import methods, training
+from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.networks import BarycentricMap, Generator, PaperGenerator
+
+NAMES = ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"]
+
+
+def data(n: int = 120, seed: int = 0) -> tuple[dict, dict, dict]:
+    """Model-space cells of one population, couplings by 12 links, loadings of 3."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(3, 12))
+    latent = {m: rng.normal(size=(n - 8 * i, 3)) * [2, 1, 0.7] for i, m in enumerate("ab")}
+    x = {m: (v @ rng.normal(size=(3, 4 + i))).astype(np.float32) for i, (m, v) in enumerate(latent.items())}
+    linked = {m: v @ directions for m, v in latent.items()}
+    sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in x}
+    loadings = {(s, t): (sides[s], sides[t], np.ones(3), np.ones(3)) for s, t in (("a", "b"), ("b", "a"))}
+    return x, couple_known(x, linked), loadings
+
+
+def fit(method: str, x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict]:
+    found = methods.lookup(method)
+    own = {name: getattr(found, name) for name in ("weights", "lr", "geometry")}
+    settings = {"shared": False, "max_steps": 6, "batch_size": 32, "cycle_as_real": False, "random_state": 0}
+    rest = {"device": "cpu", "progress_bar": False}
+    return methods.fit(method, x, couplings, loadings, **{**own, **settings, **rest, **arguments})
+
+
+def state(aligner: Aligner) -> dict[str, np.ndarray]:
+    return aligner.state()[1]
+
+
+def same(first: Aligner, second: Aligner) -> bool:
+    a, b = state(first), state(second)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def test_names():
+    assert list(methods.METHODS) == NAMES
+
+
+@pytest.mark.parametrize("wrong", ["scMMGAN", "gan", "", None, 3, ["scmmgan"]])
+def test_unknown_methods_are_refused(wrong: Any):
+    with pytest.raises(
+        ValueError, match=r"`method` must be one of \['scmmgan', 'coupling', 'scmmgan-paper', 'cyclegan'\]"
+    ):
+        methods.lookup(wrong)
+
+
+def test_a_close_name_is_suggested():
+    with pytest.raises(ValueError, match="Did you mean 'cyclegan'"):
+        methods.lookup("cycle-gan")
+    with pytest.raises(ValueError, match="Did you mean 'subspace'"):
+        methods.check_geometry("subspaces")
+
+
+@pytest.mark.parametrize("wrong", ["Heat", "diffusion", "", 0, ["heat"]])
+def test_unknown_geometries_are_refused(wrong: Any):
+    with pytest.raises(ValueError, match=r"`geometry` must be one of \['heat', 'subspace', 'eigvec', None\]"):
+        methods.check_geometry(wrong)
+
+
+@pytest.mark.parametrize("known", ["heat", "subspace", "eigvec", None])
+def test_known_geometries(known: str | None):
+    assert methods.check_geometry(known) == known
+
+
+def test_settings_of_the_method_text():
+    """METHOD §5."""
+    default, paper, cyclegan = (methods.lookup(name) for name in ("scmmgan", "scmmgan-paper", "cyclegan"))
+    assert (default.max_steps, default.batch_size, default.lr, default.betas) == (1_000, 256, 1e-3, (0.5, 0.99))
+    assert default.weights == training.WEIGHTS
+    assert default.geometry == "heat"
+    assert (paper.max_steps, paper.batch_size, paper.lr, paper.betas) == (20_000, 256, 1e-4, (0.9, 0.999))
+    assert paper.weights == {"adversarial": 1, "cycle": 1, "anchors": 10, "links": 10, "geometry": 1, "identity": 0}
+    assert paper.geometry == "eigvec"
+    assert {name for name, weight in cyclegan.weights.items() if weight and name != "geometry"} == {
+        "adversarial",
+        "cycle",
+    }
+    # what the default is compared with does not move with the default
+    assert (cyclegan.weights["adversarial"], cyclegan.weights["cycle"]) == (1, 1)
+    assert paper.weights["adversarial"] == 1
+    assert cyclegan.geometry is None
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("scmmgan", Generator), ("cyclegan", Generator), ("scmmgan-paper", PaperGenerator), ("coupling", BarycentricMap)],
+)
+def test_networks(method: str, kind: type):
+    aligner, _ = fit(method, *data(), max_steps=1)
+    assert {type(net) for net in aligner.generators.values()} == {kind}
+
+
+# --- what they follow --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("scmmgan", {"adversarial", "cycle", "anchors", "links", "geometry"}),
+        ("scmmgan-paper", {"adversarial", "cycle", "links", "geometry"}),
+        ("cyclegan", {"adversarial", "cycle"}),
+        ("coupling", {"cycle", "anchors"}),
+    ],
+)
+def test_terms(method: str, terms: set[str]):
+    _, history = fit(method, *data())
+    assert set(history) - {"step", "discriminator", "discriminator gradient", "gradient"} == terms
+    assert len({len(values) for values in history.values()}) == 1
+
+
+def elsewhere(couplings: dict) -> dict:
+    return {pair: dataclasses.replace(c, anchors=c.anchors[::-1].copy()) for pair, c in couplings.items()}
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_who_follows_the_coupling(method: str):
+    x, couplings, loadings = data()
+    first, _ = fit(method, x, couplings, loadings)
+    second, _ = fit(method, x, elsewhere(couplings), loadings)
+    assert same(first, second) == (method in ("scmmgan-paper", "cyclegan"))
+
+
+@pytest.mark.parametrize("method", ["scmmgan-paper", "cyclegan"])
+def test_who_follows_known_pairs(method: str):
+    x, couplings, loadings = data()
+    known = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < 30) for pair, c in couplings.items()}
+    first, _ = fit(method, x, couplings, loadings)
+    second, history = fit(method, x, known, loadings)
+    assert same(first, second) == (method == "cyclegan")
+    assert ("anchors" in history) == (method == "scmmgan-paper")
+    if method == "scmmgan-paper":
+        # the others' anchors say nothing
+        third, _ = fit(
+            method,
+            x,
+            {p: dataclasses.replace(c, anchors=np.where(c.known[:, None], c.anchors, 9)) for p, c in known.items()},
+            loadings,
+        )
+        assert same(second, third)
+
+
+def test_known_pairs_of_the_published_setting_are_learnt():
+    x, couplings, _ = data()
+    known = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < 60) for pair, c in couplings.items()}
+    aligner, history = fit("scmmgan-paper", x, known, {}, max_steps=120, lr=1e-3, geometry=None)
+    assert history["anchors"][-1] < history["anchors"][0] / 2
+    error = ((aligner.translate(x["a"], "a", "b") - couplings["a", "b"].anchors)[60:] ** 2).mean()
+    assert error < 0.3 * couplings["a", "b"].anchors.var()
+
+
+def test_cyclegan_starts_nowhere_near_the_coupling():
+    x, couplings, loadings = data()
+    default, cyclegan = (
+        fit(name, x, couplings, loadings, max_steps=1, lr=1e-12)[0] for name in ("scmmgan", "cyclegan")
+    )
+    goal = couplings["a", "b"].anchors
+    near, far = (((a.translate(x["a"], "a", "b") - goal) ** 2).mean() / goal.var() for a in (default, cyclegan))
+    assert near < 0.5
+    assert far > 0.8
+
+
+def test_shared_space_is_the_identity_for_the_default_networks_only():
+    x, _, _ = data()
+    x["b"] = x["b"][:, :4]
+    couplings = couple_known(x, x)
+    for method, identity in (("scmmgan", True), ("cyclegan", True), ("scmmgan-paper", False)):
+        aligner, _ = fit(method, x, couplings, {}, max_steps=1, lr=1e-12, shared=True)
+        assert np.allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5) == identity
+
+
+# --- the coupling as a map ---------------------------------------------------------------------------------------
+
+
+def test_coupling_is_the_barycentric_map():
+    x, couplings, loadings = data()
+    aligner, history = fit("coupling", x, couplings, loadings)
+    for (s, t), c in couplings.items():
+        np.testing.assert_allclose(aligner.translate(x[s], s, t), c.anchors, atol=1e-5)
+    assert history["step"] == [0]
+    assert history["anchors"][0] == pytest.approx(0, abs=1e-8)
+    assert history["cycle"][0] > 0
+
+
+def test_coupling_maps_cells_it_has_not_seen():
+    """Every fifth cell left out: near the anchor that it would have had."""
+    x, couplings, loadings = data(400)
+    kept = {m: np.arange(len(v)) % 5 > 0 for m, v in x.items()}
+    part = {}
+    for (s, t), c in couplings.items():
+        of = {name: getattr(c, name)[kept[s]] for name in ("plan", "anchors", "weight", "known")}
+        marks = dataclasses.replace(c.landmarks, label=c.landmarks.label[kept[t]])
+        part[s, t] = dataclasses.replace(c, landmarks=marks, **of)
+    aligner, _ = fit("coupling", {m: v[kept[m]] for m, v in x.items()}, part, loadings)
+    for (s, t), c in couplings.items():
+        goal = c.anchors[~kept[s]]
+        error = ((aligner.translate(x[s][~kept[s]], s, t) - goal) ** 2).mean()
+        assert error < 0.12 * goal.var()
+
+
+def test_coupling_remembers_so_many_cells_at_most(monkeypatch: pytest.MonkeyPatch):
+    from scmmgan.model.nets import aligner as module
+
+    monkeypatch.setattr(module, "REMEMBERED", 50)
+    x, couplings, loadings = data()
+    aligner, _ = fit("coupling", x, couplings, loadings)
+    assert [len(v) for name, v in state(aligner).items() if "cells" in name] == [50, 50]
+    goal = couplings["a", "b"].anchors
+    assert ((aligner.translate(x["a"], "a", "b") - goal) ** 2).mean() < 0.2 * goal.var()
+
+
+def test_coupling_does_not_ask_unmatched_cells():
+    x, couplings, loadings = data()
+    lost = {}
+    for pair, c in couplings.items():
+        gone = np.arange(len(c.anchors)) % 2 == 0
+        anchors = np.where(gone[:, None], 50, c.anchors).astype(np.float32)
+        lost[pair] = dataclasses.replace(c, anchors=anchors, weight=1.0 - gone)
+    aligner, _ = fit("coupling", x, lost, loadings)
+    assert aligner.translate(x["a"], "a", "b").max() < 20
+    none = {pair: dataclasses.replace(c, weight=np.zeros(len(c.anchors))) for pair, c in couplings.items()}
+    aligner, _ = fit("coupling", x, none, loadings)
+    np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), couplings["a", "b"].anchors, atol=1e-5)
+
+
+# --- every method ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def fitted(request: pytest.FixtureRequest) -> tuple[str, Aligner, dict]:
+    x, couplings, loadings = data()
+    return request.param, fit(request.param, x, couplings, loadings)[0], x
+
+
+def test_one_cell_alone_and_in_any_order(fitted: tuple):
+    _, aligner, x = fitted
+    rng = np.random.default_rng(0)
+    cells = np.vstack([x["a"], 1.3 * x["a"] + 0.2 * rng.normal(size=x["a"].shape)]).astype(np.float32)
+    batch = aligner.translate(cells, "a", "b")
+    alone = np.concatenate([aligner.translate(row[None], "a", "b") for row in cells])
+    np.testing.assert_allclose(alone, batch, atol=1e-5)
+    order = rng.permutation(len(cells))
+    np.testing.assert_allclose(aligner.translate(cells[order], "a", "b"), batch[order], atol=1e-5)
+    assert batch.dtype == np.float32
+    assert np.isfinite(aligner.embed(cells, "a")).all()
+
+
+def test_state_restores_the_aligner(fitted: tuple):
+    _, aligner, x = fitted
+    config, weights = aligner.state()
+    assert all(type(v) is np.ndarray and v.dtype == np.float32 and v.ndim > 0 for v in weights.values())
+    for value in weights.values():
+        value.flags.writeable = False
+    again = Aligner.from_state(json.dumps(json.loads(config)), weights)
+    assert again.networks == aligner.networks
+    assert same(again, aligner)
+    new = (x["b"] + 0.1).astype(np.float32)
+    np.testing.assert_array_equal(again.translate(new, "b", "a"), aligner.translate(new, "b", "a"))
+    np.testing.assert_array_equal(again.embed(x["a"], "a"), aligner.embed(x["a"], "a"))
+
+
+def test_state_of_the_default_networks_before_there_were_others():
+    x, couplings, loadings = data()
+    aligner, _ = fit("scmmgan", x, couplings, loadings)
+    config, weights = aligner.state()
+    old = {name: value for name, value in json.loads(config).items() if name != "networks"}
+    assert same(Aligner.from_state(json.dumps(old), weights), aligner)
+
+
+@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("cycle_as_real", [False, True])
+def test_same_seed_same_bits(method: str, cycle_as_real: bool):
+    x, couplings, loadings = data()
+    first, history = fit(method, x, couplings, loadings, cycle_as_real=cycle_as_real)
+    torch.manual_seed(99)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        second, again = fit(method, x, couplings, loadings, cycle_as_real=cycle_as_real)
+    finally:
+        torch.set_num_threads(threads)
+    assert same(first, second)
+    assert history == again
+    other, _ = fit(method, x, couplings, loadings, random_state=1)
+    assert same(first, other) == (method == "coupling")
+
+
+@pytest.mark.parametrize("geometry", ["heat", "subspace", "eigvec", None])
+@pytest.mark.parametrize("method", ["scmmgan", "scmmgan-paper", "cyclegan"])
+def test_any_geometry_with_any_method(method: str, geometry: str | None):
+    aligner, history = fit(method, *data(), geometry=geometry)
+    assert ("geometry" in history) == (geometry is not None)
+    assert all(np.isfinite(v).all() for v in state(aligner).values())

@@ -1,0 +1,740 @@
+"""The training loop: weights of the terms, history, guard against non-finite steps, best weights, repeatability."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scmmgan.model.coupling.coupling import couple_known
+from scmmgan.model.nets import losses, training
+from scmmgan.model.nets.aligner import Aligner
+
+TERMS = ("adversarial", "cycle", "anchors", "links", "geometry")
+# the loss function of each term
+FUNCTIONS = {
+    "adversarial": "adversarial_loss",
+    "cycle": "cycle_loss",
+    "anchors": "anchor_loss",
+    "links": "link_loss",
+    "geometry": "heat_loss",
+}
+
+
+def data(n: int = 130, modalities: str = "ab", seed: int = 0) -> tuple[dict, dict, dict]:
+    """Model-space cells of one population, couplings by 12 links, loadings of 3 links."""
+    rng = np.random.default_rng(seed)
+    x, linked, loadings = {}, {}, {}
+    directions = rng.normal(size=(3, 12))
+    for i, m in enumerate(modalities):
+        latent = rng.normal(size=(n - 10 * i, 3)) * [2, 1, 0.7]
+        noise = 0.3 * rng.normal(size=(len(latent), 1))
+        x[m] = np.hstack([latent, noise]) @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
+        x[m] = (x[m] / x[m].std()).astype(np.float32)
+        linked[m] = latent @ directions + 0.2 * rng.normal(size=(len(latent), 12))
+    couplings: dict = {}
+    for i, a in enumerate(modalities):
+        for b in modalities[i + 1 :]:
+            couplings |= couple_known({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
+            sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in (a, b)}
+            for s, t in ((a, b), (b, a)):
+                loadings[s, t] = (sides[s], sides[t], np.ones(3), np.ones(3))
+    return x, couplings, loadings
+
+
+def fit(x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict[str, list[float]]]:
+    rules = {"max_steps": 20, "batch_size": 64, "lr": 1e-3}
+    names = {field.name for field in dataclasses.fields(training.Recipe)}
+    rules |= {name: arguments.pop(name) for name in names & set(arguments)}
+    settings = {
+        "shared": False,
+        "random_state": 0,
+        "device": "cpu",
+        "progress_bar": False,
+        **arguments,
+        "recipe": training.Recipe(**rules),
+        "weights": {**training.WEIGHTS, **arguments.get("weights", {})},
+    }
+    return Aligner.fit(x, couplings, loadings, **settings)
+
+
+def state(aligner: Aligner) -> dict[str, np.ndarray]:
+    return aligner.state()[1]
+
+
+def differences(first: Aligner, second: Aligner) -> list[str]:
+    a, b = state(first), state(second)
+    assert a.keys() == b.keys()
+    return [name for name in a if not np.array_equal(a[name], b[name])]
+
+
+@pytest.fixture(scope="module")
+def problem() -> tuple[dict, dict, dict]:
+    return data()
+
+
+@pytest.fixture
+def generators(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The generators of the next training, while it runs."""
+    found: dict = {}
+    original = training.fit
+
+    def spy(nets: dict, *args: Any, **kwargs: Any) -> Any:
+        found.update(nets)
+        return original(nets, *args, **kwargs)
+
+    monkeypatch.setattr(training, "fit", spy)
+    return found
+
+
+def break_term(
+    monkeypatch: pytest.MonkeyPatch, name: str, broken: Callable[[int], bool], value: float = np.nan
+) -> list:
+    """Make a loss function `value` in steps where `broken`; returns the steps that were seen (2 calls each)."""
+    original, calls = getattr(losses, name), []
+
+    def loss(*args: Any) -> torch.Tensor:
+        out = original(*args)
+        if not out.requires_grad:  # held-out cells
+            return out
+        calls.append(len(calls) // 2)
+        return out * value if broken(calls[-1]) else out
+
+    monkeypatch.setattr(losses, name, loss)
+    return calls
+
+
+# --- history -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 9, 10, 11, 12, 13, 22, 50, 52])
+def test_history_has_one_value_per_term_and_entry(problem: tuple, max_steps: int):
+    _, history = fit(*problem, max_steps=max_steps)
+    steps = sorted({*range(10, max_steps + 1, 10), max_steps})
+    assert list(history["step"]) == steps
+    assert {*TERMS, "discriminator", "step"} <= set(history)
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(history, len(steps))
+    for name in TERMS:
+        assert np.isfinite(history[name]).any()
+
+
+def test_history_is_the_mean_over_steps(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    original = losses.cycle_loss
+
+    def spy(*args: Any) -> torch.Tensor:
+        out = original(*args)
+        if out.requires_grad:
+            seen.append(float(out.detach()))
+        return out
+
+    monkeypatch.setattr(losses, "cycle_loss", spy)
+    _, history = fit(*problem, max_steps=30)
+    per_step = np.array(seen).reshape(30, 2).sum(1)
+    np.testing.assert_allclose(history["cycle"], per_step.reshape(3, 10).mean(1), rtol=1e-6)
+
+
+def test_training_learns(problem: tuple):
+    _, history = fit(*problem, max_steps=200)
+    assert history["cycle"][-1] < history["cycle"][0] / 2
+    assert history["links"][-1] < 0.2
+    assert 0 < history["geometry"][-1] < 0.5
+
+
+# --- weights of the terms ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modalities", ["ab", "abc"])
+def test_terms_have_the_weights_of_the_method(modalities: str, monkeypatch: pytest.MonkeyPatch):
+    """The slope of what is minimised with respect to each term, step by step."""
+    slopes: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    clock = {"step": -1}
+    n_pairs = len(modalities) * (len(modalities) - 1)
+
+    def spied(name: str, original: Callable) -> Callable:
+        counter = {"calls": 0}
+
+        def loss(*args: Any) -> torch.Tensor:
+            out = original(*args)
+            if out.requires_grad:
+                if name == "adversarial":
+                    clock["step"] = counter["calls"] // n_pairs
+                    counter["calls"] += 1
+                step = clock["step"]
+                out.register_hook(lambda slope: slopes[name].append((step, float(slope))))
+            return out
+
+        return loss
+
+    for name, function in FUNCTIONS.items():
+        monkeypatch.setattr(losses, function, spied(name, getattr(losses, function)))
+    fit(*data(modalities=modalities), max_steps=40)
+    scale = len(modalities) - 1
+    for name, weight in {"adversarial": 0.5, "cycle": 1, "links": 1}.items():
+        np.testing.assert_allclose([s for _, s in slopes[name]], weight / scale, rtol=1e-6)
+        assert len(slopes[name]) == 40 * n_pairs
+    expected = [5 * max(0, 1 - step / 40 / 0.7) / scale for step, _ in slopes["anchors"]]
+    np.testing.assert_allclose([s for _, s in slopes["anchors"]], expected, rtol=1e-5, atol=1e-7)
+    assert expected[-1] == 0
+    assert expected[0] == 5 / scale
+    # every 4th step with fourfold weight
+    assert {step for step, _ in slopes["geometry"]} == set(range(0, 40, 4))
+    np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.1 / scale, rtol=1e-6)
+
+
+def with_known(couplings: dict, n: int, shift: float = 0.0) -> dict:
+    """The first `n` cells of every modality as known pairs, their anchors moved by `shift`."""
+    out = {}
+    for pair, c in couplings.items():
+        known, anchors = np.arange(len(c.anchors)) < n, c.anchors.copy()
+        anchors[known] += np.float32(shift)
+        out[pair] = dataclasses.replace(c, anchors=anchors, known=known)
+    return out
+
+
+def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    """The slope of what is minimised with respect to every mapped cell, by anchors alone."""
+    x, couplings, loadings = problem
+    weight = np.linspace(0.2, 1, len(x["a"])).astype(np.float32)
+    found = with_known(couplings, 40)
+    found["a", "b"] = dataclasses.replace(found["a", "b"], weight=weight)
+    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    rows: list[np.ndarray] = []
+    hooked: list[torch.Tensor] = []
+    original, drawn = losses.anchor_loss, training.Problem.anchored
+
+    def anchored(self: Any, source: str, target: str, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if source == "a":
+            rows.append(at.numpy())
+        return drawn(self, source, target, at)
+
+    def loss(mapped: torch.Tensor, anchors: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        # all cells and known ones: the slope sums both up
+        if mapped.requires_grad and not (hooked and hooked[-1] is mapped):
+            hooked.append(mapped)
+            error = 2 * (mapped - anchors).detach().numpy() / mapped.shape[1]
+            at = rows[-1]
+            mapped.register_hook(lambda slope: seen.append((at, error, slope.numpy())))
+        return original(mapped, anchors, share)
+
+    monkeypatch.setattr(training.Problem, "anchored", anchored)
+    monkeypatch.setattr(losses, "anchor_loss", loss)
+    weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0, "identity": 0.0}
+    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=True)
+    assert len(seen) == 20
+    for step, (at, error, slope) in enumerate(seen):
+        factor = np.where(at < 40, 1, max(0, 1 - step / 20 / 0.7))
+        expected = 5 * (factor * weight[at])[:, None] * error / weight[at].sum()
+        np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-8)
+    assert np.isfinite(history["pairs"]).all()
+
+
+def test_known_pairs_outlast_the_annealing(problem: tuple):
+    """Anchors moved away from where links and cycle lead: known ones are still followed at the end."""
+    x, couplings, loadings = problem
+    errors = {}
+    for n in (0, 60):
+        found = with_known(couplings, 60, shift=0.5)
+        found = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < n) for pair, c in found.items()}
+        aligner, history = fit(x, found, loadings, max_steps=300)
+        errors[n] = ((aligner.translate(x["a"], "a", "b") - found["a", "b"].anchors)[:60] ** 2).mean()
+        assert ("pairs" in history) == (n > 0)
+    assert errors[60] < errors[0] / 2
+
+
+def test_cells_without_a_partner_are_left_out(problem: tuple):
+    """Anchors that make no sense, but of weight 0, change nothing."""
+    x, couplings, loadings = problem
+    rng = np.random.default_rng(0)
+    runs = []
+    for noise in (0.0, 10.0):
+        found = {}
+        for pair, c in couplings.items():
+            lost = np.arange(len(c.anchors)) % 3 == 0
+            anchors = np.where(lost[:, None], c.anchors + noise * rng.normal(size=c.anchors.shape), c.anchors)
+            found[pair] = dataclasses.replace(c, anchors=anchors.astype(np.float32), weight=1.0 - lost)
+        runs.append(fit(x, found, loadings))
+    (first, history), (second, again) = runs
+    assert history == again
+    assert differences(first, second) == []
+    other, _ = fit(x, couplings, loadings)
+    assert differences(first, other)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_each_term_can_be_left_out(problem: tuple, name: str):
+    aligner, history = fit(*problem, max_steps=8, weights={name: 0.0})
+    assert name not in history
+    assert set(TERMS) - {name} <= set(history)
+    assert ("discriminator" in history) == (name != "adversarial")
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_each_term_alone(problem: tuple, name: str):
+    aligner, history = fit(*problem, max_steps=60, weights={**dict.fromkeys(TERMS, 0.0), name: 1.0})
+    assert set(TERMS) & set(history) == {name}
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+    if name in ("cycle", "links"):
+        assert history[name][-1] < history[name][0]
+
+
+def test_no_links_no_link_term(problem: tuple):
+    x, couplings, _ = problem
+    assert "links" not in fit(x, couplings, {}, max_steps=4)[1]
+
+
+def test_weights_steer(problem: tuple):
+    """A heavy cycle term gives a better round trip than none."""
+    x = problem[0]["a"]
+    errors = []
+    for weight in (0.0, 10.0):
+        aligner, _ = fit(*problem, max_steps=150, weights={"cycle": weight})
+        errors.append(((aligner.translate(aligner.translate(x, "a", "b"), "b", "a") - x) ** 2).mean())
+    assert errors[1] < errors[0] / 2
+
+
+# --- geometry, published rules ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("geometry", ["heat", "subspace", "eigvec", None])
+def test_geometry_is_chosen(problem: tuple, geometry: str | None, monkeypatch: pytest.MonkeyPatch):
+    called = set()
+    for name in ("heat", "subspace", "eigvec"):
+
+        def spy(*args: Any, name: str = name) -> torch.Tensor:
+            called.add(name)
+            return losses.GEOMETRIES[name](*args)
+
+        monkeypatch.setattr(losses, f"{name}_loss", spy)
+    aligner, history = fit(*problem, max_steps=10, geometry=geometry)
+    assert called == ({geometry} if geometry else set())
+    assert ("geometry" in history) == (geometry is not None)
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+
+@pytest.mark.parametrize("geometry", ["subspace", "eigvec"])
+def test_geometry_is_learnt(problem: tuple, geometry: str):
+    only = {**dict.fromkeys(TERMS, 0.0), "geometry": 1.0}
+    _, history = fit(*problem, max_steps=200, geometry=geometry, weights=only)
+    assert min(history["geometry"][-5:]) < 0.9 * history["geometry"][0]
+
+
+@pytest.mark.parametrize("modalities", ["ab", "abc"])
+@pytest.mark.parametrize("cycle_as_real", [False, True])
+def test_round_trips_count_as_real_where_asked(modalities: str, cycle_as_real: bool, monkeypatch: pytest.MonkeyPatch):
+    x, couplings, loadings = data(modalities=modalities)
+    sizes = []
+    original = losses.discriminator_loss
+
+    def spy(real: torch.Tensor, fakes: list[torch.Tensor]) -> torch.Tensor:
+        sizes.append((len(real), [len(fake) for fake in fakes]))
+        return original(real, fakes)
+
+    monkeypatch.setattr(losses, "discriminator_loss", spy)
+    # without a cycle term, too
+    fit(x, couplings, loadings, max_steps=2, cycle_as_real=cycle_as_real, weights={"cycle": 0.0})
+    others = len(modalities) - 1
+    assert set(map(str, sizes)) == {str((64 * (1 + others * cycle_as_real), [64] * others))}
+
+
+def test_round_trips_change_the_discriminator(problem: tuple):
+    first, second = (fit(*problem, cycle_as_real=value)[0] for value in (False, True))
+    assert len(differences(first, second)) > 10
+
+
+def test_plain_rules(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    """Constant rate, no annealing, no clipping, no gradient penalty; Adam as asked."""
+    slopes, rates, norms = [], [], []
+    original, adam = losses.anchor_loss, torch.optim.Adam
+
+    def loss(*args: torch.Tensor) -> torch.Tensor:
+        out = original(*args)
+        if out.requires_grad:
+            out.register_hook(lambda slope: slopes.append(float(slope)))
+        return out
+
+    def optimizer(parameters: Any, lr: float, betas: tuple[float, float], **arguments: Any) -> torch.optim.Adam:
+        rates.append((lr, betas))
+        return adam(parameters, lr=lr, betas=betas, **arguments)
+
+    def penalty(*args: Any) -> torch.Tensor:
+        raise RuntimeError("penalty")
+
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def clipped(parameters: list[torch.Tensor], most: float) -> torch.Tensor:
+        norms.append(most)
+        return clip(parameters, most)
+
+    schedules = []
+    monkeypatch.setattr(losses, "anchor_loss", loss)
+    monkeypatch.setattr(losses, "gradient_penalty", penalty)
+    monkeypatch.setattr(torch.optim, "Adam", optimizer)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    lambda_lr = torch.optim.lr_scheduler.LambdaLR
+
+    def schedule(adam: Any, rate: Callable[[int], float]) -> Any:
+        schedules.append([rate(step) for step in range(20)])
+        return lambda_lr(adam, rate)
+
+    monkeypatch.setattr(torch.optim.lr_scheduler, "LambdaLR", schedule)
+    fit(*problem, plain=True, betas=(0.9, 0.999), lr=1e-4)
+    np.testing.assert_allclose(slopes, 5)
+    assert len(slopes) == 40
+    assert rates == [(1e-4, (0.9, 0.999))] * 2
+    assert set(norms) == {float("inf")}
+    assert schedules == [[1.0] * 20] * 2
+    with pytest.raises(RuntimeError, match="penalty"):
+        fit(*problem)
+
+
+# --- published networks: batch norm -------------------------------------------------------------------------------
+
+
+def paper(*args: Any, **arguments: Any) -> tuple[Aligner, dict[str, list[float]]]:
+    return fit(*args, networks="paper", plain=True, **arguments)
+
+
+def first_layer(problem: tuple, rows: list[torch.Tensor], weights: list[np.ndarray], m: str = "a") -> np.ndarray:
+    """Running means of the first batch norm of the generator that leaves m, had it counted these rows only."""
+    x, mean = problem[0][m].astype(np.float64), np.zeros(128)
+    for at, weight in zip(rows, weights):
+        mean = 0.9 * mean + 0.1 * (x[at.numpy()] @ weight.T).mean(0)
+    return mean
+
+
+def test_statistics_are_those_of_measured_cells(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    """One count per step, of the real batch; round trips, held-out cells and the judge's fakes leave no trace."""
+    seen: list[torch.Tensor] = []
+    original = training._batches
+
+    def batches(*args: Any) -> Any:
+        for rows in original(*args):
+            seen.append(rows["a"])
+            yield rows
+
+    looks: list[float] = []
+    held_out = training._held_out_score
+
+    def later_is_better(*args: Any) -> float:
+        looks.append(held_out(*args))
+        return -float(len(looks))
+
+    monkeypatch.setattr(training, "_batches", batches)
+    monkeypatch.setattr(training, "_held_out_score", later_is_better)
+    monkeypatch.setattr(training, "CHECK", 5)
+    # weights hardly move, so the statistics can be recomputed
+    aligner, _ = paper(*problem, lr=1e-12, max_steps=20)
+    assert len(looks) == 3  # none before the first entry of the history
+    net = aligner.generators["a", "b"].body
+    weight, bias = (p.detach().double().numpy() for p in (net[0].weight, net[0].bias))
+    expected = first_layer(problem, seen[:20], [weight] * 20) + (1 - 0.9**20) * bias
+    np.testing.assert_allclose(net[1].running_mean.numpy(), expected, atol=1e-5)
+    # the cells that it maps in a round trip are elsewhere
+    other = aligner.generators["b", "a"].body[1].running_mean.numpy()
+    assert np.abs(other - expected).max() > 0.05
+
+
+def test_averaged_weights_come_with_the_statistics_of_their_step(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    scores: list[list[torch.Tensor]] = []
+    original = training._held_out_score
+
+    def scored(nets: Any, parameters: Any, average: list[torch.Tensor], *args: Any) -> float:
+        score = original(nets, parameters, average, *args)
+        assert all(net.training for net in nets.values())
+        scores.append([b.clone() for net in nets.values() for b in net.buffers()])
+        # the second of three looks is the best
+        return score + 100 * (len(scores) != 2)
+
+    monkeypatch.setattr(training, "_held_out_score", scored)
+    aligner, _ = paper(*problem, max_steps=150, batch_size=32, geometry=None)
+    kept = [b for net in aligner.generators.values() for b in net.buffers()]
+    assert len(kept) == 12
+    assert all(torch.equal(a, b) for a, b in zip(kept, scores[1]))
+    assert not any(torch.equal(a, b) for a, b in zip(kept, scores[2]))
+
+
+def test_held_out_cells_are_judged_as_new_cells_are_mapped(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    """With running statistics, not with those of the held-out cells."""
+    modes = []
+    original = losses.cycle_loss
+
+    def spy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        modes.append((y.requires_grad, len(x)))
+        return original(x, y)
+
+    monkeypatch.setattr(losses, "cycle_loss", spy)
+    aligner, _ = paper(*problem, max_steps=10)
+    assert (False, 13) in modes
+    assert not any(net.training for net in aligner.generators.values())
+
+
+def test_published_networks_learn(problem: tuple):
+    _, history = paper(*problem, max_steps=150, batch_size=32, lr=1e-3, betas=(0.9, 0.999))
+    assert history["links"][-1] < 0.5 * history["links"][0]
+    assert history["anchors"][-1] < history["anchors"][0] / 3
+    assert all(np.isfinite(values).all() for values in history.values())
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def drawn(sizes: dict[str, int], batch_size: int, n: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    rows = {m: torch.arange(size) for m, size in sizes.items()}
+    problem: Any = SimpleNamespace(rows=rows, x={m: torch.zeros(size, 1) for m, size in sizes.items()})
+    source = training._batches(problem, batch_size, seed)
+    return [{m: at.numpy() for m, at in next(source).items()} for _ in range(n)]
+
+
+def test_batches_visit_every_cell_once_per_epoch():
+    found = drawn({"a": 120, "b": 120}, 40, 6)
+    for m in "ab":
+        for epoch in (found[:3], found[3:]):
+            assert sorted(np.concatenate([rows[m] for rows in epoch])) == list(range(120))
+    # never index-aligned, and re-drawn
+    assert all((rows["a"] == rows["b"]).mean() < 0.2 for rows in found)
+    assert not np.array_equal(found[0]["a"], found[3]["a"])
+
+
+def test_batches_of_unequal_modalities():
+    found = drawn({"a": 500, "b": 35}, 256, 5)
+    assert [len(rows["a"]) for rows in found] == [256] * 5
+    assert [len(rows["b"]) for rows in found] == [35] * 5
+    assert all(len(set(rows["b"])) == 35 for rows in found)
+
+
+@pytest.mark.parametrize("n", [42, 130])
+def test_batch_larger_than_the_data(n: int):
+    aligner, history = fit(*data(n), batch_size=10_000, max_steps=5)
+    assert np.isfinite(history["cycle"]).all()
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+
+# --- guard -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["adversarial", "geometry", "cycle"])
+def test_non_finite_steps_are_skipped(
+    problem: tuple, generators: dict, name: str, value: float, monkeypatch: pytest.MonkeyPatch
+):
+    # geometry is evaluated in steps 0, 4, 8, …: of these, 4 and 12
+    function, bad = FUNCTIONS[name], [1, 3] if name == "geometry" else list(range(20, 26))
+    snapshots: list[list[np.ndarray]] = []
+    break_term(monkeypatch, function, lambda step: step in bad, value)
+    broken = getattr(losses, function)
+
+    def spy(*args: Any) -> torch.Tensor:
+        out = broken(*args)
+        if out.requires_grad:
+            snapshots.append([p.detach().numpy().copy() for net in generators.values() for p in net.parameters()])
+        return out
+
+    monkeypatch.setattr(losses, function, spy)
+    aligner, history = fit(*problem, max_steps=60)
+    assert history["step"][-1] == 60
+    assert all(np.isfinite(values).all() for values in history.values())
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+    def moved(step: int) -> bool:
+        return any(not np.array_equal(a, b) for a, b in zip(snapshots[2 * step], snapshots[2 * step + 2]))
+
+    if name != "geometry":  # seen in every step
+        assert not any(moved(step) for step in bad)
+        assert moved(bad[0] - 1)
+        assert moved(bad[-1] + 1)
+
+
+def test_non_finite_gradient_is_skipped(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    original, calls = losses.adversarial_loss, []
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        value = original(logits)
+        if len(calls) // 2 in range(5, 12):
+            # finite here, but the slope of a root at 0 is not
+            value = value + (logits - logits.detach()).sum().abs().sqrt()
+        return value
+
+    monkeypatch.setattr(losses, "adversarial_loss", loss)
+    aligner, history = fit(*problem, max_steps=30)
+    assert history["step"][-1] == 30
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+
+def test_non_finite_discriminator_skips_the_whole_step(
+    problem: tuple, generators: dict, monkeypatch: pytest.MonkeyPatch
+):
+    original, snapshots = losses.discriminator_loss, []
+
+    def loss(*args: Any) -> torch.Tensor:
+        snapshots.append([p.detach().numpy().copy() for net in generators.values() for p in net.parameters()])
+        return original(*args) * (np.nan if len(snapshots) // 2 in range(10, 15) else 1)
+
+    monkeypatch.setattr(losses, "discriminator_loss", loss)
+    fit(*problem, max_steps=20)
+    first, last = snapshots[2 * 11], snapshots[2 * 15]
+    assert all(np.array_equal(a, b) for a, b in zip(first, last))
+
+
+@pytest.mark.parametrize("name", ["adversarial", "cycle", "links"])
+def test_ten_broken_steps_stop_the_training_with_the_best_weights(
+    problem: tuple, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    scores: list[tuple[float, list[torch.Tensor]]] = []
+    original = training._held_out_score
+
+    def scored(nets: Any, parameters: Any, average: list[torch.Tensor], *args: Any) -> float:
+        score = original(nets, parameters, average, *args)
+        scores.append((score, [v.clone() for v in average]))
+        return score
+
+    monkeypatch.setattr(training, "_held_out_score", scored)
+    calls = break_term(monkeypatch, FUNCTIONS[name], lambda step: step >= 60)
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        aligner, history = fit(*problem, max_steps=500)
+    assert max(calls) == 69  # ten, then no more
+    assert history["step"][-1] <= 60
+    assert len(scores) == 1
+    message = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(message) == 1
+    assert name in message[0]
+    kept = [p.detach() for net in aligner.generators.values() for p in net.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(kept, scores[0][1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "max_steps"), [*((n, steps) for n in TERMS[:4] for steps in (5, 100)), ("geometry", 100)]
+)
+def test_a_term_that_never_works_is_an_error(
+    problem: tuple, name: str, max_steps: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Geometry, too, which is looked at every 4th step only; and trainings shorter than ten steps."""
+    break_term(monkeypatch, FUNCTIONS[name], lambda step: True)
+    threads = torch.get_num_threads()
+    with pytest.raises(ValueError, match=name):
+        fit(*problem, max_steps=max_steps)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("max_steps", "bad"), [(20, [19]), (30, range(22, 30)), (55, range(48, 55))])
+def test_broken_last_steps_keep_what_was_learnt(
+    problem: tuple, max_steps: int, bad: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """Fewer than ten in a row are skipped, also where no look at the held-out cells follows or went before."""
+    start, _ = fit(*problem, max_steps=1, lr=1e-12)
+    break_term(monkeypatch, "cycle_loss", lambda step: step in bad)
+    aligner, history = fit(*problem, max_steps=max_steps)
+    assert all(np.isfinite(v).all() for v in state(aligner).values())
+    assert len(differences(start, aligner)) > 10
+    assert len({len(values) for values in history.values()}) == 1
+    assert history["step"][-1] >= 10
+
+
+def test_the_best_weights_are_restored(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    scores: list[tuple[float, list[torch.Tensor]]] = []
+    original = training._held_out_score
+
+    def scored(nets: Any, parameters: Any, average: list[torch.Tensor], *args: Any) -> float:
+        score = original(nets, parameters, average, *args)
+        # the third of five looks is the best
+        score = score + 100 * (len(scores) != 2)
+        scores.append((score, [v.clone() for v in average]))
+        return score
+
+    monkeypatch.setattr(training, "_held_out_score", scored)
+    aligner, _ = fit(*problem, max_steps=250)
+    assert len(scores) == 5
+    kept = [p.detach() for net in aligner.generators.values() for p in net.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(kept, scores[2][1]))
+    assert not all(torch.equal(a, b) for a, b in zip(kept, scores[4][1]))
+
+
+def test_looking_at_held_out_cells_changes_nothing(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+    first, history = fit(*problem, max_steps=20)
+    monkeypatch.setattr(training, "CHECK", 5)
+    second, again = fit(*problem, max_steps=20)
+    assert history == again
+    assert differences(first, second) == []
+
+
+# --- randomness --------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_bits_whatever_the_threads(problem: tuple):
+    threads = torch.get_num_threads()
+    first, history = fit(*problem, max_steps=30)
+    torch.manual_seed(99)
+    try:
+        torch.set_num_threads(2)
+        second, again = fit(*problem, max_steps=30)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert differences(first, second) == []
+    assert history == again
+    other, _ = fit(*problem, max_steps=30, random_state=1)
+    assert len(differences(first, other)) > 10
+
+
+def test_global_random_states_are_untouched(problem: tuple):
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
+    aligner, _ = fit(*problem, max_steps=5)
+    Aligner.from_state(*aligner.state())
+    after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing to leave untouched")
+def test_global_random_state_of_the_device_is_untouched(problem: tuple):
+    torch.cuda.manual_seed(1)
+    before = torch.cuda.get_rng_state()
+    fit(*problem, max_steps=5)
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+def test_inputs_are_left_alone(problem: tuple):
+    x, couplings, loadings = data()
+    fit(x, couplings, loadings, max_steps=5)
+    expected = data()
+    for m in x:
+        np.testing.assert_array_equal(x[m], expected[0][m])
+    for pair in couplings:
+        np.testing.assert_array_equal(couplings[pair].anchors, expected[1][pair].anchors)
+        for a, b in zip(loadings[pair], expected[2][pair]):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_progress_bar(problem: tuple, capfd: pytest.CaptureFixture[str]):
+    fit(*problem, max_steps=20)
+    assert capfd.readouterr() == ("", "")
+    fit(*problem, max_steps=20, progress_bar=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "20/20" in err
+    assert "cycle=" in err
+
+
+def test_identity_counts_in_a_shared_space_only(problem: tuple):
+    """Images stay near their cells where the space is shared; elsewhere the term is not there at all."""
+    moved = {}
+    for weight in (0.0, 10.0):
+        aligner, history = fit(*problem, max_steps=200, shared=True, weights={"identity": weight})
+        moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
+        assert ("identity" in history) == (weight > 0)
+    assert moved[10.0] < 0.5 * moved[0.0]
+    assert "identity" not in fit(*problem, weights={"identity": 10.0})[1]

@@ -1,0 +1,104 @@
+"""Ridge regression, and anchors that are moved to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scmmgan.model.space.linear import OUTLINE, ridge, straightened, unexplained
+
+
+def test_ridge_is_weighted_least_squares_with_a_penalty():
+    rng = np.random.default_rng(0)
+    x, y, share = rng.normal(2, 3, (80, 4)), rng.normal(size=(80, 2)), rng.random(80)
+    slope, intercept = ridge(x, y, share, penalty=0.3)
+    # the normal equations, by an augmented least squares
+    weight = share / share.sum()
+    centred_x, centred_y = x - weight @ x, y - weight @ y
+    penalty = 0.3 * (weight @ centred_x**2).mean()
+    rows = np.vstack([np.sqrt(weight)[:, None] * centred_x, np.sqrt(penalty) * np.eye(4)])
+    goal = np.vstack([np.sqrt(weight)[:, None] * centred_y, np.zeros((4, 2))])
+    np.testing.assert_allclose(slope.T, np.linalg.lstsq(rows, goal, rcond=None)[0], atol=1e-10)
+    np.testing.assert_allclose(intercept, weight @ y - slope @ (weight @ x), atol=1e-10)
+
+
+def test_ridge_without_a_penalty_finds_the_line():
+    rng = np.random.default_rng(1)
+    x, slope = rng.normal(size=(50, 3)), rng.normal(size=(2, 3))
+    got, intercept = ridge(x, x @ slope.T + 4, np.ones(50), penalty=0)
+    np.testing.assert_allclose(got, slope, atol=1e-10)
+    np.testing.assert_allclose(intercept, 4, atol=1e-10)
+
+
+def test_cells_without_a_match_do_not_bend_the_line():
+    rng = np.random.default_rng(2)
+    x, slope = rng.normal(size=(60, 3)), rng.normal(size=(2, 3))
+    y, share = x @ slope.T, np.ones(60)
+    y[:20], share[:20] = 50, 0
+    np.testing.assert_allclose(ridge(x, y, share, penalty=0)[0], slope, atol=1e-10)
+    # where no cell has a match all count
+    np.testing.assert_allclose(ridge(x, y, np.zeros(60), penalty=0)[0], ridge(x, y, np.ones(60), penalty=0)[0])
+
+
+def straight_and_noise(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells, the line they are on in the first dimension (the second is noise), and anchors."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(n, 5))
+    line = np.c_[2 * x[:, 0] - x[:, 1], np.zeros(n)]
+    return x, line, line + np.c_[0.5 * rng.normal(size=n), rng.normal(size=n)]
+
+
+def test_straightened_anchors_by_hand():
+    x, _, anchors = straight_and_noise()
+    weight = np.random.default_rng(4).random(len(x))
+    slope, intercept = ridge(x, anchors, weight, penalty=OUTLINE)
+    on_line = x @ slope.T + intercept
+    for got, line, anchor in zip(straightened(anchors, x, weight).T, on_line.T, anchors.T):
+        spread = np.average((anchor - np.average(anchor, weights=weight)) ** 2, weights=weight)
+        unexplained = np.average((anchor - line) ** 2, weights=weight) / spread
+        # adjusted for five features
+        explained = max(0, 1 - unexplained * 399 / 394)
+        np.testing.assert_allclose(got, explained * line + (1 - explained) * anchor, atol=1e-10)
+
+
+def test_what_a_line_tells_loses_its_noise_and_the_rest_keeps_its_spread():
+    x, line, anchors = straight_and_noise()
+    got = straightened(anchors, x, np.ones(len(x)))
+    error = ((got - line) ** 2).mean(0) / ((anchors - line) ** 2).mean(0)
+    assert error[0] < 0.3
+    # R² of noise on five features is about .01
+    assert got[:, 1].var() == pytest.approx(anchors[:, 1].var(), rel=0.05)
+
+
+def test_a_dimension_without_variance_stays():
+    x, _, anchors = straight_and_noise()
+    anchors[:, 1] = 7
+    np.testing.assert_allclose(straightened(anchors, x, np.ones(len(x)))[:, 1], 7)
+
+
+@pytest.mark.parametrize(("n", "p"), [(64, 50), (177, 30), (32, 31), (20, 40)])
+def test_noise_keeps_its_spread_where_cells_are_few(n: int, p: int):
+    rng = np.random.default_rng(5)
+    x, noise = rng.normal(size=(n, p)), rng.normal(size=(n, 20))
+    got = straightened(noise, x, np.ones(n))
+    assert got.var() == pytest.approx(noise.var(), rel=0.1)
+
+
+def test_cells_that_are_all_alike_have_no_line():
+    rng = np.random.default_rng(6)
+    y = rng.normal(size=(30, 2))
+    slope, intercept = ridge(np.zeros((30, 3)), y, np.ones(30), penalty=0.1)
+    np.testing.assert_allclose(slope, 0, atol=1e-12)
+    np.testing.assert_allclose(intercept, y.mean(0))
+    single = np.eye(30)[3]
+    np.testing.assert_allclose(straightened(y, rng.normal(size=(30, 3)), single), y)
+
+
+def test_share_that_a_line_leaves():
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2000, 4)), rng.normal(size=(2000, 3))
+    slope = rng.normal(size=(4, 3))
+    anchors = x @ slope + 2 * noise
+    expected = 12 / (12 + (slope**2).sum())
+    assert unexplained(anchors, x, np.ones(2000)) == pytest.approx(expected, rel=0.06)
+    assert unexplained(np.ones((2000, 3)), x, np.ones(2000)) == 1
