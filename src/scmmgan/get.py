@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from scmmgan import _reading
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.data.modality import modality
+from scmmgan.data.modality import missing_key, modality
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,7 +47,7 @@ def mapped(
         Modality whose features they are mapped to.
     features
         Features of `target`, in the order wanted; default: those that `tl.align` wrote. Features that were not
-        written are decoded from the joint embedding, or from what links tell instead, with the stored model.
+        written are decoded from the joint embedding with the stored model.
     key
         `key_added` of the alignment.
 
@@ -80,7 +80,7 @@ def mapped(
     known = set(names) <= set(var.index)
     var = var.loc[names].copy() if known else pd.DataFrame(index=pd.Index(names, dtype=object))
     out = AnnData(values.copy(), obs=cells.obs.copy(), var=var)
-    _reading.copy_places(cells, out)
+    _copy_places(cells, out)
     return out
 
 
@@ -114,7 +114,7 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     >>> smm.get.embedding(mdata).n_obs == mdata.n_obs
     True
     """
-    return _reading.joint(mdata, Keys(key))
+    return _joint(mdata, Keys(key))
 
 
 def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> dict[str, Any]:
@@ -217,7 +217,7 @@ def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan"
     >>> list(smm.get.coordinates(mdata, "protein", "rna"))
     ['x', 'y', 'spread']
     """
-    return _reading.places(mdata, source, target, Keys(key))
+    return _places(mdata, source, target, Keys(key))
 
 
 def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
@@ -351,12 +351,12 @@ def uncertainty(
     """
     from anndata import AnnData
 
-    variance, total, names = _reading.of_coupling(mdata, source, target, features, Keys(key))
+    variance, total, names = _conditional_variance(mdata, source, target, features, Keys(key))
     cells = modality(mdata, source)
     out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
     with np.errstate(invalid="ignore", divide="ignore"):
         out.layers["relative"] = np.where(total > 0, variance / total, np.nan).astype(np.float32)
-    _reading.copy_places(cells, out)
+    _copy_places(cells, out)
     return out
 
 
@@ -394,4 +394,107 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     >>> list(smm.get.uncertainty_summary(mdata, "rna", "protein")["features"].columns)
     ['uncertainty', 'coupling', 'detection']
     """
-    return _reading.summary(mdata, source, target, Keys(key))
+    return _summary(mdata, source, target, Keys(key))
+
+
+# --- what is put together from the slots ---------------------------------------------------------------------------
+
+
+def _joint(mdata: MuData, keys: Keys) -> AnnData:
+    """Joint embedding of all aligned cells, see `get.embedding`."""
+    from anndata import AnnData
+
+    names = _slots.config(mdata, keys)["modalities"]
+    found = _slots.check_aligned(mdata, names, keys)
+    parts = []
+    for name in names:
+        obs = mdata[name].obs.copy()
+        # categories of one name may differ between modalities
+        obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
+        obs["modality"] = name
+        parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
+    # a column without any value in one modality would decide the type of the others'
+    obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
+    for column in obs.select_dtypes(object).columns:
+        obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
+    obs["modality"] = pd.Categorical(obs["modality"], categories=names)
+    var = pd.DataFrame(
+        {"modality": np.repeat(names, [found["widths"][m] for m in names])},
+        index=[f"{m}_{i}" for m in names for i in range(found["widths"][m])],
+    )
+    x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
+    return AnnData(x, obs=obs, var=var)
+
+
+def _copy_places(cells: AnnData, out: AnnData) -> None:
+    """Coordinates and pictures of the source's cells."""
+    if "spatial" in cells.obsm:
+        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
+    if "spatial" in cells.uns:
+        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+
+
+def _uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
+    """What `tl.uncertainty` wrote to `uns` for two modalities; KeyError where it was not run."""
+    found = _slots.record(mdata, keys).get("uncertainty", {}).get(source, {}).get(target)
+    if found is None:
+        raise KeyError(
+            f"No uncertainty from {source!r} to {target!r} in the alignment {keys.key!r}. "
+            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
+        )
+    return dict(found)
+
+
+def _conditional_variance(
+    mdata: MuData, source: str, target: str, features: str | Sequence[str], keys: Keys
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Conditional variance (cells × features), variance in the population (features,), names."""
+    from scmmgan.model.evidence import uncertainty as _model
+
+    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
+    cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
+    table = _uncertainty_record(mdata, source, target, keys)
+    if "landmark_mass" not in table or plan not in cells.obsm or keys.landmark_moments()[0] not in other.varm:
+        raise KeyError(
+            f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
+            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
+        )
+    names = [features] if isinstance(features, str) else [str(name) for name in features]
+    at = other.var_names.get_indexer(pd.Index(names, dtype=object))
+    if (at < 0).any():
+        raise missing_key(f"feature in {target!r}", names[int((at < 0).argmax())], list(other.var_names))
+    mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
+    total = _model.total_variance(np.asarray(table["landmark_mass"]), mean, variance)
+    found = _model.conditional_variance(cells.obsm[plan], mean, variance)
+    column = keys.unmatched(target if several else None)
+    if column in cells.obs:
+        alone = _model.without_partner(1 - cells.obs[column].to_numpy(dtype=np.float32))[:, None]
+        found += (alone * (total - found)).astype(np.float32)
+    return found, total, names
+
+
+def _summary(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
+    """Uncertainty of all mapped features, see `get.uncertainty_summary`."""
+    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
+    found, var = _uncertainty_record(mdata, source, target, keys), mdata[target].var
+    suffix = source if several else None
+    columns = {"uncertainty": keys.uncertainty(None, suffix)}
+    columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
+    columns |= {"interval": keys.interval(suffix), "detection": keys.detection()}
+    table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
+    return {"features": table, **found}
+
+
+def _places(mdata: MuData, source: str, target: str, keys: Keys) -> pd.DataFrame:
+    """Where cells were placed, see `get.coordinates`."""
+    found = _slots.check_aligned(mdata, (source, target), keys)
+    used = _slots.record(mdata, keys).get("coordinates", {}).get(source, {}).get(target)
+    slot = keys.coordinates(target)
+    if used is None or slot not in mdata[source].obsm:
+        raise KeyError(f"Cells of {source!r} have no place in {target!r}. Run `scmmgan.tl.place(mdata, ...)` first.")
+    where = np.asarray(mdata[source].obsm[slot])
+    out = pd.DataFrame(where, index=mdata[source].obs_names, columns=list("xyz")[: where.shape[1]])
+    spread = keys.spread(target if len(found["modalities"]) > 2 else None)
+    out["spread"] = mdata[source].obs[spread].to_numpy(dtype=float)
+    out.attrs = {name: str(value) for name, value in used.items()}
+    return out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FORMAT = 2  # raised whenever a slot changes: records of another number cannot be read
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -13,7 +15,7 @@ class Keys:
 
     @property
     def uns(self) -> str:
-        """`mdata.uns`: params, features, landmarks, history, diagnosis, model."""
+        """`mdata.uns`: format, params, features, landmarks, history, diagnosis, model."""
         return self.key
 
     @property
@@ -29,9 +31,10 @@ class Keys:
         """`mdata[source].obsm`: coupling of cells with the target's landmarks."""
         return f"{self.key}_plan_{target}"
 
-    def told(self, target: str) -> str:
-        """`mdata[source].obsm`: what mapped values are decoded from where links tell more than the map."""
-        return f"{self.key}_told_{target}"
+    @property
+    def landmark(self) -> str:
+        """`mdata[m].obs`: number of the landmark that stands for the cell in couplings."""
+        return f"{self.key}_landmark"
 
     def unmatched(self, target: str | None = None) -> str:
         """`mdata[source].obs`: share of a cell without a partner; `target` named where there are several."""

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data.modality import missing_key, modality
+from scmmgan.model.defaults import MIN_CELLS, MIN_PAIRS
 
 if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
 
-MIN_PAIRS = 3
 GAPS = ("", "nan", "None", "<NA>")  # what str() makes of a gap
 
 
@@ -109,11 +109,13 @@ def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
     return np.stack([rows[a], rows[b]], axis=1)
 
 
-def read_labels(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]) -> dict[str, np.ndarray] | None:
-    """Codes (n,) of one vocabulary per modality, -1 where there is a gap; None without labels."""
+def read_labels(
+    mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]
+) -> tuple[dict[str, np.ndarray] | None, list[str]]:
+    """Codes (n,) of one vocabulary per modality, -1 where there is a gap, and the vocabulary; None, empty without labels."""
     values = _columns(mdata, names, labels, "labels")
     if values is None:
-        return None
+        return None, []
     found = {m: set(v.dropna()) for m, v in values.items()}
     for a, b in combinations(names, 2):
         common = found[a] & found[b]
@@ -129,20 +131,14 @@ def read_labels(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | 
                 end = "they may be among its cells without a label." if gaps else "those cells count as unmatched."
                 logger.warning("Labels %s of %r are missing in %r: %s", alone, m, other, end)
     vocabulary = sorted(set.union(*found.values()))
-    return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}
+    return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}, vocabulary
 
 
-def label_names(mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]) -> list[str]:
-    """The vocabulary that the codes of `read_labels` count through; empty without labels."""
-    values = _columns(mdata, names, labels, "labels")
-    return [] if values is None else sorted(set.union(*(set(v.dropna()) for v in values.values())))
-
-
-def read_batches(mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]) -> dict[str, np.ndarray | None]:
-    """Batch codes (n,) per modality; None where a modality has one batch. Every batch has at least 32 cells."""
-    from scmmgan.data.modality import MIN_CELLS
-
-    codes: dict[str, np.ndarray | None] = dict.fromkeys(names)
+def read_batches(
+    mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]
+) -> dict[str, tuple[np.ndarray, ...] | None]:
+    """Row numbers of each batch per modality; None where a modality has one batch. Every batch has at least 32 cells."""
+    found: dict[str, tuple[np.ndarray, ...] | None] = dict.fromkeys(names)
     for m in [m for m in names if batch[m] is not None]:
         values = _columns(mdata, [m], batch, "batch")
         column = values[m] if values else None
@@ -154,8 +150,9 @@ def read_batches(mdata: MuData, names: Sequence[str], batch: Mapping[str, str | 
                 f"Batch {counts.idxmin()!r} of {m!r} has {counts.min()} cells; {MIN_CELLS} are the minimum. Merge or drop it."
             )
         if len(counts) > 1:
-            codes[m] = pd.Categorical(column).codes.astype(int)
-    return codes
+            codes = pd.Categorical(column).codes
+            found[m] = tuple(np.flatnonzero(codes == code) for code in range(codes.max() + 1))
+    return found
 
 
 def _columns(

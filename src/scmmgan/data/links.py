@@ -11,15 +11,13 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data.modality import missing_key, modality
+from scmmgan.model.defaults import MAX_LINK_TABLE, MIN_AUTO, MIN_LINKS
 
 if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
 
-MIN_AUTO = 10  # equal names below which they may be chance
-MIN_LINKS = 3
-MAX_LINKS = 500_000
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[EGPRT]\d{11})\.\d+$")  # the version of an Ensembl id
 SPELL = r".str.upper().str.replace(r'^(ENS\w+)\.\d+$', r'\1', regex=True)"  # what a user may type for the first
 SUFFIX = re.compile(r"[._-]\d+$")  # what keeps repeated names apart, "CD3D-1"; part of the name in "TRAV8-2"
@@ -109,7 +107,7 @@ def _from_names(mdata: MuData, source: str, target: str, column: str) -> pd.Data
     # modalities may have any name, so they name the columns last
     first, second = (pd.DataFrame({"key": keys.to_numpy(), side: keys.index}) for keys, side in zip(sides, "ab"))
     counts = first["key"].value_counts().mul(second["key"].value_counts(), fill_value=0)
-    if counts.sum() > MAX_LINKS:
+    if counts.sum() > MAX_LINK_TABLE:
         raise ValueError(
             f"{column!r} gives {int(counts.sum())} links, {int(counts.max())} of them by {counts.idxmax()!r} alone: it "
             "does not name genes. Give a column that does, or a table."

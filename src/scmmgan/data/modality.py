@@ -1,4 +1,4 @@
-"""MuData → Domain (matrix, names, transform, model-space cells) and results → MuData; all checks of user input."""
+"""One modality of a MuData: its matrix, names and coordinates; checks of user input."""
 
 from __future__ import annotations
 
@@ -6,80 +6,19 @@ import difflib
 import logging
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan.model.space.transform import (
-    Matrix,
-    Transform,
-    decoding_to,
-    fit_shared,
-    fit_smoothed,
-    fit_transform,
-    identity_transform,
-)
+from scmmgan.model.defaults import MIN_CELLS
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
-
-MIN_CELLS = 32
-MAX_SEED = 2**32 - 1  # what scikit-learn takes
-PANEL = 50  # features; a smaller modality is a chosen panel, without loss in the PCA (METHOD §2)
-MIN_SHARED = 50  # equal names that make a shared space (METHOD §2)
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One modality as the models see it. `x`: cells × p, float32, unit global sd.
-
-    `borne_out`: how well neighbours before the smoothing bear out each label, 0 (chance) to 1; None without either.
-    `own_share`: of their values before the smoothing in `x`.
-    """
-
-    name: str
-    smoothed: Matrix
-    obs_names: pd.Index
-    var_names: pd.Index
-    transform: Transform
-    x: np.ndarray
-    borne_out: np.ndarray | None = None
-    own_share: float = 0.0
-
-    @property
-    def cells(self) -> Matrix:
-        """What `x` are the coordinates of: the smoothed matrix, with the share of own values."""
-        return self.smoothed.keeping(self.own_share)
-
-    def zscored(self, positions: np.ndarray) -> np.ndarray:
-        """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (float32)."""
-        values = self.smoothed.columns(positions)
-        values = values - self.transform.mean[positions].astype(np.float32)
-        return values / self.transform.sd[positions].astype(np.float32)
-
-    def half_smoothed(self, positions: np.ndarray) -> np.ndarray:
-        """Chosen columns, z-scored before and after the smoothing, added and z-scored again (float32)."""
-        measured, smoothed = self.smoothed.measured(positions), self.smoothed.columns(positions)
-        return _zscored(_zscored(measured) + _zscored(smoothed))
-
-    def varies(self, positions: np.ndarray) -> np.ndarray:
-        """Which of the chosen features are not constant, a block of columns at a time."""
-        blocks = [_zscored(self.smoothed.columns(positions[i : i + 256])) for i in range(0, len(positions), 256)]
-        return np.concatenate([block.any(0) for block in blocks])
-
-
-def _zscored(values: np.ndarray) -> np.ndarray:
-    """z-scores of columns (float32); 0 where they differ by rounding only."""
-    mean, sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    scaled = (values - mean.astype(np.float32)) / np.where(still, 1, sd).astype(np.float32)
-    return np.where(still, np.float32(0), scaled)
 
 
 def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
@@ -204,7 +143,7 @@ def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
             f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite). "
             "Impute or drop them first."
         )
-    if not _varies(out):
+    if not varies(out):
         raise ValueError(f"{slot} of {name!r} is constant in every feature: there is nothing to align. {_OTHER_LAYER}")
     if data.max() > 50 and data.min() >= 0 and np.array_equal(data, np.round(data)):
         logger.warning(
@@ -217,7 +156,7 @@ def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
 _OTHER_LAYER = "Check the values, or name another `layer`."
 
 
-def _varies(values: np.ndarray | sp.csr_matrix, columns: np.ndarray | slice = slice(None)) -> bool:
+def varies(values: np.ndarray | sp.csr_matrix, columns: np.ndarray | slice = slice(None)) -> bool:
     """Whether any cell differs from the first one; few rows are dense at one time."""
     first = None
     for start in range(0, values.shape[0], 256):
@@ -227,72 +166,6 @@ def _varies(values: np.ndarray | sp.csr_matrix, columns: np.ndarray | slice = sl
         if (block != first).any():
             return True
     return False
-
-
-def read_domains(
-    mdata: MuData,
-    names: Sequence[str],
-    *,
-    layer: dict[str, str | None],
-    use_rep: dict[str, str | None],
-    mask_var: dict[str, Any],
-    smooth: dict[str, int | None],
-    n_pcs: dict[str, int | None],
-    links: Mapping[tuple[str, str], pd.DataFrame],
-    batches: Mapping[str, np.ndarray | None],
-    labels: Mapping[str, np.ndarray] | None,
-    denoise: bool,
-    own_share: float,
-    random_state: int,
-) -> tuple[list[Domain], bool]:
-    """Read, smooth and transform the modalities; True when they lie in one shared space.
-
-    `own_share`: of cells' values before the smoothing in model space, which is not for shared ones.
-    """
-    matrices, columns, smoothed, borne_out = {}, {}, {}, {}
-    for name in names:
-        matrices[name], columns[name] = read_matrix(mdata, name, layer=layer[name], use_rep=use_rep[name])
-    masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
-    for name in names:
-        if (mask := masks[name]) is not None and not _varies(matrices[name], mask):
-            raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
-        t = 0 if use_rep[name] else smooth[name] or 0
-        batch = batches[name]
-        smoothed[name], borne_out[name] = fit_smoothed(
-            matrices[name],
-            t,
-            rows=None if batch is None else [np.flatnonzero(batch == code) for code in range(batch.max() + 1)],
-            labels=None if labels is None else labels[name],
-            allowed=masks[name],
-            denoise=denoise,
-            random_state=random_state,
-        )
-    common = _shared_names(names, columns, links, use_rep, masks)
-    shared = common is not None
-    # in a shared space smoothed cells are the better ones (benchmarks/accuracy.md)
-    kept = {name: own_share if smooth[name] and not (shared or use_rep[name]) else 0.0 for name in names}
-    cells = {name: smoothed[name].keeping(kept[name]) for name in names}
-    if common is not None:
-        positions = [columns[name].get_indexer(common) for name in names]
-        p = min(n_pcs[name] or 50 for name in names)
-        fitted = dict(zip(names, fit_shared([smoothed[name] for name in names], positions, n_pcs=p)))
-    else:
-        fitted = {}
-        for name in names:
-            if use_rep[name]:
-                fitted[name] = identity_transform(smoothed[name])
-                continue
-            linked = [columns[name].get_indexer(pd.Index(t[name])) for pair, t in links.items() if name in pair]
-            fitted[name] = fit_transform(
-                cells[name],
-                n_pcs=n_pcs[name] or 50,
-                linked=np.unique(np.concatenate(linked)) if linked else None,
-                allowed=masks[name],
-            )
-    x = {name: fitted[name].transform(cells[name]) for name in names}
-    fitted |= {n: decoding_to(smoothed[n], fitted[n], x[n]) for n in names if kept[n]}
-    parts = [(n, smoothed[n], mdata[n].obs_names, columns[n], fitted[n], x[n], borne_out[n], kept[n]) for n in names]
-    return [Domain(*part) for part in parts], shared
 
 
 def read_coordinates(mdata: MuData, names: Sequence[str], spatial: Any) -> dict[str, np.ndarray]:
@@ -326,7 +199,7 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     return values
 
 
-def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str | None) -> np.ndarray | None:
+def read_mask(mdata: MuData, name: str, mask: Any, use_rep: str | None) -> np.ndarray | None:
     """Positions of the features that may enter the PCA."""
     if mask is None or use_rep:
         return None
@@ -335,47 +208,11 @@ def _mask(mdata: MuData, name: str, mask: Any, columns: pd.Index, use_rep: str |
             raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var))
         mask = mdata[name].var[mask]
     mask = np.asarray(mask)
-    if mask.dtype != bool or mask.shape != (len(columns),):
+    if mask.dtype != bool or mask.shape != (mdata[name].n_vars,):
         raise ValueError(
-            f"`mask_var` of {name!r} must be {len(columns)} booleans, got {mask.shape} of {mask.dtype}. "
+            f"`mask_var` of {name!r} must be {mdata[name].n_vars} booleans, got {mask.shape} of {mask.dtype}. "
             "Name a boolean `var` column or hand in a boolean array."
         )
     if not mask.any():
         raise ValueError(f"`mask_var` of {name!r} chooses no feature.")
     return np.flatnonzero(mask)
-
-
-def shared_names(
-    mdata: MuData,
-    names: Sequence[str],
-    *,
-    links: Mapping[tuple[str, str], pd.DataFrame],
-    use_rep: Mapping[str, str | None],
-    mask_var: Mapping[str, Any],
-) -> pd.Index | None:
-    """Equal names of all modalities where they are many enough to make one space, else None."""
-    columns = {name: mdata[name].var_names for name in names}
-    masks = {name: _mask(mdata, name, mask_var[name], columns[name], use_rep[name]) for name in names}
-    return _shared_names(names, columns, links, use_rep, masks)
-
-
-def _shared_names(
-    names: Sequence[str],
-    columns: Mapping[str, pd.Index],
-    links: Mapping[tuple[str, str], pd.DataFrame],
-    use_rep: Mapping[str, str | None],
-    masks: Mapping[str, np.ndarray | None],
-) -> pd.Index | None:
-    """Equal names of all modalities where they are many enough to make one space, else None."""
-    if not links or any(use_rep.values()):
-        return None
-    common = columns[names[0]]
-    for name in names[1:]:
-        common = common[common.isin(columns[name])]
-    for name in names:
-        if (mask := masks[name]) is not None:
-            common = common[common.isin(columns[name][mask])]
-    smallest = min(len(columns[name]) for name in names)
-    # the links must say so too: equal names may mean nothing when the user links other features
-    linked = all((table.iloc[:, 0] == table.iloc[:, 1]).mean() > 0.5 for table in links.values())
-    return common if linked and len(common) >= MIN_SHARED and 2 * len(common) >= smallest else None

@@ -1,155 +1,211 @@
-"""What an alignment starts from: the modalities and all that is known about them."""
+"""A MuData and the arguments of `tl.align` → the problem, arrays only: everything is read here, once."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from inspect import signature
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scmmgan.data import known as _known
-from scmmgan.data import modality as _domain
+from scmmgan.data import links as _links
+from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.coupling import couple as _prior
-from scmmgan.model.evidence import populations as _evidence
-from scmmgan.model.evidence import readings as _smoothing
+from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
+from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
+from scmmgan.model.space.domain import Domain, model_space
+from scmmgan.model.space.pca import column_moments
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.data.modality import Domain
-    from scmmgan.model.coupling.coupling import Coupling
-    from scmmgan.model.nets.aligner import Aligner, Loadings
+logger = logging.getLogger("scmmgan")
 
-Pair = tuple[str, str]
-DEFAULTS: dict[str, Any] = {"smooth": "auto", "n_pcs": 50, "noise_dim": 0}  # of modalities that a dict leaves out
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Modalities in model space, link tables, row numbers of known pairs, label codes and their vocabulary.
-
-    `read_by`: diffusion steps by modality (`smooth`), whether on graphs of denoised components (`denoise`), and the share of
-    own values (`own_share`).
-    """
-
-    domains: list[Domain]
-    shared: bool
-    tables: Mapping[Pair, pd.DataFrame]
-    pairs: Mapping[Pair, np.ndarray]
-    labels: Mapping[str, np.ndarray] | None
-    label_names: Sequence[str]
-    known: str  # hash of links, pairs and labels
-    read_by: dict[str, Any]
-
-    @property
-    def x(self) -> dict[str, np.ndarray]:
-        """Model-space cells of every modality."""
-        return {d.name: d.x for d in self.domains}
-
-    @property
-    def as_used(self) -> dict[str, Any]:
-        """What `params` keep of how it was read."""
-        return {"known": self.known, **self.read_by}
-
-    def couple(
-        self, random_state: int, n_landmarks: int | None = None
-    ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
-        """Couplings of all ordered pairs, and the linked features' loadings."""
-        return _prior.couplings(
-            self.domains, self.tables, self.pairs, self.labels, shared=self.shared, random_state=random_state,
-            n_landmarks=n_landmarks,
-        )  # fmt: skip
-
-    def diagnose(
-        self, couplings: Mapping[Pair, Coupling], random_state: int
-    ) -> tuple[dict[Pair, dict[str, Any]], dict[Pair, np.ndarray]]:
-        """Records of what supports the couplings, and ambiguous cells."""
-        return _evidence.diagnose_couplings(
-            self.domains, couplings, self.tables, self.pairs, self.labels, self.label_names,
-            shared=self.shared, random_state=random_state,
-        )  # fmt: skip
+# arguments that may differ between modalities, with the value of a modality that a dict leaves out
+PER_MODALITY: dict[str, Any] = {
+    "layer": None, "use_rep": None, "mask_var": None, "smooth": "auto", "n_pcs": N_PCS, "labels": None, "batch": None,
+}  # fmt: skip
 
 
-def read(
+def read(mdata: MuData, names: Sequence[str], arguments: Mapping[str, Any]) -> Problem:
+    """Check and read all that the arguments of `tl.align` name; nothing later touches the MuData before it is written."""
+    per = {
+        name: _modality.per_modality(arguments[name], names, name, default) for name, default in PER_MODALITY.items()
+    }
+    tables = _tables(mdata, names, arguments["links"], per["use_rep"])
+    pairs = _known.read_pairs(mdata, names, arguments["pairs"])
+    codes, vocabulary = _known.read_labels(mdata, names, per["labels"])
+    batches = _known.read_batches(mdata, names, per["batch"])
+    coordinates = _modality.read_coordinates(mdata, names, arguments.get("spatial"))
+    modalities = {m: _read_modality(mdata, m, per, batches[m], coordinates.get(m)) for m in names}
+    explicit = not (isinstance(arguments["links"], str) and arguments["links"] == "auto")
+    linked = {pair: _positions(table, modalities, explicit=explicit) for pair, table in tables.items()}
+    known = {
+        (a, b): Known(
+            (a, b), linked.get((a, b)), pairs.get((a, b)), None if codes is None else {m: codes[m] for m in (a, b)}
+        )
+        for a, b in combinations(names, 2)
+    }
+    shared = _shared_features(modalities, known)
+    return Problem(modalities, known, vocabulary, shared, _hash(modalities, known, vocabulary))
+
+
+def _read_modality(
     mdata: MuData,
-    names: list[str],
-    per_modality: Mapping[str, dict[str, Any]],
-    *,
-    links: str | pd.DataFrame | None,
-    pairs: str | pd.DataFrame | None,
-    random_state: int,
-    denoise: bool | None = None,
-    own_share: float | None = None,
-) -> Problem:
-    """Check and read what `per_modality` (arguments of `tl.align` by modality) and the other arguments name.
-
-    `denoise`, `own_share`: as for `_smoothing.read_domains`.
-    """
-    tables = _prior.tables(mdata, names, links, per_modality["use_rep"])
-    known = _known.read_pairs(mdata, names, pairs)
-    codes = _known.read_labels(mdata, names, per_modality["labels"])
-    label_names = _known.label_names(mdata, names, per_modality["labels"])
-    batches = _known.read_batches(mdata, names, per_modality["batch"])
-    how: dict[str, Any] = {name: per_modality[name] for name in ("layer", "use_rep", "mask_var", "smooth", "n_pcs")}
-    how |= {"pairs": known, "batches": batches, "labels": codes, "denoise": denoise, "own_share": own_share}
-    how["random_state"] = random_state
-    explicit = not (isinstance(links, str) and links == "auto")
-    hashed = _hash(tables, known, codes, label_names)
-    found = _smoothing.read_domains(mdata, names, links=tables, **how)
-    told = _prior.telling(tables, {d.name: d for d in found[0]}, explicit=explicit)
-    if set(told) != set(tables):
-        # links of constant features decide nothing, nor how much is smoothed
-        found = _smoothing.read_domains(mdata, names, links=told, **how)
-    domains, shared, read_by = found
-    return Problem(domains, shared, told, known, codes, label_names, hashed, read_by)
+    name: str,
+    per: Mapping[str, Mapping[str, Any]],
+    batches: tuple[np.ndarray, ...] | None,
+    coordinates: np.ndarray | None,
+) -> Modality:
+    use_rep, steps, n_pcs = (per[argument][name] for argument in ("use_rep", "smooth", "n_pcs"))
+    values, features = _modality.read_matrix(mdata, name, layer=per["layer"][name], use_rep=use_rep)
+    allowed = _modality.read_mask(mdata, name, per["mask_var"][name], use_rep)
+    if allowed is not None and not _modality.varies(values, allowed):
+        raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
+    return Modality(
+        name=name,
+        values=values,
+        cells=mdata[name].obs_names.to_numpy(dtype=object),
+        features=features.to_numpy(dtype=object),
+        embedded=use_rep is not None,
+        allowed=allowed,
+        batches=batches,
+        n_pcs=N_PCS if n_pcs is None else int(n_pcs),
+        steps=None if isinstance(steps, str) else int(steps or 0),
+        coordinates=coordinates,
+    )
 
 
-def _hash(
-    tables: Mapping[Pair, pd.DataFrame],
-    pairs: Mapping[Pair, np.ndarray],
-    labels: Mapping[str, np.ndarray] | None,
-    label_names: Sequence[str],
-) -> str:
+# --- links -------------------------------------------------------------------------------------------------------
+
+
+def _tables(
+    mdata: MuData, names: Sequence[str], links: str | pd.DataFrame | None, use_rep: Mapping[str, str | None]
+) -> dict[Pair, pd.DataFrame]:
+    """Link tables of all pairs of modalities that have links."""
+    found = {}
+    of = list(combinations(names, 2))
+    automatic = isinstance(links, str) and links == "auto"
+    named = not isinstance(links, str) or links in ("auto", "var_names") or any(links in mdata[m].var for m in names)
+    for source, target in of:
+        if rep := use_rep[source] or use_rep[target]:
+            # a representation has no features that links could name
+            if links is not None and not automatic:
+                raise ValueError(
+                    f"`links` names features, but {source!r} or {target!r} is read from obsm {rep!r}, which has none. "
+                    "Give `links=None`, or leave `use_rep` out."
+                )
+            continue
+        # of several modalities some may share nothing
+        table = _links.link_table(mdata, source, target, links, required=len(of) == 1 or not named)
+        if table is not None:
+            # only ratios of weights count
+            found[source, target] = table.assign(weight=table["weight"] / table["weight"].max())
+    if not found and len(of) > 1 and links is not None and not automatic:
+        # says what was asked for and what there is
+        _links.link_table(mdata, *of[0], links)
+    return found
+
+
+def _positions(table: pd.DataFrame, modalities: Mapping[str, Modality], *, explicit: bool) -> Links | None:
+    """The links whose features vary in both modalities; too few of them are an error where links were asked for."""
+    a, b = (str(m) for m in table.columns[:2])
+    at = {m: pd.Index(modalities[m].features).get_indexer(pd.Index(table[m])) for m in (a, b)}
+    varies = np.logical_and.reduce([_varying(modalities[m], at[m]) for m in (a, b)])
+    if not varies.all():
+        logger.warning("%d of %d links name a constant feature and are left out.", (~varies).sum(), len(varies))
+    if varies.sum() < MIN_LINKS:
+        if explicit:
+            raise ValueError(
+                f"Of {len(varies)} links between {a!r} and {b!r} {varies.sum()} have features that vary in both; at least "
+                f"{MIN_LINKS} are needed. Check the `layer`, or use `links=None`."
+            )
+        return None
+    links = Links(at[a], at[b], table["weight"].to_numpy(dtype=float), table["sign"].to_numpy(dtype=float))
+    return _fewer(links.take(varies), modalities[a], modalities[b])
+
+
+def _varying(modality: Modality, positions: np.ndarray) -> np.ndarray:
+    """Which of the chosen features vary, in any batch: what differs between batches only is shifted away."""
+    parts = (slice(None),) if modality.batches is None else modality.batches
+    return np.logical_or.reduce([column_moments(modality.values[rows][:, positions])[1] > 0 for rows in parts])
+
+
+def _fewer(links: Links, a: Modality, b: Modality) -> Links:
+    """At most 5,000 links between different features: the heaviest of each, then those that vary most for their mean."""
+    if len(links) <= MAX_LINKS_USED or (a.features[links.first] == b.features[links.second]).all():
+        return links
+    sides = ((a, links.first), (b, links.second))
+    modality, side = min(sides, key=lambda of: len(np.unique(of[1])))
+    heaviest = np.argsort(-links.weight, kind="stable")
+    one = heaviest[np.unique(side[heaviest], return_index=True)[1]]
+    mean, sd = column_moments(modality.values[:, side[one]])
+    dispersion = sd**2 / np.maximum(np.abs(mean), 1e-6)
+    kept = np.sort(one[np.argsort(-dispersion, kind="stable")[:MAX_LINKS_USED]])
+    logger.info("%d of %d links are used: one for each feature of %r, those that vary most.", len(kept), len(links), modality.name)  # fmt: skip
+    return links.take(kept)
+
+
+def _shared_features(modalities: Mapping[str, Modality], known: Mapping[Pair, Known]) -> dict[str, np.ndarray] | None:
+    """Positions of equal names of all modalities, in one order, where they are many enough to make one space."""
+    linked = [(k, k.links) for k in known.values() if k.links is not None]
+    if not linked or any(m.embedded for m in modalities.values()):
+        return None
+    names = {m: pd.Index(of.features) for m, of in modalities.items()}
+    common = next(iter(names.values()))
+    for name, of in modalities.items():
+        common = common[common.isin(names[name] if of.allowed is None else names[name][of.allowed])]
+    smallest = min(len(of) for of in names.values())
+    # the links must say so too: equal names may mean nothing when the user links other features
+    for k, links in linked:
+        a, b = (modalities[m].features[k.positions(m)] for m in k.names)
+        if (a == b).mean() <= 0.5:
+            return None
+    if len(common) < MIN_SHARED or 2 * len(common) < smallest:
+        return None
+    return {m: of.get_indexer(common) for m, of in names.items()}
+
+
+def _hash(modalities: Mapping[str, Modality], known: Mapping[Pair, Known], vocabulary: Sequence[str]) -> str:
     """What is known beside the values, as a hash: the same after a file, on any machine."""
-    parts: list[object] = [[str(name) for name in label_names]]
-    for (source, target), table in tables.items():
-        names = [[str(name) for name in table[m]] for m in (source, target)]
-        parts += [source, target, *names, table["sign"].tolist(), table["weight"].round(6).tolist()]
-    parts += [[pair, rows.tolist()] for pair, rows in pairs.items()]
-    parts += [[name, codes.tolist()] for name, codes in (labels or {}).items()]
+    parts: list[object] = [[str(name) for name in vocabulary]]
+    for (a, b), of in known.items():
+        if of.links is not None:
+            names = [[str(f) for f in modalities[m].features[of.positions(m)]] for m in (a, b)]
+            parts += [a, b, *names, of.links.sign.tolist(), of.links.weight.round(6).tolist()]
+        if of.pairs is not None:
+            parts.append([(a, b), of.pairs.tolist()])
+        parts += [[name, codes.tolist()] for name, codes in (of.labels or {}).items()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def reread(mdata: MuData, keys: Keys) -> Problem:
-    """The problem of an alignment that is there, from its stored arguments; its seed gives the same model space."""
+# --- an alignment that is there ----------------------------------------------------------------------------------
+
+
+def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
+    """The problem of an alignment that is there, and its model space, from its stored arguments."""
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
     _slots.check_aligned(mdata, names, keys)
-    read_by = ("layer", "use_rep", "mask_var", "smooth", "n_pcs", "labels", "batch")
-    per = {name: {m: argument(params, name, m) for m in names} for name in read_by}
-    for name in ("smooth", "n_pcs"):
-        per[name] = {m: None if v is None else int(v) for m, v in per[name].items()}
-    prior: dict[str, Any] = {name: given(params[name]) for name in ("links", "pairs")}
-    # files from before there was a choice have none
-    prior |= {"denoise": bool(params.get("denoise", False)), "own_share": float(params.get("own_share", 0.0))}
-    problem = read(mdata, names, per, random_state=int(params["random_state"]), **prior)
-    if problem.known != str(params["known"]):
+    arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
+    problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    if problem.fingerprint != str(params["known"]):
         raise ValueError(
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
             "again."
         )
-    for d in problem.domains:
-        before = _slots.model_space(mdata, d.name, d.name, keys)
+    domains = model_space(problem, random_state=int(params["random_state"]))
+    for name, domain in domains.items():
+        before = _slots.model_space(mdata, name, name, keys)
         # another machine may round otherwise
-        if before.shape != d.x.shape or np.abs(before - d.x).max() > 0.01:
-            raise ValueError(f"{d.name!r} is no longer what was aligned as {keys.key!r}: align it again.")
-    return problem
+        if before.shape != domain.x.shape or np.abs(before - domain.x).max() > 0.01:
+            raise ValueError(f"{name!r} is no longer what was aligned as {keys.key!r}: align it again.")
+    return problem, domains
 
 
 def given(stored: Any) -> Any:
@@ -159,34 +215,22 @@ def given(stored: Any) -> Any:
     return None if isinstance(stored, str) and stored == "None" else stored
 
 
-def training_settings(params: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
-    """What `methods.fit` takes to train once more as with these stored arguments, without a progress bar."""
-    from scmmgan.model.nets import methods
-
-    found = {name: given(params[name]) for name in signature(methods.fit).parameters if name in params}
-    weights = {str(name): float(weight) for name, weight in params["weights"].items()}
-    return {**found, "weights": weights, "device": "cpu", "shared": problem.shared, "progress_bar": False}
-
-
-def coupling_map(problem: Problem, params: Mapping[str, Any]) -> Aligner:
-    """The coupling that a training with these stored arguments starts from, as a map of its own."""
-    from scmmgan.model.nets import methods
-
-    settings = training_settings(params, problem) | {"method": "coupling", "noise_dim": 0}
-    couplings, loadings = problem.couple(int(settings["random_state"]))
-    return methods.fit(x=problem.x, couplings=couplings, loadings=loadings, **settings)[0]
-
-
-def images(aligner: Aligner, x: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
-    """Mapped cells of both directions as one vector, every target in units of its sd."""
-    parts = []
-    for s, t in (pair, pair[::-1]):
-        mapped = aligner.translate(x[s][rows[s]], s, t)
-        parts.append((mapped - mapped.mean(0)).ravel() / x[t].std())
-    return np.concatenate(parts)
+def _given_each(value: Any) -> Any:
+    return {str(m): given(v) for m, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def argument(params: Mapping[str, Any], name: str, modality: str) -> Any:
     """One argument of `tl.align`, from the stored ones, as it was for one modality."""
     names = [str(m) for m in params["modalities"]]
-    return given(_domain.per_modality(given(params[name]), names, name, DEFAULTS.get(name))[modality])
+    return given(_modality.per_modality(given(params[name]), names, name, PER_MODALITY.get(name))[modality])
+
+
+def training_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored arguments of the training, to train once more with them."""
+    chosen = ("method", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "noise_dim")
+    found = {name: _given_each(given(params[name])) for name in chosen}
+    return {
+        **found,
+        "weights": {str(name): float(weight) for name, weight in params["weights"].items()},
+        "device": "cpu",
+    }

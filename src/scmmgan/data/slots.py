@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
-from scmmgan.data.keys import Keys
-from scmmgan.data.modality import Domain, check_mudata, missing_key, modality
+from scmmgan.data.keys import FORMAT, Keys
+from scmmgan.data.modality import check_mudata, missing_key, modality
+from scmmgan.model.defaults import MAX_WRITTEN
+from scmmgan.model.problem import Pair, Problem
+from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.transform import Transform
 
 if TYPE_CHECKING:
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from scmmgan.model.nets.aligner import Aligner
 
 logger = logging.getLogger("scmmgan")
-
-MAX_WRITTEN = 200_000_000  # cells × features of one mapped array (DESIGN §2)
 
 
 def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[str | None]], keys: Keys) -> None:
@@ -35,9 +36,8 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
     if not earlier and keys.embedding in mdata.obsm:
         raise ValueError(f"`mdata.obsm` has {keys.embedding!r} already. Name another `key_added`, or delete it.")
     for name in names:
-        for slot, what in ((keys.plan, "a plan"), (keys.told, "what links tell")):
-            if clash := [b for b in names if slot(b) == keys.mapped(name)]:
-                raise ValueError(f"Modality {name!r} would share the slot {slot(clash[0])!r} with {what}. Rename it.")
+        if clash := [b for b in names if keys.plan(b) == keys.mapped(name)]:
+            raise ValueError(f"Modality {name!r} would share the slot {keys.plan(clash[0])!r} with a plan. Rename it.")
         if keys.mapped(name) == keys.embedding:
             raise ValueError(f"Mapped values for {name!r} would share the slot {keys.embedding!r}. Rename `key_added`.")
     for name in names:
@@ -59,14 +59,13 @@ def _names(
     name: str,
     keys: Keys,
     relaxed: Collection[str] | None = None,
-    told: Collection[str] | None = None,
 ) -> set[str]:
-    """All slots of one modality that an alignment of `names` may write; of the `relaxed` and `told` ones only, if given."""
+    """All slots of one modality that an alignment of `names` may write; of the `relaxed` ones only, if given."""
     others = [b for b in names if b != name]
     return {
         keys.embedding,
         *(f(b) for b in others for f in (keys.mapped, keys.plan)),
-        *(keys.told(b) for b in others if told is None or b in told),
+        keys.landmark,
         *(keys.unmatched(b if len(others) > 1 else None) for b in others if relaxed is None or b in relaxed),
         *(keys.ambiguous(b if len(others) > 1 else None) for b in others),
     }
@@ -77,35 +76,35 @@ def _earlier(mdata: MuData, name: str, keys: Keys) -> set[str]:
     found = mdata.uns.get(keys.uns)
     if not isinstance(found, Mapping) or "model" not in found:
         return set()
-    before = config(mdata, keys)["modalities"]
+    before = _modalities(found)
     if name not in before:
         return set()
+    if found.get("format") != FORMAT:
+        return _names(before, name, keys) | {f"{keys.key}_told_{b}" for b in before}
     relaxed = [b for b, info in found["params"]["coupling"][name].items() if info.get("relaxed")]
-    told = [b for b in before if is_told(found["params"], name, b)]
-    return _names(before, name, keys, relaxed, told)
+    return _names(before, name, keys, relaxed)
 
 
-def is_told(params: Mapping[str, Any], source: str, target: str) -> bool:
-    """Whether links tell the values of mapped cells, not the map: then there is an image of their own to decode."""
-    # files from before there was a choice have none
-    return params.get("told", {}).get(source, {}).get(target, {}).get("by", "coupling") != "coupling"
+def _modalities(record: Mapping[str, Any]) -> list[str]:
+    """Modalities of a record of any format."""
+    return [str(m) for m in json.loads(str(record["model"]["config"]))["modalities"]]
 
 
-def written_features(domains: Sequence[Domain], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def written_features(problem: Problem, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Positions of the mapped features that are written for every target; empty where they are too many."""
     chosen = {}
-    for d in domains:
-        wanted = features[d.name]
+    for name, m in problem.modalities.items():
+        wanted = features[name]
         if wanted is None:
-            cells = max(len(other.x) for other in domains if other is not d)
-            fits = cells * len(d.var_names) <= MAX_WRITTEN
-            chosen[d.name] = np.arange(len(d.var_names) if fits else 0)
+            cells = max(len(other) for other in problem.modalities.values() if other is not m)
+            fits = cells * len(m.features) <= MAX_WRITTEN
+            chosen[name] = np.arange(len(m.features) if fits else 0)
             if not fits:
-                logger.info("%d × %d mapped values for %r are not written: use `get.mapped(features=)`.", cells, len(d.var_names), d.name)  # fmt: skip
+                logger.info("%d × %d mapped values for %r are not written: use `get.mapped(features=)`.", cells, len(m.features), name)  # fmt: skip
             continue
-        chosen[d.name] = positions(wanted, d.var_names, d.name, "One list is for all modalities; or give a dict.")
-        if len(set(chosen[d.name])) < len(chosen[d.name]):
-            raise ValueError(f"`features` names a feature of {d.name!r} twice. Name each one once.")
+        chosen[name] = positions(wanted, pd.Index(m.features), name, "One list is for all modalities; or give a dict.")
+        if len(set(chosen[name])) < len(chosen[name]):
+            raise ValueError(f"`features` names a feature of {name!r} twice. Name each one once.")
     return chosen
 
 
@@ -124,57 +123,52 @@ def positions(features: str | Sequence[str], var_names: pd.Index, name: str, hin
 
 def write(
     mdata: MuData,
-    domains: Sequence[Domain],
+    domains: Mapping[str, Domain],
     aligner: Aligner,
-    couplings: Mapping[tuple[str, str], Coupling],
+    couplings: Mapping[Pair, Coupling],
     *,
     history: Mapping[str, Sequence[float]],
     params: dict[str, Any],
     features: Mapping[str, np.ndarray],
-    diagnosis: Mapping[tuple[str, str], Mapping[str, Any]],
-    ambiguous: Mapping[tuple[str, str], np.ndarray],
-    told: Mapping[tuple[str, str], np.ndarray],
+    diagnosis: Mapping[Pair, Mapping[str, Any]],
+    ambiguous: Mapping[Pair, np.ndarray],
     keys: Keys,
 ) -> None:
-    """Compute every slot of DESIGN §3, then write all of them; values are decoded from `told` where there is some."""
-    embeddings = {d.name: aligner.embed(d.x, d.name) for d in domains}
-    slots: dict[str, list[tuple[str, str, Any]]] = {d.name: [] for d in domains}
-    for a in domains:
-        slots[a.name].append(("obsm", keys.embedding, embeddings[a.name]))
-        for b in domains:
+    """Compute every slot of an alignment, then write all of them."""
+    embeddings = {m: aligner.embed(d.x, m) for m, d in domains.items()}
+    landmarks = {b: coupling.landmarks for (_, b), coupling in couplings.items()}
+    slots: dict[str, list[tuple[str, str, Any]]] = {m: [] for m in domains}
+    for name, a in domains.items():
+        slots[name].append(("obsm", keys.embedding, embeddings[name]))
+        slots[name].append(("obs", keys.landmark, landmarks[name].label.astype(np.int32)))
+        for target, b in domains.items():
             if a is b:
                 continue
-            coupling = couplings[a.name, b.name]
-            slots[a.name].append(("obsm", keys.plan(b.name), coupling.plan))
-            several = b.name if len(domains) > 2 else None
+            coupling = couplings[name, target]
+            slots[name].append(("obsm", keys.plan(target), coupling.plan))
+            several = target if len(domains) > 2 else None
             if coupling.relaxed:
-                slots[a.name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
-            slots[a.name].append(("obs", keys.ambiguous(several), ambiguous[a.name, b.name]))
-            image = told.get((a.name, b.name))
-            if image is not None:
-                slots[a.name].append(("obsm", keys.told(b.name), image))
-            if len(features[b.name]):
-                image = aligner.translate(a.x, a.name, b.name) if image is None else image
-                mapped = b.transform.inverse(image, features[b.name])
-                whole = np.array_equal(features[b.name], np.arange(len(b.var_names)))
-                as_layer = whole and a.var_names.equals(b.var_names) and mdata[a.name].var_names.equals(a.var_names)
-                slots[a.name].append(("layers" if as_layer else "obsm", keys.mapped(b.name), mapped))
+                slots[name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
+            slots[name].append(("obs", keys.ambiguous(several), ambiguous[name, target]))
+            if len(features[target]):
+                mapped = b.transform.inverse(aligner.translate(a.x, name, target), features[target])
+                own, all_of = a.modality.features, b.modality.features
+                whole = np.array_equal(features[target], np.arange(len(all_of)))
+                as_layer = whole and np.array_equal(own, all_of) and mdata[name].n_vars == len(own)
+                slots[name].append(("layers" if as_layer else "obsm", keys.mapped(target), mapped))
     config, weights = aligner.state()
+    names = {m: d.modality.features for m, d in domains.items()}
     record = {
+        "format": FORMAT,
         "params": params,
-        "features": {d.name: d.var_names[features[d.name]].to_numpy(dtype=object) for d in domains},
-        "landmarks": {
-            b: domain.obs_names[couplings[a, b].landmarks.nodes].to_numpy(dtype=object)
-            for (a, b) in couplings
-            for domain in domains
-            if domain.name == b
-        },
+        "features": {m: names[m][features[m]] for m in domains},
+        "landmarks": {m: domains[m].modality.cells[of.nodes] for m, of in landmarks.items()},
         "history": {name: np.asarray(values) for name, values in history.items()},
         "diagnosis": _nested(diagnosis),
         "model": {
-            "config": json.dumps({**json.loads(config), "var_names": {d.name: d.var_names.tolist() for d in domains}}),
+            "config": json.dumps({**json.loads(config), "var_names": {m: of.tolist() for m, of in names.items()}}),
             "weights": weights,
-            "transforms": {d.name: d.transform.state() for d in domains},
+            "transforms": {m: d.transform.state() for m, d in domains.items()},
         },
     }
     _clear(mdata, keys)
@@ -185,15 +179,20 @@ def write(
     _write_joint(mdata, domains, embeddings, keys)
 
 
-def _nested(records: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Records of pairs of modalities as dicts of dicts: keys are str."""
-    return {a: {t: dict(r) for (s, t), r in records.items() if s == a} for a, _ in records}
+def _nested(records: Mapping[Pair, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Records of pairs of modalities as dicts of dicts: keys are str; tables as DataFrames."""
+    return {a: {t: storable_record(r) for (s, t), r in records.items() if s == a} for a, _ in records}
+
+
+def storable_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose tables (dicts of columns) are DataFrames."""
+    return {k: pd.DataFrame(dict(v)) if isinstance(v, Mapping) else v for k, v in record.items()}
 
 
 def write_diagnosis(
     mdata: MuData,
-    records: Mapping[tuple[str, str], Mapping[str, Any]],
-    ambiguous: Mapping[tuple[str, str], np.ndarray],
+    records: Mapping[Pair, Mapping[str, Any]],
+    ambiguous: Mapping[Pair, np.ndarray],
     keys: Keys,
 ) -> None:
     """Replace the diagnosis of an alignment that is there."""
@@ -219,7 +218,7 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     """Delete what an earlier alignment of that name wrote; it may have had other modalities and features."""
     if keys.uns not in mdata.uns:
         return
-    before = config(mdata, keys)["modalities"]
+    before = _modalities(mdata.uns[keys.uns])
     _derived.clear(mdata, keys)
     if keys.embedding in mdata.obsm:
         del mdata.obsm[keys.embedding]
@@ -234,13 +233,15 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     del mdata.uns[keys.uns]
 
 
-def _write_joint(mdata: MuData, domains: Sequence[Domain], embeddings: Mapping[str, np.ndarray], keys: Keys) -> None:
+def _write_joint(
+    mdata: MuData, domains: Mapping[str, Domain], embeddings: Mapping[str, np.ndarray], keys: Keys
+) -> None:
     """`mdata.obsm`, only where every cell of it belongs to exactly one aligned modality."""
-    names = pd.Index(np.concatenate([d.obs_names for d in domains]))
+    names = pd.Index(np.concatenate([d.modality.cells for d in domains.values()]))
     if not names.is_unique or not mdata.obs_names.is_unique or set(names) != set(mdata.obs_names):
         logger.info("Cell names occur in several modalities, or not all are aligned: no `mdata.obsm[%r]`; use `get.embedding`.", keys.embedding)  # fmt: skip
         return
-    joint = np.vstack([embeddings[d.name] for d in domains])
+    joint = np.vstack([embeddings[m] for m in domains])
     mdata.obsm[keys.embedding] = joint[names.get_indexer(mdata.obs_names)]
 
 
@@ -252,6 +253,11 @@ def record(mdata: MuData, keys: Keys) -> dict[str, Any]:
         raise KeyError(
             f"No alignment {keys.key!r} in `mdata.uns` (keys found: {list(mdata.uns)}). "
             "Run `scmmgan.tl.align(mdata, ...)` first, or name its `key_added` as `key`."
+        )
+    if (number := found.get("format")) != FORMAT:
+        raise ValueError(
+            f"The alignment {keys.key!r} was written by another version of scmmgan (format {number}; this one reads "
+            f"{FORMAT}). Align again."
         )
     return dict(found)
 
@@ -289,16 +295,8 @@ def mapped_values(
     if features is None:
         raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
     at = positions(features, pd.Index(found["var_names"][target]), target)
-    written = record(mdata, keys)
-    stored = written["model"]["transforms"][target]
-    transform = Transform(**{name: np.asarray(value) for name, value in stored.items()})
-    if is_told(written["params"], source, target):
-        if keys.told(target) not in mdata[source].obsm:
-            raise missing_key(f"obsm key in {source!r}", keys.told(target), list(mdata[source].obsm), "Align again.")
-        image = np.asarray(mdata[source].obsm[keys.told(target)])
-    else:
-        image = model_space(mdata, source, target, keys)
-    return transform.inverse(image, at), [found["var_names"][target][i] for i in at]
+    transform = Transform.from_state(record(mdata, keys)["model"]["transforms"][target])
+    return transform.inverse(model_space(mdata, source, target, keys), at), [found["var_names"][target][i] for i in at]
 
 
 def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
@@ -308,8 +306,8 @@ def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
     start = sum(widths[m] for m in order[: order.index(space)])
     block = np.asarray(mdata[name].obsm[keys.embedding])[:, start : start + widths[space]]
     block = block * np.float32(found["block_sd"][space])
-    # absent: of a method, or from a time, that weighs no directions
-    stretch = record(mdata, keys)["model"]["weights"].get(f"stretch:{order.index(space)}")
-    if stretch is None:
+    # methods that follow no coupling count all axes alike
+    metric = record(mdata, keys)["model"]["weights"].get(f"metric:{order.index(space)}")
+    if metric is None:
         return block
-    return np.linalg.solve(np.asarray(stretch, dtype=np.float64).T, block.T).T.astype(np.float32)
+    return np.linalg.solve(np.asarray(metric, dtype=np.float64).T, block.T).T.astype(np.float32)

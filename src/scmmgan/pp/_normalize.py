@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from scmmgan.data import modality as _domain
+from scmmgan.data import modality as _modality
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -94,7 +94,7 @@ def _where(layer: str | None) -> str:
 
 def _writable(mdata: MuData, modality: str) -> AnnData:
     """Return the modality as an AnnData that can be written to."""
-    adata = _domain.modality(mdata, modality)
+    adata = _modality.modality(mdata, modality)
     if mdata.is_view or adata.is_view:
         raise ValueError(
             f"Modality {modality!r} is a view, so nothing can be written. Run `mdata = mdata.copy()` first."
@@ -105,7 +105,7 @@ def _writable(mdata: MuData, modality: str) -> AnnData:
 def _read_counts(adata: AnnData, modality: str, layer: str | None) -> Any:
     """Copy the counts as float32: a dense array, or CSR without stored zeros."""
     if layer is not None and layer not in adata.layers:
-        raise _domain.missing_key(f"layer in {modality!r}", layer, list(adata.layers))
+        raise _modality.missing_key(f"layer in {modality!r}", layer, list(adata.layers))
     values = adata.X if layer is None else adata.layers[layer]
     where = f"{_where(layer)} of modality {modality!r}"
     if adata.isbacked and layer is None:

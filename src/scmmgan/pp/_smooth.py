@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scmmgan.data import modality as _domain
-from scmmgan.model.space.transform import fit_operator
+from scmmgan.data import modality as _modality
+from scmmgan.model.defaults import MAX_SEED
+from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.graphs import graph_scores
 from scmmgan.pp._normalize import _writable
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def smooth(
     modality
         Modality to smooth.
     t
-        Diffusion steps (default 3, METHOD §2).
+        Diffusion steps (default 3).
     n_neighbors
         Neighbours in the graph (default 15); a cell's bandwidth is the distance to the 5th.
     n_pcs
@@ -69,10 +71,10 @@ def smooth(
     >>> mdata["rna"].layers["smoothed"].shape == mdata["rna"].shape
     True
     """
-    t = _domain.whole_number(t, "t", low=1)
-    n_neighbors = _domain.whole_number(n_neighbors, "n_neighbors", low=1)
-    n_pcs = _domain.whole_number(n_pcs, "n_pcs", low=1)
-    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    t = _modality.whole_number(t, "t", low=1)
+    n_neighbors = _modality.whole_number(n_neighbors, "n_neighbors", low=1)
+    n_pcs = _modality.whole_number(n_pcs, "n_pcs", low=1)
+    random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     adata = _writable(mdata, modality)
     if not isinstance(key_added, str) or not key_added or "/" in key_added:
         raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
@@ -80,8 +82,9 @@ def smooth(
         raise ValueError(
             f"`key_added` {key_added!r} is the layer that is read, and inputs stay as they are. Name another."
         )
-    values, _ = _domain.read_matrix(mdata, modality, layer=layer)
-    operator = fit_operator(values, n_pcs=n_pcs, n_neighbors=n_neighbors, random_state=random_state)
+    values, _ = _modality.read_matrix(mdata, modality, layer=layer)
+    scores = graph_scores(values, n_pcs=n_pcs)
+    operator = smoothing_operator(scores, n_neighbors=n_neighbors, random_state=random_state)
     smoothed: Any = values
     for _ in range(t):
         smoothed = operator @ smoothed

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
-from scmmgan.data import modality as _domain
+from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.model.defaults import MAX_SEED
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -28,7 +29,7 @@ def cluster(
 ) -> None:
     """Cluster the cells of one modality by what they were mapped to: domains of a tissue in terms of whole expression.
 
-    Spectral clustering (METHOD §9) of the mapped cells in the target's model space: the cells' kNN graph (1 between
+    Spectral clustering of the mapped cells in the target's model space: the cells' kNN graph (1 between
     mutual neighbours, .5 one-sided; parts without a connection joined by single edges between their nearest cells), the
     leading eigenvectors of its random walk, k-means on these. Coordinates play no part. Nothing is cells × cells but the
     sparse graph: five clusters of 10,000 cells took 3 s, of 100,000 cells 37 s and 0.7 GB (two busy cores), the search for
@@ -43,9 +44,9 @@ def cluster(
     target
         Modality that they were mapped to.
     n_clusters
-        Number of clusters; the paper asks for 5 (METHOD §9).
+        Number of clusters; the paper asks for 5.
     n_neighbors
-        Neighbours of a cell in the graph (default 15, as for the smoothing, METHOD §2).
+        Neighbours of a cell in the graph (default 15, as for the smoothing).
     random_state
         Seed of the search for neighbours above 20,000 cells, of the eigenvectors' start and of k-means (default 0). The
         same seed gives the same labels.
@@ -82,9 +83,9 @@ def cluster(
     found = _slots.check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name another target.")
-    n_clusters = _domain.whole_number(n_clusters, "n_clusters", low=2, high=mdata[source].n_obs - 1)
-    n_neighbors = _domain.whole_number(n_neighbors, "n_neighbors", low=2)
-    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    n_clusters = _modality.whole_number(n_clusters, "n_clusters", low=2, high=mdata[source].n_obs - 1)
+    n_neighbors = _modality.whole_number(n_neighbors, "n_neighbors", low=2)
+    random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     names = found["modalities"]
     slot = (source, "obs", keys.cluster(target if len(names) > 2 else None))
     _derived.check_free(mdata, [slot], keys)

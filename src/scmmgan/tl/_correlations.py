@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan import get
 from scmmgan.data import derived as _derived
-from scmmgan.data import known as _known
-from scmmgan.data import modality as _domain
-from scmmgan.data import read as _problem
+from scmmgan.data import modality as _modality
+from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.evidence import correlations as model
-from scmmgan.model.space.transform import decoder_of
+from scmmgan.model.defaults import MAX_SEED, N_TOP
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.data.modality import Domain
-    from scmmgan.data.read import Problem
+    from scmmgan.model.problem import Known, Problem
+    from scmmgan.model.space.domain import Domain
 
 logger = logging.getLogger("scmmgan")
-
-N_TOP = 700  # of 20,092 genes in the paper
 
 
 def correlations(
@@ -140,26 +137,27 @@ def correlations(
         # only the default method follows the coupling; where nothing supports that it invents more than the generator
         follows = params["shared_space"] and params["method"] == "scmmgan" and supported
         settings["method"] = "coupling" if follows else "generator"
-    problem = _problem.reread(mdata, keys)
-    domains = {d.name: d for d in problem.domains}
-    raw = {name: _raw(mdata, params, name, problem) for name in (source, target)}
-    measured_in = source if reference == "source" else target
-    rows = _rows(domains[source], domains[target], problem.tables, reference)
-    queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
-    varies = _varies(rows, domains[measured_in], domains[target])
-    for name, i in zip(genes, queries):
-        if not varies[i]:
-            raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
-    logger.info("%d features are compared, %d more are constant.", varies.sum(), (~varies).sum())
-    settings["n_top"] = settings["n_top"] or max(1, min(N_TOP, int(varies.sum() - 1) // 10))
-    if settings["method"] == "coupling":
-        aligner = _problem.coupling_map(problem, params)
-    else:
-        from scmmgan import get
 
-        aligner = get.model(mdata, key=key)
-    translate = partial(aligner.translate, source=source, target=target)
-    found = _compute(domains, source, target, measured_in, raw, rows[varies], rows.iloc[queries], translate, settings)
+    from threadpoolctl import threadpool_limits
+
+    from scmmgan.model.evidence.correlations import with_nulls
+
+    with threadpool_limits(1):
+        problem, domains = _read.reread(mdata, keys)
+        measured_in = source if reference == "source" else target
+        rows = _rows(domains[source], domains[target], problem.of(source, target), reference)
+        queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
+        varies = _varies(rows, domains[measured_in], domains[target])
+        for name, i in zip(genes, queries):
+            if not varies[i]:
+                raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
+        logger.info("%d features are compared, %d more are constant.", varies.sum(), (~varies).sum())
+        settings["n_top"] = settings["n_top"] or max(1, min(N_TOP, int(varies.sum() - 1) // 10))
+        translate = partial(_map(mdata, problem, domains, params, settings, key), source=source, target=target)
+        found = with_nulls(
+            domains, source, target, measured_in, _positions(rows[varies]), _positions(rows.iloc[queries]), translate,
+            problem.steps, signed=signed, seed=settings["random_state"], graph_seed=int(params["random_state"]),
+        )  # fmt: skip
     tables = [
         _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))
     ]
@@ -167,6 +165,30 @@ def correlations(
         logger.warning("Nothing supports the alignment of %r and %r (`tl.diagnose`): correlations are candidates, without a verdict.", source, target)  # fmt: skip
         tables = [table.assign(verdict=pd.Series("", table.index, dtype=object)) for table in tables]
     _store(mdata, source, target, tables, settings | {"supported": supported}, keys)
+
+
+def _map(
+    mdata: MuData,
+    problem: Problem,
+    domains: Mapping[str, Domain],
+    params: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    key: str,
+) -> Any:
+    """What maps the cells: the trained generators, or the coupling between the nearest cells."""
+    if settings["method"] != "coupling":
+        return get.model(mdata, key=key).translate
+
+    from scmmgan.model.coupling.couple import couple
+    from scmmgan.model.nets import methods
+
+    how = _read.training_settings(params) | {"method": "coupling", "noise_dim": 0, "progress_bar": False}
+    couplings, loadings = couple(problem, domains, random_state=int(params["random_state"]))
+    return methods.fit_problem(problem, domains, couplings, loadings, how)[0].translate
+
+
+def _positions(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {side: rows[side].to_numpy() for side in ("measured", "mapped")}
 
 
 def _settings(
@@ -193,12 +215,12 @@ def _settings(
         raise ValueError(f"`method` must be 'auto', 'generator' or 'coupling', got {method!r}.")
     seed = int(params["random_state"]) if random_state is None else random_state
     return {
-        "n_top": None if n_top is None else _domain.whole_number(n_top, "n_top", low=1),
+        "n_top": None if n_top is None else _modality.whole_number(n_top, "n_top", low=1),
         "threshold": float(threshold),
         "signed": signed,
         "reference": reference,
         "method": method,
-        "random_state": _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED),
+        "random_state": _modality.whole_number(seed, "random_state", low=0, high=MAX_SEED),
     }
 
 
@@ -214,46 +236,32 @@ def _genes(gene: str | Sequence[str]) -> list[str]:
 
 def _check_measured(params: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in names:
-        if (rep := _problem.argument(params, "use_rep", name)) is not None:
+        if (rep := _read.argument(params, "use_rep", name)) is not None:
             raise ValueError(
                 f"{name!r} was read from obsm {rep!r}: a representation has no genes to correlate. "
                 "Align without `use_rep` first."
             )
 
 
-def _raw(mdata: MuData, params: Mapping[str, Any], name: str, problem: Problem) -> dict[str, Any]:
-    """The values before smoothing, and how they were smoothed: the arguments of `permuted_smoothed`."""
-    mask = _problem.argument(params, "mask_var", name)
-    mask = mdata[name].var[mask].to_numpy() if isinstance(mask, str) else mask
-    return {
-        "x": _domain.read_matrix(mdata, name, layer=_problem.argument(params, "layer", name))[0],
-        "t": problem.read_by["smooth"][name] or 0,
-        "denoise": problem.read_by["denoise"],
-        "allowed": None if mask is None else np.flatnonzero(mask),
-        "batch": _known.read_batches(mdata, [name], {name: _problem.argument(params, "batch", name)})[name],
-        "random_state": int(params["random_state"]),
-    }
-
-
-def _rows(
-    source: Domain, target: Domain, tables: Mapping[tuple[str, str], pd.DataFrame], reference: str
-) -> pd.DataFrame:
+def _rows(source: Domain, target: Domain, known: Known, reference: str) -> pd.DataFrame:
     """Features to compare: name where measured, name where mapped, and their positions."""
+    names = {d.name: pd.Index(d.modality.features) for d in (source, target)}
+    own, other = names[source.name], names[target.name]
     if reference == "target":
-        rows = pd.DataFrame({"measured_as": target.var_names, "feature": target.var_names}, dtype=object)
+        rows = pd.DataFrame({"measured_as": other, "feature": other}, dtype=object)
         return rows.assign(measured=np.arange(len(rows)), mapped=np.arange(len(rows)))
-    common = source.var_names[source.var_names.isin(target.var_names)]
+    common = own[own.isin(other)]
     parts = [pd.DataFrame({"measured_as": common, "feature": common}, dtype=object)]
-    for (a, b), table in tables.items():
-        if {a, b} == {source.name, target.name}:
-            # a feature that is on both sides stands for itself
-            own = table[table["sign"] > 0]
-            own = own[~own[source.name].isin(common) & ~own[target.name].isin(common)]
-            parts.append(own[[source.name, target.name]].set_axis(["measured_as", "feature"], axis=1).astype(object))
+    if known.links is not None:
+        linked = {m: names[m][known.positions(m)] for m in names}
+        # a feature that is on both sides stands for itself
+        used = (known.links.sign > 0) & ~linked[source.name].isin(common) & ~linked[target.name].isin(common)
+        both = {"measured_as": linked[source.name][used], "feature": linked[target.name][used]}
+        parts.append(pd.DataFrame(both, dtype=object))
     rows = pd.concat(parts, ignore_index=True).drop_duplicates(ignore_index=True)
     return rows.assign(
-        measured=source.var_names.get_indexer(pd.Index(rows["measured_as"], dtype=object)),
-        mapped=target.var_names.get_indexer(pd.Index(rows["feature"], dtype=object)),
+        measured=own.get_indexer(pd.Index(rows["measured_as"], dtype=object)),
+        mapped=other.get_indexer(pd.Index(rows["feature"], dtype=object)),
     )
 
 
@@ -269,7 +277,7 @@ def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, refere
                 f"{gene!r} is linked to {len(found)} features: {rows[other].iloc[found].tolist()[:10]}. "
                 "Name the one that is meant."
             )
-    sides = [domain for domain in (source, target) if gene in domain.var_names]
+    sides = [domain for domain in (source, target) if gene in domain.modality.features]
     if reference == "source" and sides:
         lacking = target if sides[0] is source else source
         hint = "`reference='target'` needs it there only." if sides[0] is target else ""
@@ -277,7 +285,7 @@ def _query(rows: pd.DataFrame, gene: str, source: Domain, target: Domain, refere
             f"{gene!r} is a feature of {sides[0].name!r}, but {lacking.name!r} has none of that name and none linked with "
             f"it: there is nothing to compare. {hint}".strip()
         )
-    raise _domain.missing_key(f"feature of {source.name!r} and {target.name!r}", gene, rows["feature"].tolist())
+    raise _modality.missing_key(f"feature of {source.name!r} and {target.name!r}", gene, rows["feature"].tolist())
 
 
 def _varies(rows: pd.DataFrame, measured: Domain, target: Domain) -> np.ndarray:
@@ -285,65 +293,6 @@ def _varies(rows: pd.DataFrame, measured: Domain, target: Domain) -> np.ndarray:
     # decoders of constant features are 0, also of those that differ between batches only
     own, other = (np.asarray(d.transform.decoder.any(axis=0)) for d in (measured, target))
     return np.asarray(own[rows["measured"]] & other[rows["mapped"]])
-
-
-def _compute(
-    domains: Mapping[str, Domain],
-    source: str,
-    target: str,
-    measured_in: str,
-    raw: Mapping[str, dict[str, Any]],
-    rows: pd.DataFrame,
-    queries: pd.DataFrame,
-    translate: Any,
-    settings: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """r, its nulls and its limit (queries first) of both sides."""
-    signed, seed = settings["signed"], settings["random_state"]
-    at = {side: (queries[side].to_numpy(), rows[side].to_numpy()) for side in ("measured", "mapped")}
-    goal, y = domains[target], translate(domains[source].x)
-    decoder = goal.transform.decoder
-    asked, others = (decoder[:, of] for of in at["mapped"])
-    mapped_sd = model.decoded_sd(y, asked), model.decoded_sd(y, others)
-    own = model.by_column(domains[measured_in].smoothed)
-    lines = model.unit(own.columns(at["measured"][0]))
-    line_sd, own_sd = (model.column_sd(own, of) for of in at["measured"])
-
-    def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        noise = model.permuted_smoothed(rng, **raw[source])
-        drawn = noise if measured_in == source else model.permuted_smoothed(rng, **raw[target])
-        apart = {
-            m: model.unrelated(rng, domains[m].smoothed, raw[m]["x"], raw[m]["t"]) for m in {target: 0, measured_in: 0}
-        }
-        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
-        strays = model.scaled(apart[measured_in].columns(at["measured"][0]), line_sd)
-        image = translate(domains[source].transform.transform(noise.keeping(domains[source].own_share)))
-        return (
-            model.correlate(drawn, *at["measured"]),
-            model.covary(lines, apart[measured_in], at["measured"][1], own_sd),
-            model.covary(strays, own, at["measured"][1], own_sd),
-            model.covary_decoded(image, asked, others, *mapped_sd),
-            model.covary_decoded(y, asked, loadings[:, at["mapped"][1]], *mapped_sd),
-            model.covary_decoded(y, loadings[:, at["mapped"][0]], others, *mapped_sd),
-        )
-
-    nulls = model.null(once, seed)
-    # the same cells are drawn on both sides where they are the same
-    names = dict.fromkeys((source, measured_in))
-    shares = {m: model.resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
-    return {
-        "measured": {
-            "r": model.correlate(own, *at["measured"]),
-            "correlated": nulls[0],
-            "covaried": nulls[1:3],
-            "limit": model.limits(own, *at["measured"], shares[measured_in], signed),
-        },
-        "mapped": {
-            "r": model.correlate_decoded(y, decoder, *at["mapped"]),
-            "covaried": nulls[3:],
-            "limit": model.limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
-        },
-    }
 
 
 def _table(
@@ -359,24 +308,26 @@ def _table(
     if others.sum() < 2:
         raise ValueError(f"Only {others.sum()} features can be compared with {gene!r}; at least 2 are needed.")
     rows = rows[others]
+    from scmmgan.model.evidence import correlations as model
+
     rule = {name: settings[name] for name in ("n_top", "threshold", "signed")}
     table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
-    judged, sides = {}, ("measured", "mapped")
+    classified, sides = {}, ("measured", "mapped")
     for side in sides:
         of = found[side]
         r, limit = (of[part][number][others].astype(float) for part in ("r", "limit"))
         correlated = of["correlated"][number][:, others] if "correlated" in of else None
         covaried = [null[number][:, others] for null in of["covaried"]]
-        judged[side] = model.judge(r, limit, correlated=correlated, covaried=covaried, **rule)
+        classified[side] = model.classify(r, limit, correlated=correlated, covaried=covaried, **rule)
         table[f"r_{side}"] = r
     for name in ("rank", "z", "p", "q", "upper"):
         for side in sides:
-            table[f"{name}_{side}"] = judged[side][name]
+            table[f"{name}_{side}"] = classified[side][name]
     table["change"] = model.strength(table["r_mapped"].to_numpy(), True) - model.strength(
         table["r_measured"].to_numpy(), True
     )
-    spurious = judged["measured"]["present"] & judged["mapped"]["absent"]
-    novel = judged["mapped"]["present"] & judged["measured"]["absent"]
+    spurious = classified["measured"]["present"] & classified["mapped"]["absent"]
+    novel = classified["mapped"]["present"] & classified["measured"]["absent"]
     table["listed"] = model.listed(
         *(table[f"{name}_{side}"].to_numpy() for name in ("r", "rank") for side in sides), **rule
     )

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scmmgan.data import modality as _domain
-from scmmgan.data import read as _problem
+from scmmgan import get, metrics
+from scmmgan.data import modality as _modality
+from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.evidence import quality as _quality
-from scmmgan.model.evidence import verdict as _verdict
+from scmmgan.model.defaults import MAX_SEED, MIN_RESTARTS, SHORT_TRAINING
 
 if TYPE_CHECKING:
     from mudata import MuData
 
+    from scmmgan.model.coupling.couple import Domains, Loadings
     from scmmgan.model.coupling.coupling import Coupling
-    from scmmgan.model.nets.aligner import Loadings
+    from scmmgan.model.problem import Problem
 
 logger = logging.getLogger("scmmgan")
 
 Pair = tuple[str, str]
-PROBED = 1_000  # cells whose images are compared between restarts
 
 
 def diagnose(
@@ -33,8 +34,8 @@ def diagnose(
     *,
     key: str = "scmmgan",
     full: bool = False,
-    n_restarts: int = 4,
-    max_steps: int = 300,
+    n_restarts: int = MIN_RESTARTS,
+    max_steps: int = SHORT_TRAINING,
     random_state: int | None = None,
     progress_bar: bool = True,
 ) -> None:
@@ -103,63 +104,74 @@ def diagnose(
     """
     keys = Keys(key)
     params = _slots.record(mdata, keys)["params"]
-    n_restarts = _domain.whole_number(n_restarts, "n_restarts", low=4)
-    steps = min(_domain.whole_number(max_steps, "max_steps", low=1), int(params["max_steps"]))
-    seed = int(params["random_state"]) if random_state is None else random_state
-    seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts)
-    _domain.check_writable(mdata, [str(m) for m in params["modalities"]])
-    problem = _problem.reread(mdata, keys)
-    couplings, loadings = problem.couple(seed)
-    records, ambiguous = problem.diagnose(couplings, seed)
-    from scmmgan import get
-
-    # the cells that the training held out, whatever the seed of the diagnosis
+    n_restarts = _modality.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
+    steps = min(_modality.whole_number(max_steps, "max_steps", low=1), int(params["max_steps"]))
     trained = int(params["random_state"])
-    more = _quality.score_map(get.model(mdata, key=key), problem.domains, couplings, random_state=trained)
-    if full:
-        settings = _problem.training_settings(params, problem) | {"max_steps": steps, "progress_bar": progress_bar}
-        found = _retrain(problem, couplings, loadings, settings, n_restarts, seed)
-        more = {pair: {**more[pair], **found[pair]} for pair in more}
-    _slots.write_diagnosis(mdata, _verdict.judge_all(records, more), ambiguous, keys)
+    seed = trained if random_state is None else random_state
+    seed = _modality.whole_number(seed, "random_state", low=0, high=MAX_SEED - n_restarts)
+    _modality.check_writable(mdata, [str(m) for m in params["modalities"]])
+
+    from threadpoolctl import threadpool_limits
+
+    from scmmgan.model.coupling.couple import couple
+    from scmmgan.model.evidence import populations, quality, verdict
+
+    with threadpool_limits(1):
+        problem, domains = _read.reread(mdata, keys)
+        # the coupling in use and the cells that its training held out, whatever the seed of the diagnosis
+        couplings, loadings = couple(problem, domains, random_state=trained)
+        records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
+        aligner = get.model(mdata, key=key)
+        auc = metrics.two_sample_auc
+        more: dict[Pair, dict[str, Any]] = {
+            **quality.score_map(aligner, domains, couplings, two_sample_auc=auc, random_state=trained)
+        }
+        if full:
+            settings = _read.training_settings(params) | {"max_steps": steps, "progress_bar": progress_bar}
+            settings["shared"] = problem.shared is not None
+            found = _retrain(problem, domains, (couplings, loadings), settings, n_restarts, seed)
+            more = {pair: {**more[pair], **found[pair]} for pair in more}
+    _slots.write_diagnosis(mdata, verdict.verdicts(records, more), ambiguous, keys)
 
 
 def _retrain(
-    problem: _problem.Problem,
-    couplings: dict[Pair, Coupling],
-    loadings: dict[Pair, Loadings],
-    settings: dict[str, Any],
+    problem: Problem,
+    domains: Domains,
+    coupled: tuple[dict[Pair, Coupling], dict[Pair, Loadings]],
+    settings: Mapping[str, Any],
     n_restarts: int,
     seed: int,
 ) -> dict[Pair, dict[str, Any]]:
     """Agreement of restarts with other seeds and couplings, and scores of a training on shuffled anchors."""
-    from scmmgan.model.evidence import restarts
+    from scmmgan.model.evidence import quality, restarts, retraining
     from scmmgan.model.nets import methods
 
-    x, names = problem.x, list(problem.x)
-    rows = {m: np.sort(np.random.default_rng(seed).permutation(len(v))[:PROBED]) for m, v in x.items()}
-    images: dict[Pair, list[np.ndarray]] = {pair: [] for pair in combinations(names, 2)}
-    short: dict[Pair, dict[str, float]] = {}
+    x = {m: d.x for m, d in domains.items()}
+    rows = retraining.probed(domains, seed)
+    images: dict[Pair, list[np.ndarray]] = {pair: [] for pair in combinations(x, 2)}
+    auc = metrics.two_sample_auc
+    short: dict[Pair, Any] = {}
     for i in range(n_restarts):
         logger.info("Restart %d of %d.", i + 1, n_restarts)
-        used, loads = (couplings, loadings) if i == 0 else _another(problem, couplings, loadings, i, seed)
-        aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **settings | {"random_state": seed + i})
+        used, loads = coupled if i == 0 else _another(problem, domains, coupled, i, seed)
+        aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **{**settings, "random_state": seed + i})
         if i == 0:
-            short = _quality.score_map(aligner, problem.domains, couplings, random_state=seed)
+            short = quality.score_map(aligner, domains, used, two_sample_auc=auc, random_state=seed)
         for pair, found in images.items():
-            found.append(_problem.images(aligner, x, rows, pair))
+            found.append(retraining.images(aligner, domains, rows, pair))
     logger.info("Training on shuffled anchors.")
-    null = {pair: _shuffled(c, seed) for pair, c in couplings.items()}
+    null = {pair: _shuffled(c, seed) for pair, c in coupled[0].items()}
     rng = np.random.default_rng(seed)
     # partners of links are shuffled, too
-    loads = {pair: (f[:, rng.permutation(f.shape[1])], g, s, w) for pair, (f, g, s, w) in loadings.items()}
-    aligner, _ = methods.fit(x=x, couplings=null, loadings=loads, **settings | {"random_state": seed})
-    shuffled = _quality.score_map(aligner, problem.domains, null, random_state=seed)
+    loads = {pair: (f[:, rng.permutation(f.shape[1])], g, s, w) for pair, (f, g, s, w) in coupled[1].items()}
+    aligner, _ = methods.fit(x=x, couplings=null, loadings=loads, **{**settings, "random_state": seed})
+    shuffled = quality.score_map(aligner, domains, null, two_sample_auc=auc, random_state=seed)
     records: dict[Pair, dict[str, Any]] = {}
     for pair, found in images.items():
-        agreement = restarts.agreement(found)
-        modes = restarts.modes(agreement)
+        similarity = restarts.map_similarity(found)
+        modes = restarts.modes(similarity)
         records[pair] = {
-            "restart_agreement": agreement,
+            "restart_agreement": similarity,
             "restart_modes": modes,
             "restart_share": float(np.bincount(modes).max() / len(modes)),
         }
@@ -170,18 +182,24 @@ def _retrain(
 
 
 def _another(
-    problem: _problem.Problem, couplings: dict[Pair, Coupling], loadings: dict[Pair, Loadings], i: int, seed: int
+    problem: Problem,
+    domains: Domains,
+    coupled: tuple[dict[Pair, Coupling], dict[Pair, Loadings]],
+    i: int,
+    seed: int,
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
     """Rival couplings where shapes decided, for the i-th restart; else couplings on other landmarks."""
+    from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import restarts
 
+    couplings, loadings = coupled
     if not any(len(c.rivals) for c in couplings.values()):
-        return problem.couple(seed + i)
-    x, found = problem.x, dict(couplings)
+        return couple(problem, domains, random_state=seed + i)
+    found = dict(couplings)
     for (a, b), c in couplings.items():
         # restarts take turns between the best and its rivals
         if len(c.rivals) and (turn := i % (1 + len(c.rivals))):
-            found[a, b] = restarts.follow(c, c.rivals[turn - 1], couplings[b, a].landmarks, x[b])
+            found[a, b] = restarts.follow(c, c.rivals[turn - 1], couplings[b, a].landmarks, domains[b].x)
     return found, loadings
 
 

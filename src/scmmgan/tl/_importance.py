@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scmmgan import get
 from scmmgan.data import derived as _derived
-from scmmgan.data import modality as _domain
-from scmmgan.data import read as _problem
+from scmmgan.data import modality as _modality
+from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.model.defaults import ATTRIBUTION_GAP, MAX_SEED
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.data.modality import Domain
+    from scmmgan.model.space.domain import Domain
 
 logger = logging.getLogger("scmmgan")
-
-GAP = 0.05  # of the predictions' differences that attributions may miss without a warning
 
 
 def importance(
@@ -37,14 +37,12 @@ def importance(
 ) -> None:
     """Rank the features of `source` by how much they drive mapped features of `target` (integrated gradients).
 
-    The whole chain is explained: values of the source as model space reads them (smoothed, or .3 of the cell's own and .7 of
-    the smoothed ones: `smooth` of :func:`scmmgan.tl.align`), z-scores, PCA, generator, decoder, value of the mapped
+    The whole chain is explained: smoothed values of the source, z-scores, PCA, generator, decoder, value of the mapped
     feature. The path runs from the mean cell to each cell. Only the generator bends, so captum integrates its gradients
     in model space, and the encoder carries them back to features exactly: the attributions of all source features add up
     to the cell's prediction less that of the mean cell. Smoothing mixes a cell with its neighbours; what is explained is
     that mixture. Source features that did not enter the PCA have no part in the map and are not listed. This says
-    what the map uses, not what causes what: features that vary together share their importance. Where links tell values
-    instead of the map (:func:`scmmgan.tl.align`) it is still the map that is explained, with a warning.
+    what the map uses, not what causes what: features that vary together share their importance.
 
     Parameters
     ----------
@@ -102,17 +100,13 @@ def importance(
     found = _slots.check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
-    n_cells = _domain.whole_number(n_cells, "n_cells", low=1)
-    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    n_cells = _modality.whole_number(n_cells, "n_cells", low=1)
+    random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     chosen = _slots.positions(features, pd.Index(found["var_names"][target]), target)
     if not len(chosen):
         raise ValueError("`features` names no feature. Name at least one.")
     _check_captum()
-    if _slots.is_told(_slots.record(mdata, keys)["params"], source, target):
-        logger.warning(
-            "Values of %r in %r are told by links, not by the map, which is what is explained.", source, target
-        )
-    domains = {d.name: d for d in _problem.reread(mdata, keys).domains}
+    _, domains = _read.reread(mdata, keys)
     table = _explain(mdata, domains[source], domains[target], chosen, n_cells, random_state, key)
     before = _slots.record(mdata, keys).get("importance", {})
     merged = {**before, source: {**before.get(source, {}), target: table}}
@@ -132,7 +126,6 @@ def _explain(
     mdata: MuData, source: Domain, target: Domain, chosen: np.ndarray, n_cells: int, random_state: int, key: str
 ) -> pd.DataFrame:
     """The table of all chosen features."""
-    from scmmgan import get
     from scmmgan.model.evidence import attribution
 
     rows = np.sort(np.random.default_rng(random_state).permutation(len(source.x))[:n_cells])
@@ -141,13 +134,13 @@ def _explain(
     generator = get.model(mdata, key=key).generators[source.name, target.name]
     paths = attribution.path_gradients(generator, source.x[rows], loadings)
     for position, gap in zip(chosen, paths.gap(source.x[rows])):
-        if gap > GAP:
+        if gap > ATTRIBUTION_GAP:
             logger.warning(
                 "Attributions of %r miss %.0f %% of what it differs from the mean cell's: the map is not smooth there.",
-                target.var_names[position], 100 * gap,
+                target.modality.features[position], 100 * gap,
             )  # fmt: skip
 
-    cells = source.cells
+    cells = source.smoothed
 
     def deviations(at: slice) -> np.ndarray:
         values = cells.columns(own.encoded[at]).astype(np.float64)
@@ -155,12 +148,12 @@ def _explain(
 
     weights = own.encoder / (own.sd[own.encoded] * float(own.scale))
     found = attribution.pull_back(paths.gradient, source.x[rows], weights, deviations)
-    names = source.var_names[own.encoded].to_numpy(dtype=object)
+    names = source.modality.features[own.encoded]
     parts = []
     for i, position in enumerate(chosen):
         order = np.argsort(-found.share[i], kind="stable")
         columns = {
-            "feature": np.full(len(names), target.var_names[position], dtype=object),
+            "feature": np.full(len(names), target.modality.features[position], dtype=object),
             "source_feature": names[order],
             "share": found.share[i, order],
             "importance": found.size[i, order],

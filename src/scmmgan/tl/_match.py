@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
-from scmmgan.data import modality as _domain
+from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.model.defaults import MAX_SEED, VOTES
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -75,21 +76,22 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
     """
     keys = Keys(key)
     cells = read_cells(mdata, source, target, keys)
-    k = _domain.whole_number(k, "k", low=1)
-    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    k = _modality.whole_number(k, "k", low=1)
+    random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     best, trusted, weights = keys.match(target), keys.match_confidence(target), keys.match(target)
     slots = [(source, "obs", best), (source, "obs", trusted), (source, "obsm", weights)]
     _derived.check_free(mdata, slots, keys)
     warn_of_verdict(mdata, source, target, keys)
 
     from scmmgan.model.evidence import matching
+    from scmmgan.model.space.diffusion import nearest
 
     neighbors = matching.own_neighbors(cells.source, random_state=random_state)
-    n = max(k, matching.VOTES)
-    indices, distances = matching.nearest(cells.source, cells.target, n, random_state=random_state)
+    n = max(k, VOTES)
+    indices, distances = nearest(cells.source, cells.target, n, random_state=random_state)
     close = matching.closeness(cells.source, cells.target, distances)
     certain = matching.assigned(cells.unmatched, np.zeros(len(cells.unmatched), dtype=bool), neighbors)
-    confidence = close[:, : matching.VOTES].mean(1) * certain
+    confidence = close[:, :VOTES].mean(1) * certain
     share = np.maximum(close[:, :k], 1e-6)
     share *= (confidence / share.sum(1))[:, None]
     names = mdata[target].obs_names.to_numpy(dtype=object)[indices[:, 0]]

@@ -1,4 +1,4 @@
-"""Where in the tissue dissociated cells would be (METHOD §9)."""
+"""Where in the tissue dissociated cells would be."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.spatial import cKDTree
 
 from scmmgan import get
 from scmmgan.data import derived as _derived
-from scmmgan.data import modality as _domain
-from scmmgan.data import read as _problem
+from scmmgan.data import modality as _modality
+from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.model.defaults import PLACE_NEIGHBORS
+from scmmgan.model.space.diffusion import nearest
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("scmmgan")
 
 METHODS = ("nearest", "generator", "plan")
-NEIGHBORS = 20  # real spots, of which the most central one is taken (benchmarks/place.md)
 
 
 def place(
@@ -73,7 +73,7 @@ def place(
     Raises
     ------
     KeyError
-        If there is no such alignment, modality or `obsm` key, or landmarks of the target are gone.
+        If there is no such alignment, modality or `obsm` key, or cells of the target are gone.
     ValueError
         If `method` is unknown, or the generator emits no coordinates; if these are not 2 or 3 columns of finite numbers;
         if slots of these names hold something else, or `mdata` is a view.
@@ -89,13 +89,13 @@ def place(
     """
     keys = Keys(key)
     found = _slots.check_aligned(mdata, (source, target), keys)
-    _domain.check_writable(mdata, [source])
+    _modality.check_writable(mdata, [source])
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}. Name the modality with coordinates as `target`.")
     trained = _trained(mdata, target, keys)
     _check_method(method, trained, spatial, target)
     spatial = spatial or trained or "spatial"
-    places = _domain.coordinates(mdata, target, spatial)
+    places = _modality.coordinates(mdata, target, spatial)
     several = len(found["modalities"]) > 2
     slots = (
         (source, "obsm", keys.coordinates(target)),
@@ -122,7 +122,7 @@ def _trained(mdata: MuData, target: str, keys: Keys) -> str | None:
     if target not in _slots.config(mdata, keys).get("frames", {}):
         return None
     chosen = _slots.record(mdata, keys)["params"]["spatial"]
-    return str(_problem.given(chosen[target] if isinstance(chosen, Mapping) else chosen))
+    return str(_read.given(chosen[target] if isinstance(chosen, Mapping) else chosen))
 
 
 def _check_method(method: str, trained: str | None, spatial: str | None, target: str) -> None:
@@ -144,12 +144,9 @@ def _check_method(method: str, trained: str | None, spatial: str | None, target:
 
 def _nearest(cells: np.ndarray, spots: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Of the places of the spots nearest to each cell, the one with the least sum of distances to the others."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(NEIGHBORS, len(spots))
-    near = places[NearestNeighbors(n_neighbors=k).fit(spots).kneighbors(cells, return_distance=False)]
+    near = places[nearest(cells, spots, PLACE_NEIGHBORS)[0]]
     apart = np.zeros(near.shape[:2])
-    for other in range(k):
+    for other in range(near.shape[1]):
         apart += np.linalg.norm(near - near[:, other, None], axis=2)
     return near[np.arange(len(near)), apart.argmin(1)]
 
@@ -158,21 +155,21 @@ def _under_plan(
     mdata: MuData, source: str, target: str, places: np.ndarray, keys: Keys
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean place (n × d) and root mean squared distance from it (n,) under the plan; landmarks are clusters of spots."""
-    names = [str(n) for n in _slots.record(mdata, keys)["landmarks"][target]]
-    nodes = mdata[target].obs_names.get_indexer(names)
-    if (nodes < 0).any():
-        gone = names[int((nodes < 0).argmax())]
-        raise KeyError(f"{target!r} has no cell {gone!r}, a landmark of the alignment {keys.key!r}: align it again.")
-    spots = _slots.model_space(mdata, target, target, keys)
-    # the spots that are nearest to a landmark's node stand for its cluster
-    label = np.asarray(cKDTree(spots[nodes]).query(spots)[1])
-    member = sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape=(len(nodes), len(label)))
-    size = np.maximum(np.asarray(member.sum(1)), 1)
+    plan = sp.csr_matrix(mdata[source].obsm[keys.plan(target)]).astype(np.float64)
+    if keys.landmark not in mdata[target].obs:
+        raise KeyError(f"{target!r} has no obs column {keys.landmark!r}: align it again.")
+    label, m = mdata[target].obs[keys.landmark].to_numpy(dtype=int), plan.shape[1]
+    size = np.bincount(label, minlength=m)
+    if gone := int((size == 0).sum()):
+        raise KeyError(
+            f"{gone} of {m} landmarks of the alignment {keys.key!r} have no cell left in {target!r}: align it again, or use "
+            "the whole object."
+        )
+    member = sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape=(m, len(label)))
     # squares about the tissue's centre: about a far origin they would round away
     centre = places.mean(0)
     around = places - centre
-    plan = sp.csr_matrix(mdata[source].obsm[keys.plan(target)]).astype(np.float64)
-    mean = np.asarray(plan @ ((member @ around) / size))
-    squares = np.asarray(plan @ ((member @ (around**2)) / size))
+    mean = np.asarray(plan @ ((member @ around) / size[:, None]))
+    squares = np.asarray(plan @ ((member @ (around**2)) / size[:, None]))
     spread = np.sqrt(np.maximum((squares - mean**2).sum(1), 0))
     return mean + centre, spread

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
-from scmmgan.data import modality as _domain
+from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.model.defaults import MAX_SEED, MIN_PROBABILITY, VOTES
 from scmmgan.tl import _match
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from scmmgan.model.evidence.matching import Votes
 
 logger = logging.getLogger("scmmgan")
-
-SURE = 0.5  # a label or value that is less likely than not is left out
 
 
 def transfer(
@@ -97,7 +96,7 @@ def transfer(
     """
     keys = Keys(key)
     cells = _match.read_cells(mdata, source, target, keys)
-    random_state = _domain.whole_number(random_state, "random_state", low=0, high=_domain.MAX_SEED)
+    random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     columns = {name: _column(mdata, source, target, name) for name in _names(obs)}
     labels = {name: isinstance(column, pd.Categorical) for name, column in columns.items()}
     slots = [slot for name in columns for slot in _slots_of(source, target, name, labels[name], keys)]
@@ -110,9 +109,10 @@ def transfer(
     _match.warn_of_verdict(mdata, source, target, keys)
 
     from scmmgan.model.evidence import matching
+    from scmmgan.model.space.diffusion import nearest
 
     neighbors = matching.own_neighbors(cells.source, random_state=random_state)
-    indices, _ = matching.nearest(cells.source, cells.target, matching.VOTES, random_state=random_state)
+    indices, _ = nearest(cells.source, cells.target, VOTES, random_state=random_state)
     votes = matching.Votes(indices, neighbors)
     share = matching.assigned(cells.unmatched, cells.ambiguous, neighbors)
     written: dict[_derived.Slot, Any] = {}
@@ -155,8 +155,8 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
                 f"{source!r} has it, but cells of the source get what cells of the target have: "
                 f"`scmmgan.tl.transfer(mdata, {target!r}, {source!r}, obs={name!r})`."
             )
-        raise _domain.missing_key(f"obs column in {target!r}", name, list(found), hint)
-    if not _domain.storable(name):
+        raise _modality.missing_key(f"obs column in {target!r}", name, list(found), hint)
+    if not _modality.storable(name):
         raise ValueError(f"The name of the obs column {name!r} cannot be stored: HDF5 and zarr take it for a path.")
     values = found[name]
     number = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
@@ -194,7 +194,7 @@ def _labels(votes: Votes, column: pd.Categorical, share: np.ndarray) -> list[Any
     carried = matching.carry_labels(votes, column.codes, len(column.categories))
     carried *= share[:, None]
     best, code = carried.max(1), carried.argmax(1)
-    label = pd.Categorical.from_codes(np.where(best > SURE, code, -1), categories=column.categories)
+    label = pd.Categorical.from_codes(np.where(best > MIN_PROBABILITY, code, -1), categories=column.categories)
     # where no vote is known nothing adds up to the assigned share
     unassigned = np.clip(1 - carried.sum(1), 0, 1)
     return [label, unassigned.astype(np.float32), best.astype(np.float32), carried.astype(np.float32)]
@@ -206,5 +206,5 @@ def _values(votes: Votes, column: np.ndarray, share: np.ndarray) -> list[Any]:
 
     mean, spread = matching.carry_values(votes, column)
     share = np.where(np.isnan(mean), 0.0, share)
-    value = np.where(share > SURE, mean, np.nan)
+    value = np.where(share > MIN_PROBABILITY, mean, np.nan)
     return [value.astype(np.float32), (1 - share).astype(np.float32), spread.astype(np.float32)]

@@ -1,7 +1,8 @@
-"""How far each mapped feature, and each mapped cell, is determined by the source (METHOD §7)."""
+"""How far the source determines each mapped feature, and each mapped cell."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,22 @@ import scipy.sparse as sp
 
 from scmmgan import get
 from scmmgan.data import derived as _derived
-from scmmgan.data import modality as _domain
-from scmmgan.data import read as _problem
+from scmmgan.data import known as _known
+from scmmgan.data import modality as _modality
+from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.evidence import calibration as _determined
-from scmmgan.model.evidence import conformal as _intervals
-from scmmgan.model.evidence import draws as _draws
+from scmmgan.model.defaults import BLOCK, LOW_MEAN, MAX_SEED, MIN_DETECTION, MIN_RESTARTS, PANEL_FEATURES
+from scmmgan.model.evidence.conformal import half_widths, least_pairs, reached_coverage
+from scmmgan.model.space.smoothing import BatchedMatrix
 
 if TYPE_CHECKING:
     from mudata import MuData
+
+    from scmmgan.model.problem import Problem
+    from scmmgan.model.space.domain import Domain
+
+logger = logging.getLogger("scmmgan")
 
 METHODS = {
     "coupling": ("coupling",),
@@ -29,9 +36,6 @@ METHODS = {
     "seeds": ("seeds",),
     "all": ("coupling", "noise", "seeds"),
 }
-MIN_RESTARTS = 4
-MIN_DETECTION = 0.01  # share of cells, METHOD §7
-LOW_MEAN = 0.1  # quantile of the features' means, METHOD §7
 
 
 def uncertainty(
@@ -138,36 +142,47 @@ def uncertainty(
     several = len(_slots.check_aligned(mdata, pair, keys)["modalities"]) > 2
     parts = _parts(method, source, target, params, several=several)
     coverage = _checked_coverage(coverage)
-    n_draws = _domain.whole_number(n_draws, "n_draws", low=2)
-    n_restarts = _domain.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
+    n_draws = _modality.whole_number(n_draws, "n_draws", low=2)
+    n_restarts = _modality.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
     seed = int(params["random_state"]) if random_state is None else random_state
-    seed = _domain.whole_number(seed, "random_state", low=0, high=_domain.MAX_SEED - n_restarts * ("seeds" in parts))
-    _domain.check_writable(mdata, pair)
+    seed = _modality.whole_number(seed, "random_state", low=0, high=MAX_SEED - n_restarts * ("seeds" in parts))
+    _modality.check_writable(mdata, pair)
     _derived.check_free(mdata, _slot_names(parts, pair, keys, several=several, intervals=pairs is not None), keys)
-    problem = _problem.reread(mdata, keys)
-    known = _intervals.calibration_pairs(mdata, pair, pairs, coverage, problem)
-    prior = problem.couple(int(params["random_state"]))
-    kept, detection = expressed(_intervals.read_layer(mdata, target, params))
-    slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
-    record: dict[str, Any] = {"method": method}
-    scores: dict[str, _draws.Scores] = {}
-    if "coupling" in parts:
-        found = _determined.from_coupling(problem, pair, prior[0][pair], kept, int(params["random_state"]))
-        scores["coupling"] = found.score, found.cells
-        record["landmark_mass"] = found.mass
-        slots |= {(target, "varm", k): v.T for k, v in zip(keys.landmark_moments(), (found.mean, found.variance))}
-        slots[source, "obsm", keys.cell_plan(target)] = found.plan
-        if known is None:
-            record |= _determined.calibration(problem, pair, found, kept, int(params["random_state"]))
-    settings: dict[str, Any] = {"random_state": seed, "progress_bar": progress_bar}
-    if "noise" in parts:
-        aligner = get.model(mdata, key=key)
-        scores["noise"] = _draws.noise(problem, aligner, params, pair, prior, kept, n_draws=n_draws, **settings)
-    if "seeds" in parts:
-        scores["seeds"], mode = _draws.seeds(problem, params, pair, prior, kept, n_restarts=n_restarts, **settings)
-        record["n_in_mode"] = mode
+
+    from threadpoolctl import threadpool_limits
+
+    from scmmgan.model.coupling.couple import couple
+    from scmmgan.model.evidence import calibration, retraining
+
+    aligned_with = int(params["random_state"])
+    with threadpool_limits(1):
+        problem, domains = _read.reread(mdata, keys)
+        known = calibration_pairs(mdata, pair, pairs, coverage, problem)
+        coupled = couple(problem, domains, random_state=aligned_with)
+        kept, detection = expressed(problem.modalities[target].values)
+        slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
+        record: dict[str, Any] = {"method": method}
+        scores: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if "coupling" in parts:
+            found = calibration.from_coupling(problem, domains, pair, coupled[0][pair], kept, aligned_with)
+            scores["coupling"] = found.score, found.cells
+            record["landmark_mass"] = found.mass
+            slots |= {(target, "varm", k): v.T for k, v in zip(keys.landmark_moments(), (found.mean, found.variance))}
+            slots[source, "obsm", keys.cell_plan(target)] = found.plan
+            if known is None:
+                record |= calibration.calibration(problem, domains, pair, found, kept, aligned_with)
+        settings = _read.training_settings(params) | {"random_state": seed, "progress_bar": progress_bar}
+        settings["shared"] = problem.shared is not None
+        if "noise" in parts:
+            aligner = get.model(mdata, key=key)
+            scores["noise"] = retraining.over_noise(domains, aligner, pair, coupled, settings, kept, n_draws=n_draws)
+        if "seeds" in parts:
+            scores["seeds"], mode = retraining.over_restarts(
+                problem, domains, pair, coupled, settings, kept, n_restarts=n_restarts
+            )
+            record["n_in_mode"] = mode
     total = np.minimum(np.sum([score for score, _ in scores.values()], axis=0), 1)
-    record |= _determined.counterparts(problem, pair, total, kept)
+    record |= calibration.counterparts(problem, pair, total, kept)
     suffix = source if several else None
     slots[target, "var", keys.uncertainty(None, suffix)] = np.where(kept, total, np.nan)
     for part, (score, _) in scores.items():
@@ -175,10 +190,79 @@ def uncertainty(
     cells = np.sum([cell for _, cell in scores.values()], axis=0)
     slots[source, "obs", keys.cell_uncertainty(target if several else None)] = cells
     if known is not None:
-        widths, more = _intervals.conformal(mdata, problem, params, pair, known, coverage, total, kept, seed, keys)
+        widths, more = _intervals(mdata, domains[target], source, known, coverage, total, kept, seed, keys)
         slots[target, "var", keys.interval(suffix)] = widths
         record |= more
+    record = _slots.storable_record(record)
     _derived.write(mdata, slots, keys, uns={"uncertainty": _merged(mdata, pair, record, keys)})
+
+
+def calibration_pairs(
+    mdata: MuData, pair: tuple[str, str], pairs: str | pd.DataFrame | None, coverage: float, problem: Problem
+) -> np.ndarray | None:
+    """Row numbers (k × 2) of known pairs of which no cell belongs to a pair that the alignment was given."""
+    if pairs is None:
+        return None
+    found = _known.read_pairs(mdata, pair, pairs)[pair]
+    known, total = problem.of(*pair), len(found)
+    if known.pairs is not None:
+        used = known.pairs if known.names == pair else known.pairs[:, ::-1]
+        found = found[~np.isin(found[:, 0], used[:, 0]) & ~np.isin(found[:, 1], used[:, 1])]
+    if len(found) < (least := least_pairs(coverage)):
+        raise ValueError(
+            f"{len(found)} of {total} `pairs` hold no cell that the alignment was given as a pair; intervals of coverage "
+            f"{coverage:g} need at least {least} such. Keep some pairs out of `tl.align(pairs=...)`."
+        )
+    if len(found) < total:
+        logger.warning(
+            "%d of %d pairs hold cells of the alignment's own pairs and are left out.", total - len(found), total
+        )
+    return found
+
+
+def _intervals(
+    mdata: MuData,
+    domain: Domain,
+    source: str,
+    rows: np.ndarray,
+    coverage: float,
+    score: np.ndarray,
+    kept: np.ndarray,
+    random_state: int,
+    keys: Keys,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Half-widths (g,); coverage that cross-fitting reached, and `score` against the error in the smoothed layer."""
+    from scmmgan.model.evidence.calibration import calibrated
+
+    features = domain.modality.features
+    half, reached, error = (np.empty(len(features)) for _ in range(3))
+    for start in range(0, len(features), BLOCK):
+        at = np.arange(start, min(start + BLOCK, len(features)))
+        mapped = _slots.mapped_values(mdata, source, domain.name, features[at].tolist(), keys)[0][rows[:, 0]]
+        residuals = np.abs(measured(domain, rows[:, 1], at).astype(np.float64) - mapped)
+        half[at] = half_widths(residuals, coverage)
+        # the same folds for all features
+        reached[at] = reached_coverage(residuals, coverage, np.random.default_rng(random_state))
+        smoothed = domain.smoothed.columns(at)[rows[:, 1]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error[at] = ((smoothed - mapped) ** 2).mean(0) / np.maximum(domain.transform.sd[at] ** 2, 1e-300)
+    names = features[kept]
+    points = {"feature": names, "predicted": score[kept], "observed": error[kept]}
+    return half, {
+        "coverage": coverage,
+        "coverage_reached": float(reached[kept].mean()),
+        "coverage_table": {"feature": names, "reached": reached[kept]},
+        "n_pairs": len(rows),
+        **calibrated(points, "known pairs"),
+    }
+
+
+def measured(domain: Domain, rows: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Cells of the layer that was read, not smoothed; batches shifted and scaled as the alignment did."""
+    if isinstance(domain.smoothed, BatchedMatrix):
+        return domain.smoothed.measured(features)[rows]
+    values = domain.modality.values[rows][:, features]
+    return np.asarray(values.todense()) if sp.issparse(values) else values
 
 
 def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, several: bool) -> tuple[str, ...]:
@@ -187,7 +271,7 @@ def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, 
         raise ValueError(f"`method` must be one of {list(METHODS)}, got {method!r}.")
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped.")
-    if (used := _problem.argument(params, "use_rep", target)) is not None:
+    if (used := _read.argument(params, "use_rep", target)) is not None:
         raise ValueError(
             f"{target!r} was read from obsm {used!r}, whose columns are no features in `var`. Align a layer of it."
         )
@@ -248,7 +332,7 @@ def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarra
         return varies, detection
     kept = varies & (detection >= MIN_DETECTION)
     # of a chosen panel no tenth is lowly expressed
-    if g >= _domain.PANEL:
+    if g >= PANEL_FEATURES:
         mean = np.asarray(matrix.mean(0), dtype=np.float64).ravel()
         kept &= mean >= np.quantile(mean, LOW_MEAN)
     return kept, detection

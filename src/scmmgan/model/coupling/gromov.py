@@ -1,4 +1,4 @@
-"""Landmark Gromov-Wasserstein: a coupling from intra-modality distances alone (METHOD §3, nothing known)."""
+"""Landmark Gromov-Wasserstein: a coupling from intra-modality distances alone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scmmgan.model.coupling.transport import balanced
+from scmmgan.model.defaults import DISTINCT_PLANS, FUSED_WEIGHT, N_POLISHED, N_STARTS, PROXIMAL_STEP
 from scmmgan.model.space.diffusion import geodesics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scmmgan.model.coupling.landmarks import Landmarks
-
-STEP = 2.0  # proximal step, 1 / ε: larger ones outrun the Sinkhorn iterations between them
-N_STARTS = 100
-N_POLISHED = 25  # of each family of metrics
-LINEAR = 7 / 3  # weight of a linear cost of mean 1: a fused problem with α = .3
-DISTINCT = 0.8  # |T − T'|₁ above which two plans are different answers (METHOD §8)
 
 
 def gromov_wasserstein(
@@ -34,37 +30,23 @@ def gromov_wasserstein(
     Candidates come from proximal steps under path lengths and under hop counts, each from 100 starts; the best are
     polished by conditional gradient under path lengths and root Euclidean distances together, where the least wins.
     """
-    from threadpoolctl import threadpool_limits
-
-    # many small products: threads cost more than they give, and tens of times more beside another process
-    with threadpool_limits(1):
-        return _search(x, landmarks, cost, mass, random_state)
-
-
-def _search(
-    x: dict[str, np.ndarray],
-    landmarks: dict[str, Landmarks],
-    cost: np.ndarray | None,
-    mass: tuple[np.ndarray, np.ndarray] | None,
-    random_state: int,
-) -> tuple[list[np.ndarray], np.ndarray]:
     first, second = x
     p, q = mass or (landmarks[first].mass, landmarks[second].mass)
-    linear = 0.0 if cost is None else LINEAR * cost
+    linear = 0.0 if cost is None else FUSED_WEIGHT * cost
     metrics = {m: landmark_metrics(x[m], landmarks[m], random_state=random_state) for m in x}
-    judges = [metrics[m]["lengths"] + metrics[m]["euclidean"] for m in x]
+    final = [metrics[m]["lengths"] + metrics[m]["euclidean"] for m in x]
     plans: list[np.ndarray] = []
     for family in ("lengths", "hops"):
         a, b = metrics[first][family], metrics[second][family]
         begin = starts(np.mean(a, 0), np.mean(b, 0), p, q, random_state=random_state)
         if cost is not None:
             # where something is known it is the best start
-            known = balance(np.exp(-(cost - cost.min()) / max(0.1 * cost.mean(), 1e-12))[None], p, q)
+            known = balanced(np.exp(-(cost - cost.min()) / max(0.1 * cost.mean(), 1e-12))[None], p, q)
             begin = np.concatenate([known, begin[: len(begin) // 4]])
         candidates = proximal(begin, a, b, p, q, linear)
         order = np.argsort(costs(candidates, a, b, p, q, linear), kind="stable")
-        plans += [polish(candidates[i], judges[0], judges[1], p, q, linear) for i in order[:N_POLISHED]]
-    values = costs(np.stack(plans), judges[0], judges[1], p, q, linear)
+        plans += [polish(candidates[i], final[0], final[1], p, q, linear) for i in order[:N_POLISHED]]
+    values = costs(np.stack(plans), final[0], final[1], p, q, linear)
     order = np.argsort(values, kind="stable")
     kept = order[distinct([plans[i] for i in order])]
     return [plans[i] for i in kept], values[kept]
@@ -74,7 +56,7 @@ def distinct(plans: list[np.ndarray]) -> list[int]:
     """Positions of the plans that differ from all kept before them."""
     kept: list[int] = []
     for i, plan in enumerate(plans):
-        if all(np.abs(plan - plans[j]).sum() > DISTINCT for j in kept):
+        if all(np.abs(plan - plans[j]).sum() > DISTINCT_PLANS for j in kept):
             kept.append(i)
     return kept
 
@@ -132,9 +114,9 @@ def proximal(
 ) -> np.ndarray:
     """T ← Sinkhorn(T ∘ exp(−∇/ε)); terms of the gradient that depend on the marginals alone cancel."""
     for _ in range(n_steps):
-        gain = STEP * (4 * _cross(plans, a, b) - linear)
+        gain = PROXIMAL_STEP * (4 * _cross(plans, a, b) - linear)
         gain -= gain.max(2, keepdims=True)
-        plans = balance(plans * np.exp(gain - gain.max(1, keepdims=True)), p, q)
+        plans = balanced(plans * np.exp(gain - gain.max(1, keepdims=True)), p, q)
     return plans
 
 
@@ -151,7 +133,7 @@ def polish(
     """Conditional gradient (Frank-Wolfe) with exact line search from a plan to the nearest local minimum."""
     import ot
 
-    plan = balance(plan[None], p, q, n_iter=200)[0]
+    plan = balanced(plan[None], p, q, n_iter=200)[0]
     for _ in range(n_steps):
         # up to terms of the marginals; the solver wants costs from 0 up
         gradient = linear - 4 * _cross(plan, a, b)
@@ -162,16 +144,6 @@ def polish(
         curvature = -2 * (_cross(direction, a, b) * direction).sum()
         plan = plan + (min(1.0, -slope / (2 * curvature)) if curvature > 0 else 1.0) * direction
     return plan
-
-
-def balance(kernels: np.ndarray, p: np.ndarray, q: np.ndarray, *, n_iter: int = 20) -> np.ndarray:
-    """Scale a stack of non-negative kernels to the marginals p and q."""
-    kernels = np.maximum(kernels, 1e-200)
-    v = np.ones((len(kernels), kernels.shape[2], 1))
-    for _ in range(n_iter):
-        u = p[:, None] / np.matmul(kernels, v)
-        v = q[:, None] / np.matmul(kernels.transpose(0, 2, 1), u)
-    return u * kernels * v.transpose(0, 2, 1)
 
 
 def starts(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray, *, random_state: int = 0) -> np.ndarray:
@@ -188,7 +160,7 @@ def starts(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray, *, random
         cost = ((axes_a[:, None, :d] @ turn - axes_b[None, :, :d]) ** 2).sum(2)
         cost -= cost.min(1, keepdims=True)
         kernels.append(np.exp(-cost / max(0.1 * cost.mean(), 1e-12)))
-    return np.concatenate([balance(np.stack(kernels), p, q), np.outer(p, q)[None]])
+    return np.concatenate([balanced(np.stack(kernels), p, q), np.outer(p, q)[None]])
 
 
 def _mds(distances: np.ndarray, mass: np.ndarray, d: int = 3) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Landmarks: k-means clusters that stand for the cells of a modality in couplings (METHOD §3)."""
+"""Landmarks: k-means clusters that stand for the cells of a modality in couplings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-LINKED_LANDMARKS = 300
-GEOMETRY_LANDMARKS = 150  # a Gromov-Wasserstein step is cubic in them
+from scmmgan.model.defaults import LANDMARKS
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Landmarks:
 
 
 def find_landmarks(
-    x: np.ndarray, *, n_landmarks: int = LINKED_LANDMARKS, random_state: int = 0, labels: np.ndarray | None = None
+    x: np.ndarray, *, n_landmarks: int = LANDMARKS, random_state: int = 0, labels: np.ndarray | None = None
 ) -> Landmarks:
     """At most n // 2 k-means clusters of a modality's cells, inside each label where there are `labels` (n,)."""
     from sklearn.neighbors import NearestNeighbors
@@ -48,16 +47,6 @@ def find_landmarks(
         nearest = NearestNeighbors(n_neighbors=1).fit(x[rows]).kneighbors(centres, return_distance=False)[:, 0]
         nodes.append(rows[nearest])
     return Landmarks(label, np.bincount(label) / len(x), np.concatenate(nodes), np.vstack(centroids))
-
-
-def landmarks_of(
-    x: dict[str, np.ndarray], labels: dict[str, np.ndarray] | None, *, n_landmarks: int, random_state: int
-) -> dict[str, Landmarks]:
-    """Landmarks of every modality, inside labels where there are any."""
-    return {
-        m: find_landmarks(v, n_landmarks=n_landmarks, random_state=random_state, labels=(labels or {}).get(m))
-        for m, v in x.items()
-    }
 
 
 def _clusters(x: np.ndarray, m: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:

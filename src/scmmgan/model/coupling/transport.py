@@ -1,22 +1,59 @@
-"""Plans of cells with landmarks of the other modality, and what they average (METHOD §3)."""
+"""Entropic transport: the one Sinkhorn iteration, plans of cells with landmarks, and what they average."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.coupling import views as evidence
+from scmmgan.model.coupling import views
 from scmmgan.model.coupling.landmarks import Landmarks
+from scmmgan.model.defaults import EPSILON, MARGINAL_WEIGHT, SHARPENING
+from scmmgan.model.problem import Pair
 
-EPSILON = 0.02  # entropic regularisation, METHOD §3
-RELAXED = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (benchmarks)
-CORRELATED = 2  # weight of correlations beside distances over linked features (benchmarks/accuracy.md)
-FAR = 2.0  # largest squared distance, over the mean one: farther cells would overrule labels
-SHARPER = 2  # power of a plan's entries before landmarks are averaged: about half of ε (benchmarks/accuracy.md)
 
-Pair = tuple[str, str]
+def sinkhorn(
+    kernel: np.ndarray,
+    p: np.ndarray,
+    q: np.ndarray,
+    *,
+    power: float = 1.0,
+    n_iter: int = 500,
+    tolerance: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scalings u (… × n), v (… × m) that bring u K v to the marginals p and q, of one kernel (n × m) or a stack.
+
+    `power` < 1 lets the marginals leave p and q: w / (w + ε) at KL weight w. Ends when no scaling moves by more than
+    `tolerance` in log.
+    """
+    back = np.ascontiguousarray(np.swapaxes(kernel, -1, -2)) if kernel.ndim > 2 else kernel.T
+    u, v = np.ones(kernel.shape[:-1]), np.ones((*kernel.shape[:-2], kernel.shape[-1]))
+    for _ in range(n_iter):
+        before = u
+        u = (p / np.maximum((kernel @ v[..., None])[..., 0], 1e-300)) ** power
+        v = (q / np.maximum((back @ u[..., None])[..., 0], 1e-300)) ** power
+        if tolerance and np.abs(np.log(u / before)).max() < tolerance:
+            break
+    return u, v
+
+
+def relaxed_plan(cost: np.ndarray, p: np.ndarray, q: np.ndarray, **how: float) -> tuple[np.ndarray, ...]:
+    """Entropic plans (… × n × m) whose marginals may leave p and q, of one cost or a stack; and both scalings."""
+    kernel = np.maximum(np.exp(-(cost - cost.min((-2, -1), keepdims=True)) / EPSILON), 1e-200)
+    u, v = sinkhorn(kernel, p, q, power=MARGINAL_WEIGHT / (MARGINAL_WEIGHT + EPSILON), **how)  # type: ignore[arg-type]
+    return u[..., None] * kernel * v[..., None, :], u, v
+
+
+def balanced(kernels: np.ndarray, p: np.ndarray, q: np.ndarray, *, n_iter: int = 20) -> np.ndarray:
+    """Non-negative kernels (… × n × m) scaled to the marginals p and q."""
+    kernels = np.maximum(kernels, 1e-200)
+    u, v = sinkhorn(kernels, p, q, n_iter=n_iter)
+    return u[..., None] * kernels * v[..., None, :]
+
+
+# --- cells and landmarks -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -30,7 +67,7 @@ class LabelShares:
 
     def cost(self, source: str, target: str, rows: np.ndarray) -> np.ndarray:
         """What labels cost between some cells (k,) of the source and the landmarks of the target (k × m)."""
-        return evidence.label_cost(
+        return views.label_cost(
             self.cells[source][rows], self.known[source][rows], self.landmarks[target], self.landmark_known[target]
         )
 
@@ -40,7 +77,7 @@ def label_shares(
 ) -> LabelShares:
     """Label shares from codes (n,) of one vocabulary, -1 where a label is not known."""
     n_labels = 1 + max(int(v.max()) for v in labels.values())
-    cells = {m: evidence.memberships(x[m], labels[m], n_labels) for m in x}
+    cells = {m: views.memberships(x[m], labels[m], n_labels) for m in x}
     known = {m: labels[m] >= 0 for m in x}
     return LabelShares(
         cells,
@@ -52,37 +89,31 @@ def label_shares(
 
 
 def plans_of(
-    views: list[dict[str, np.ndarray]],
+    coordinates: Sequence[tuple[dict[str, np.ndarray], float]],
     landmarks: dict[str, Landmarks],
     labels: LabelShares | None,
-    share: float = 1.0,
     *,
-    linked: dict[str, np.ndarray] | None = None,
     rows: dict[str, np.ndarray] | None = None,
 ) -> dict[Pair, np.ndarray]:
-    """Relaxed plans (n × m) of cells with landmarks, both directions; costs of several views count alike.
+    """Relaxed plans (n × m) of cells with landmarks, both directions.
 
-    Cells are compared by correlation over `views`, of which the first counts `share`, and by `linked_distance` over
-    linked features. `rows`: of the cells that are asked, all by default.
-
-    Rows sum to the share of a cell's mass that finds a partner: about 1, far less where nothing resembles the cell.
+    Cells are compared by correlation distance over each of the `coordinates` (n × l by modality, and its weight), every
+    one in units of its mean. `rows`: of the cells that are asked, all by default. Rows of a plan sum to the share of a
+    cell's mass that finds a partner: about 1, far less where nothing resembles the cell.
     """
     first, second = landmarks
     rows = rows or {m: np.arange(len(marks.label)) for m, marks in landmarks.items()}
-    comparisons = [(v, correlation_distance, share if i == 0 else 1.0) for i, v in enumerate(views)]
-    if linked is not None:
-        comparisons = [(linked, linked_distance, 1.0), *comparisons]
     plans = {}
     for source, target in ((first, second), (second, first)):
         cost = np.zeros((len(rows[source]), len(landmarks[target].mass)))
-        for values, distance, weight in comparisons:
-            one = distance(values[source][rows[source]], landmarks[target].mean(values[target]))
-            cost += _over_mean(one) * weight
-        cost = _over_mean(cost)
+        for values, weight in coordinates:
+            own, others = values[source][rows[source]], landmarks[target].mean(values[target])
+            cost += weight * views.over_mean(views.correlation_distance(own, others))
+        cost = views.over_mean(cost)
         if labels is not None:
             cost += labels.cost(source, target, rows[source])
         n = len(cost)
-        plans[source, target] = n * relaxed_sinkhorn(cost, np.full(n, 1 / n), landmarks[target].mass)
+        plans[source, target] = n * relaxed_plan(cost, np.full(n, 1 / n), landmarks[target].mass, tolerance=1e-4)[0]
     return plans
 
 
@@ -90,63 +121,26 @@ def images(
     plans: dict[Pair, np.ndarray], landmarks: dict[str, Landmarks], x: dict[str, np.ndarray]
 ) -> dict[Pair, np.ndarray]:
     """Barycentric images (n × p) of all cells under plans."""
-    return {(a, b): normalized(plan)[0] @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
+    return {(a, b): shares(plan) @ landmarks[b].mean(x[b]) for (a, b), plan in plans.items()}
 
 
-def normalized(plan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A plan with rows that sum to 1, and the share of each row's mass that was matched, at most 1."""
-    mass = plan.sum(1)
-    return plan / np.maximum(mass, 1e-300)[:, None], np.clip(mass, 0, 1)
+def shares(plan: np.ndarray) -> np.ndarray:
+    """A plan (… × n × m) with rows that sum to 1."""
+    return plan / np.maximum(plan.sum(-1, keepdims=True), 1e-300)
 
 
-def relaxed_sinkhorn(
-    cost: np.ndarray, p: np.ndarray, q: np.ndarray, *, epsilon: float = EPSILON, relaxed: float = RELAXED
-) -> np.ndarray:
-    """Entropic transport plan whose marginals may leave p and q, at KL weight `relaxed`."""
-    kernel = np.exp(-(cost - cost.min()) / epsilon)
-    u, v = np.ones(len(p)), np.ones(len(q))
-    power = relaxed / (relaxed + epsilon)
-    for _ in range(500):
-        before = u
-        u = (p / np.maximum(kernel @ v, 1e-300)) ** power
-        v = (q / np.maximum(kernel.T @ u, 1e-300)) ** power
-        if np.abs(np.log(u / before)).max() < 1e-4:
-            break
-    return u[:, None] * kernel * v
-
-
-def correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 - Pearson correlation between the rows of a and of b; a constant row is at distance 1 of everything."""
-
-    def unit(v: np.ndarray) -> np.ndarray:
-        v = v - v.mean(1, keepdims=True)
-        return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9)
-
-    return 1 - unit(a) @ unit(b).T
-
-
-def linked_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation distance, twofold, and squared distance between the rows of z-scored a and b, each over its mean.
-
-    A correlation does not see what all features of a cell share, which of few features is much of what they tell. A
-    distance sees it, but over-rates far cells: it is capped, and counts half (benchmarks/accuracy.md).
-    """
-    far = np.minimum(_over_mean(evidence.squared_distances(a, b)), FAR)
-    return CORRELATED * _over_mean(correlation_distance(a, b)) + far
-
-
-def _over_mean(cost: np.ndarray) -> np.ndarray:
-    # links may all have lost their weights
-    return cost / max(cost.mean(), 1e-12)
+def matched_share(plan: np.ndarray) -> np.ndarray:
+    """Share (n,) of each cell's mass that was matched, at most 1."""
+    return np.clip(plan.sum(1), 0, 1)
 
 
 def barycentres(plan: sp.csr_matrix | np.ndarray, points: np.ndarray) -> np.ndarray:
     """Means (n × p) of points (m × p) under the squared entries of a plan (n × m): its own are too near to the middle."""
-    sharp = sp.csr_matrix(plan, dtype=np.float64).power(SHARPER)
+    sharp = sp.csr_matrix(plan, dtype=np.float64).power(SHARPENING)
     return np.asarray(sharp @ points) / np.maximum(np.asarray(sharp.sum(1)), 1e-300)
 
 
-def spread(x: np.ndarray, landmarks: Landmarks, labels: np.ndarray | None = None, k: int = 5) -> np.ndarray:
+def nearest_landmarks(x: np.ndarray, landmarks: Landmarks, labels: np.ndarray | None = None, k: int = 5) -> np.ndarray:
     """Row-stochastic weights (n × m) of each cell on its k nearest landmarks, so that anchors do not jump.
 
     A cell with a label (n,), not -1, stays with the landmarks of that label.

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-N_STEPS = 64  # Gauss-Legendre nodes of the path
-BATCH = 16_384  # points of the path that are mapped at one time
+from scmmgan.model.defaults import BLOCK, PATH_BATCH, PATH_NODES
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ def path_gradients(generator: nn.Module, x: np.ndarray, loadings: np.ndarray) ->
 
     integrated = IntegratedGradients(predict, multiply_by_inputs=False)
     gradient = [
-        integrated.attribute(cells, target=f, n_steps=N_STEPS, method="gausslegendre", internal_batch_size=BATCH)
+        integrated.attribute(
+            cells, target=f, n_steps=PATH_NODES, method="gausslegendre", internal_batch_size=PATH_BATCH
+        )
         for f in range(decoder.shape[1])
     ]
     with torch.inference_mode():
@@ -73,7 +74,7 @@ def pull_back(
     weights: np.ndarray,
     deviations: Callable[[slice], np.ndarray],
     *,
-    block: int = 256,
+    block: int = BLOCK,
 ) -> Attributions:
     """Carry path gradients (features × n × p) of cells x (n × p) back to source features, a block of them at a time.
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from scmmgan.model.defaults import LANCZOS_ROUNDS
 from scmmgan.model.space.diffusion import bridges, nearest_neighbors
-
-ROUNDS = 100  # of Lanczos; a curve of 10,000 cells takes less than 50
 
 
 def spectral(x: np.ndarray, n_clusters: int, *, n_neighbors: int = 15, random_state: int = 0) -> np.ndarray:
@@ -55,7 +54,7 @@ def leading_vectors(affinity: sp.csr_matrix, k: int, *, random_state: int = 0) -
     # a space wider than ARPACK's own choice: eigenvalues crowd below 1
     how: dict[str, Any] = {"v0": start, "ncv": min(n, max(4 * k, 60)), "tol": 1e-8}
     try:
-        values, vectors = eigsh(walk, k, which="LA", maxiter=ROUNDS, **how)
+        values, vectors = eigsh(walk, k, which="LA", maxiter=LANCZOS_ROUNDS, **how)
     except ArpackNoConvergence:
         # long thin graphs, with hardly a gap: these factorise cheaply
         values, vectors = eigsh(walk, k, which="LM", sigma=1 + 1e-4, **how)

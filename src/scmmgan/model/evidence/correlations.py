@@ -1,41 +1,26 @@
-"""Correlations in measured and in mapped cells, their null and their limits (METHOD §9).
+"""Correlations in measured and in mapped cells, their null and their limits.
 
 Nothing cells × features is made from a sparse matrix or from mapped cells: blocks of columns, and covariances of model space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy import stats
-from scipy.sparse.linalg import eigsh
 
+from scmmgan.model.defaults import BLOCK, CORRELATION_ALPHA, NOISE_TOLERANCE, PERMUTATIONS, RESAMPLES
+from scmmgan.model.problem import Modality, Values
 from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.domain import Domain
+from scmmgan.model.space.graphs import graph_scores
 from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
-from scmmgan.model.space.transform import denoised, dispersed
-
-PERMUTATIONS = 20
-RESAMPLES = 200
-ALPHA = 0.05
-BLOCK = 256  # columns that are dense at one time
-ROWS = 1_024  # cells that are dense at one time, in the features of the PCA
-N_PCS = 50  # of the graph that smooths (METHOD §2)
-
+from scmmgan.model.space.transform import decoder_of
 
 # --- correlations ------------------------------------------------------------------------------------------------
-
-
-def by_column(matrix: Matrix) -> Matrix:
-    """The same matrix, stored so that blocks of columns are quick to take."""
-    if isinstance(matrix, BatchedMatrix):
-        out = copy(matrix)
-        out.parts = [by_column(part) for part in matrix.parts]  # type: ignore[misc]
-        return out
-    return matrix.by_column()
 
 
 def correlate(matrix: Matrix, queries: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -159,24 +144,23 @@ def limits_decoded(
 
 def upper(r: np.ndarray, signed: bool) -> np.ndarray:
     """95 % quantile over the first axis, of magnitudes unless signed."""
-    return np.quantile(r if signed else np.abs(r), 1 - ALPHA, axis=0)
+    return np.quantile(r if signed else np.abs(r), 1 - CORRELATION_ALPHA, axis=0)
 
 
 # --- null --------------------------------------------------------------------------------------------------------
 
 
-def unrelated(rng: np.random.Generator, matrix: Matrix, x: np.ndarray | sp.csr_matrix, t: int) -> Matrix:
-    """Features that have nothing to do with the cells: each permuted on its own, smoothed on the graph that is there.
-
-    `x` are the values before t steps of smoothing.
-    """
+def unrelated(rng: np.random.Generator, domain: Domain) -> Matrix:
+    """Features that have nothing to do with the cells: each permuted on its own, smoothed on the graph that is there."""
+    matrix = domain.smoothed
     if isinstance(matrix, BatchedMatrix):
-        parts = [SmoothedMatrix(permuted(x[r], rng), part.operator, t) for part, r in zip(matrix.parts, matrix.rows)]
         # the batches' shifts and scales are those of the features as they are
-        out = copy(matrix)
-        out.parts = parts
-        return out
-    return SmoothedMatrix(permuted(x, rng), matrix.operator if t else None, t)
+        return matrix.of_parts([_unrelated(rng, part) for part in matrix.parts])
+    return _unrelated(rng, matrix)
+
+
+def _unrelated(rng: np.random.Generator, matrix: SmoothedMatrix) -> SmoothedMatrix:
+    return SmoothedMatrix(permuted(matrix.unsmoothed, rng), matrix.operator if matrix.steps else None, matrix.steps)
 
 
 def covary(own: np.ndarray, matrix: Matrix, features: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -190,26 +174,19 @@ def null(once: Callable[[np.random.Generator], Sequence[np.ndarray]], random_sta
     return [np.stack(part, axis=1) for part in zip(*found)]
 
 
-def permuted_smoothed(
-    rng: np.random.Generator,
-    *,
-    x: np.ndarray | sp.csr_matrix,
-    t: int,
-    allowed: np.ndarray | None,
-    batch: np.ndarray | None,
-    denoise: bool,
-    random_state: int,
-) -> Matrix:
+def permuted_smoothed(rng: np.random.Generator, modality: Modality, t: int, *, random_state: int) -> Matrix:
     """Every feature permuted over the cells (of each batch) on its own, then smoothed on a graph of its own."""
-    if batch is not None:
-        rows = [np.flatnonzero(batch == code) for code in range(batch.max() + 1)]
-        how: dict[str, Any] = {"t": t, "allowed": allowed, "denoise": denoise, "random_state": random_state}
-        return BatchedMatrix([permuted_smoothed(rng, x=x[r], batch=None, **how) for r in rows], rows)  # type: ignore[misc]
-    shuffled = permuted(x, rng)
-    if not t:
-        return SmoothedMatrix(shuffled)
-    scores = graph_scores(shuffled, allowed, denoise=denoise)
-    return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), t)
+
+    def part(values: Values) -> SmoothedMatrix:
+        shuffled = permuted(values, rng)
+        if not t:
+            return SmoothedMatrix(shuffled)
+        scores = graph_scores(shuffled, modality.allowed, tolerance=NOISE_TOLERANCE)
+        return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), t)
+
+    if modality.batches is None:
+        return part(modality.values)
+    return BatchedMatrix([part(modality.values[rows]) for rows in modality.batches], modality.batches)
 
 
 def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
@@ -223,50 +200,71 @@ def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndar
     return out
 
 
-def graph_scores(x: np.ndarray | sp.csc_matrix, allowed: np.ndarray | None, *, denoise: bool) -> np.ndarray:
-    """Leading PCs of the z-scored matrix, as `transform.fit_smoothed` has them.
+def with_nulls(
+    domains: Mapping[str, Domain],
+    source: str,
+    target: str,
+    measured_in: str,
+    rows: Mapping[str, np.ndarray],
+    queries: Mapping[str, np.ndarray],
+    translate: Callable[[np.ndarray], np.ndarray],
+    steps: Mapping[str, int],
+    *,
+    signed: bool,
+    seed: int,
+    graph_seed: int,
+) -> dict[str, dict[str, Any]]:
+    """r, its nulls and its limit (queries first) of both sides.
 
-    Noise has no gap after the 50th component, where the iterations of the general way take ten times as long.
+    `rows`, `queries`: positions of features, where "measured" and where "mapped". `translate` maps model-space cells.
     """
-    n = x.shape[0]
-    mean, sd = moments(x)
-    at = dispersed(mean, sd, np.arange(len(mean)) if allowed is None else allowed, np.array([], dtype=int))
-    varies = sd[at] > 0
-    mean, sd = mean[at].astype(np.float32), np.where(varies, sd[at], 1).astype(np.float32)
-    chosen = x[:, at].tocsr() if sp.issparse(x) else x[:, at]
+    at = {side: (queries[side], rows[side]) for side in ("measured", "mapped")}
+    goal, y = domains[target], translate(domains[source].x)
+    decoder = goal.transform.decoder
+    asked, others = (decoder[:, of] for of in at["mapped"])
+    mapped_sd = decoded_sd(y, asked), decoded_sd(y, others)
+    own = domains[measured_in].smoothed.by_column()
+    lines = unit(own.columns(at["measured"][0]))
+    line_sd, own_sd = (column_sd(own, of) for of in at["measured"])
 
-    def rows() -> Iterator[np.ndarray]:
-        for start in range(0, n, ROWS):
-            part = chosen[start : start + ROWS]
-            yield ((part.toarray() if sp.issparse(part) else part) - mean) / sd
+    def noise_of(name: str, rng: np.random.Generator) -> Matrix:
+        return permuted_smoothed(rng, domains[name].modality, steps[name], random_state=graph_seed)
 
-    gram = np.zeros((len(at), len(at)), dtype=np.float32)
-    for z in rows():
-        gram += z.T @ z
-    axes = leading(gram / n, max(1, min(N_PCS, len(at), n - 1)))
-    scores = np.vstack([z @ axes for z in rows()])
-    return denoised(scores, 1.0, int(varies.sum())) if denoise else scores
+    def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        noise = noise_of(source, rng)
+        drawn = noise if measured_in == source else noise_of(target, rng)
+        apart = {m: unrelated(rng, domains[m]) for m in dict.fromkeys((target, measured_in))}
+        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
+        strays = scaled(apart[measured_in].columns(at["measured"][0]), line_sd)
+        image = translate(domains[source].transform.transform(noise))
+        return (
+            correlate(drawn, *at["measured"]),
+            covary(lines, apart[measured_in], at["measured"][1], own_sd),
+            covary(strays, own, at["measured"][1], own_sd),
+            covary_decoded(image, asked, others, *mapped_sd),
+            covary_decoded(y, asked, loadings[:, at["mapped"][1]], *mapped_sd),
+            covary_decoded(y, loadings[:, at["mapped"][0]], others, *mapped_sd),
+        )
 
-
-def moments(x: np.ndarray | sp.csr_matrix | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd of every column in float64; rounding is no variance."""
-    if sp.issparse(x):
-        # a sparse matrix sums in its own precision, whatever is asked for
-        values = x.astype(np.float64)
-        mean = np.asarray(values.mean(0)).ravel()
-        sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
-    else:
-        mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
-
-
-def leading(gram: np.ndarray, p: int) -> np.ndarray:
-    """Leading eigenvectors (e × p)."""
-    if p > len(gram) // 10:
-        return np.linalg.eigh(gram)[1][:, -p:]
-    # a fixed start vector: ARPACK's own is random; many basis vectors, as the eigenvalues of noise lie close
-    v0 = np.random.default_rng(0).normal(size=len(gram)).astype(gram.dtype)
-    return eigsh(gram, k=p, ncv=3 * p, v0=v0, tol=1e-3)[1]
+    nulls = null(once, seed)
+    # the same cells are drawn on both sides where they are the same
+    shares = {
+        m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1]))
+        for i, m in enumerate(dict.fromkeys((source, measured_in)))
+    }
+    return {
+        "measured": {
+            "r": correlate(own, *at["measured"]),
+            "correlated": nulls[0],
+            "covaried": nulls[1:3],
+            "limit": limits(own, *at["measured"], shares[measured_in], signed),
+        },
+        "mapped": {
+            "r": correlate_decoded(y, decoder, *at["mapped"]),
+            "covaried": nulls[3:],
+            "limit": limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
+        },
+    }
 
 
 # --- tests -------------------------------------------------------------------------------------------------------
@@ -294,7 +292,7 @@ def against_null(z: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return effect, (1 + above) / (1 + len(pooled))
 
 
-def judge(
+def classify(
     r: np.ndarray,
     limit: np.ndarray,
     *,
@@ -318,7 +316,7 @@ def judge(
     rank[np.argsort(-strong, kind="stable")] = np.arange(1, len(r) + 1)
     return {
         "rank": rank, "z": np.min([z for z, _ in tests], axis=0), "p": p, "q": q, "upper": limit,
-        "present": (rank <= n_top) & (q < ALPHA) & (strong >= np.arctanh(threshold)), "absent": limit < threshold,
+        "present": (rank <= n_top) & (q < CORRELATION_ALPHA) & (strong >= np.arctanh(threshold)), "absent": limit < threshold,
     }  # fmt: skip
 
 
@@ -330,7 +328,7 @@ def called(spurious: np.ndarray, novel: np.ndarray) -> np.ndarray:
 def listed(
     a: np.ndarray, b: np.ndarray, rank_a: np.ndarray, rank_b: np.ndarray, *, n_top: int, threshold: float, signed: bool
 ) -> np.ndarray:
-    """The paper's lists: strong by rank on one side, below the threshold on the other (METHOD §9); on both: neither."""
+    """The paper's lists: strong by rank on one side, below the threshold on the other; on both: neither."""
     weak = [(r if signed else np.abs(r)) < threshold for r in (a, b)]
     spurious, novel = (rank_a <= n_top) & weak[1], (rank_b <= n_top) & weak[0]
     return called(spurious & ~novel, novel & ~spurious)

@@ -1,4 +1,4 @@
-"""Evidence for a coupling that did not make it: links and pairs held out, nulls, swaps, rivals (METHOD §8). Arrays only.
+"""Evidence for a coupling that did not make it: links, pairs and labels held out, and their nulls.
 
 Everything here works on at most 100 landmarks a side, so that hundreds of couplings can be made again in seconds.
 """
@@ -11,18 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.coupling import views as evidence
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.coupling.landmarks import Landmarks
-from scmmgan.model.coupling.transport import EPSILON, RELAXED, Pair
-
-N_COARSE = 100
-N_NULL = 99  # shuffled tables: none of them may be better where p is to be .01
-FOLDS = 5
-MAX_LINKS, MAX_PAIRS, MAX_CELLS = 300, 100, 2_000  # tested; more change the verdict nowhere
-N_POPULATIONS = 10
-DIFFERENT = 0.5  # total variation between two answers for one landmark
-BATCH = 4_000_000  # plan entries held at a time
+from scmmgan.model.coupling.transport import relaxed_plan, shares
+from scmmgan.model.coupling.views import correlation_distance, over_mean, pair_profiles, pair_share
+from scmmgan.model.defaults import (
+    COARSE_ITERATIONS,
+    COARSE_LANDMARKS,
+    EPSILON,
+    FOLDS,
+    MAX_TESTED_CELLS,
+    MAX_TESTED_PAIRS,
+    N_SHUFFLED,
+    PLAN_BATCH,
+)
+from scmmgan.model.problem import Pair
+from scmmgan.model.space.graphs import label_purity
+from scmmgan.model.space.linear import column_correlation
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class HeldOut:
         return float((1 + better.sum()) / (1 + len(self.null)))
 
 
-def coarsen(landmarks: Landmarks, *, n: int = N_COARSE, random_state: int = 0) -> tuple[Landmarks, np.ndarray]:
+def coarsen(landmarks: Landmarks, *, n: int = COARSE_LANDMARKS, random_state: int = 0) -> tuple[Landmarks, np.ndarray]:
     """Landmarks merged to at most n, and the merged one (m,) that each belongs to."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -94,57 +99,19 @@ def coarse_plan(
     return (plans[0] + plans[1].T) / 2
 
 
-def transport(cost: np.ndarray, p: np.ndarray, q: np.ndarray, *, n_iter: int = 100) -> tuple[np.ndarray, ...]:
-    """Relaxed entropic plans of a stack of costs (… × m × m'), and both sides' potentials."""
-    kernel = np.maximum(np.exp(-(cost - cost.min((-2, -1), keepdims=True)) / EPSILON), 1e-200)
-    back = np.ascontiguousarray(np.swapaxes(kernel, -1, -2))
-    u, v = np.ones(cost.shape[:-1]), np.ones((*cost.shape[:-2], cost.shape[-1]))
-    power = RELAXED / (RELAXED + EPSILON)
-    for _ in range(n_iter):
-        u = (p / np.maximum((kernel @ v[..., None])[..., 0], 1e-300)) ** power
-        v = (q / np.maximum((back @ u[..., None])[..., 0], 1e-300)) ** power
-    return u[..., None] * kernel * v[..., None, :], u, v
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 - correlation between the rows of a (… × m × l) and b (… × m' × l).
-
-    The coupling's links are compared by distance, too: what all links share, as depth, carries shuffled ones as well.
-    """
-    return 1 - _unit(a) @ np.swapaxes(_unit(b), -1, -2)
-
-
-def _unit(v: np.ndarray) -> np.ndarray:
-    v = v - v.mean(-1, keepdims=True)
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
-
-
-def shares(plan: np.ndarray) -> np.ndarray:
-    """A plan with rows that sum to 1."""
-    return plan / np.maximum(plan.sum(-1, keepdims=True), 1e-300)
-
-
 def carried(plan: np.ndarray, a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Correlation (… × l) over landmarks of every column of a with that of b as the plan carries it, mean of both ways."""
-    there = _weighted(a, shares(plan) @ b, p)
-    return (there + _weighted(b, shares(np.swapaxes(plan, -1, -2)) @ a, q)) / 2
-
-
-def _weighted(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    x, y = x - (w @ x)[..., None, :], y - (w @ y)[..., None, :]
-    norm = np.sqrt((w[:, None] * x**2).sum(-2) * (w[:, None] * y**2).sum(-2))
-    return (w[:, None] * x * y).sum(-2) / np.maximum(norm, 1e-12)
+    there = column_correlation(a, shares(plan) @ b, p)
+    return (there + column_correlation(b, shares(np.swapaxes(plan, -1, -2)) @ a, q)) / 2
 
 
 def _linked_plans(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray, *, refine: bool) -> np.ndarray:
     """Plans from linked columns alone; with `refine` links that disagree lose weight, once."""
-    cost = distance(a, b)
-    plans = transport(cost / cost.mean((-2, -1), keepdims=True), p, q)[0]
+    plans = relaxed_plan(over_mean(correlation_distance(a, b)), p, q, n_iter=COARSE_ITERATIONS)[0]
     if not refine:
         return plans
     weight = (np.clip(carried(plans, a, b, p, q), 0, 1) ** 2)[..., None, :]
-    cost = distance(a * weight, b * weight)
-    return transport(cost / np.maximum(cost.mean((-2, -1), keepdims=True), 1e-12), p, q)[0]
+    return relaxed_plan(over_mean(correlation_distance(a * weight, b * weight)), p, q, n_iter=COARSE_ITERATIONS)[0]
 
 
 def held_out_links(
@@ -155,7 +122,7 @@ def held_out_links(
     groups: np.ndarray,
     *,
     refine: bool = True,
-    n_null: int = N_NULL,
+    n_null: int = N_SHUFFLED,
     random_state: int = 0,
 ) -> HeldOut:
     """Correlation of every link in a coupling made without it; null: the same with the links' partners shuffled.
@@ -169,7 +136,7 @@ def held_out_links(
     order = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(n_null))])
     score = np.zeros((len(order), n))
     plans = []
-    step = max(1, BATCH // (len(p) * max(len(q), n)))
+    step = max(1, PLAN_BATCH // (len(p) * max(len(q), n)))
     for k in range(fold.max() + 1):
         out = fold == k
         for i in range(0, len(order), step):
@@ -188,7 +155,7 @@ def carried_links(
     """The same for links that took no part in the coupling at all: there is nothing to make again."""
     rng = np.random.default_rng(random_state)
     n = a.shape[1]
-    null = [carried(plan, a, b[:, rng.permutation(n)], p, q).mean() for _ in range(N_NULL)]
+    null = [carried(plan, a, b[:, rng.permutation(n)], p, q).mean() for _ in range(N_SHUFFLED)]
     return HeldOut(carried(plan, a, b, p, q), np.array(null), plan[None], np.zeros(n, dtype=int), (a, b))
 
 
@@ -225,7 +192,7 @@ def held_out_pairs(
     pairs: np.ndarray,
     linked: dict[str, np.ndarray] | None = None,
     *,
-    n_null: int = N_NULL,
+    n_null: int = N_SHUFFLED,
     random_state: int = 0,
 ) -> HeldOut:
     """Share of cells nearer to where a coupling puts a cell than its known partner, which that coupling did not know.
@@ -235,33 +202,35 @@ def held_out_pairs(
     """
     first, second = x
     rng = np.random.default_rng(random_state)
-    pairs = pairs[np.sort(rng.permutation(len(pairs))[:MAX_PAIRS])]
-    profiles = evidence.pair_profiles(x, pairs)
+    pairs = pairs[np.sort(rng.permutation(len(pairs))[:MAX_TESTED_PAIRS])]
+    profiles = pair_profiles(x, pairs)
     fold = folds(np.arange(len(pairs)), rng)
     order = np.stack([np.arange(len(pairs)), *(rng.permutation(len(pairs)) for _ in range(n_null))])
     rows = dict(zip(x, pairs.T))
     mean = {m: landmarks[m].mean(v) for m, v in profiles.items()}
     places = {m: landmarks[m].mean(v) for m, v in x.items()}
     links = None if linked is None else _link_costs(linked, landmarks, rows)
-    share = 1.0 if linked is None else evidence.pair_share(pairs, next(iter(linked.values())).shape[1])
-    cells = {m: v[np.sort(rng.permutation(len(v))[:MAX_CELLS])] for m, v in x.items()}
+    share = 1.0 if linked is None else pair_share(len(pairs))
+    cells = {m: v[np.sort(rng.permutation(len(v))[:MAX_TESTED_CELLS])] for m, v in x.items()}
     score, plans = np.zeros((len(order), 2, len(pairs))), []
     for i, shuffled in enumerate(order):
         for k in range(fold.max() + 1):
             out, seen = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
             # columns are pairs: a shuffled table is a shuffled order of one side's columns
             use = {first: (out, seen), second: (shuffled[out], shuffled[seen])}
-            cost = distance(mean[first][:, seen], mean[second][:, shuffled[seen]])
+            cost = correlation_distance(mean[first][:, seen], mean[second][:, shuffled[seen]])
             scale = cost.mean()
             cost = share * cost / scale + (0 if links is None else links[0])
             total = cost.mean()
-            plan, u, v = transport(cost / total, landmarks[first].mass, landmarks[second].mass)
+            plan, u, v = relaxed_plan(
+                cost / total, landmarks[first].mass, landmarks[second].mass, n_iter=COARSE_ITERATIONS
+            )
             if i == 0:
                 plans.append(plan)
             for way, (s, t, potential) in enumerate(((first, second, v), (second, first, u))):
                 held, columns = use[s]
                 own = profiles[s][rows[s][held]][:, columns]
-                cost = share * distance(own, mean[t][:, use[t][1]]) / scale
+                cost = share * correlation_distance(own, mean[t][:, use[t][1]]) / scale
                 cost += 0 if links is None else links[1 + way][held]
                 weight = np.exp(-(cost - cost.min(1, keepdims=True)) / total / EPSILON) * potential
                 score[i, way, out] = nearer(cells[t], shares(weight) @ places[t], x[t][rows[t][use[t][0]]])
@@ -275,8 +244,10 @@ def _link_costs(
     """Link costs between landmarks, of the first side's paired cells and of the second's, in units of the mean."""
     first, second = linked
     mean = {m: landmarks[m].mean(v) for m, v in linked.items()}
-    cost = distance(mean[first], mean[second])
-    cells = [distance(linked[s][rows[s]], mean[t]) / cost.mean() for s, t in ((first, second), (second, first))]
+    cost = correlation_distance(mean[first], mean[second])
+    cells = [
+        correlation_distance(linked[s][rows[s]], mean[t]) / cost.mean() for s, t in ((first, second), (second, first))
+    ]
     return cost / cost.mean(), cells[0], cells[1]
 
 
@@ -293,19 +264,19 @@ def nearer(cells: np.ndarray, places: np.ndarray, partners: np.ndarray) -> np.nd
 
 
 def label_evidence(
-    x: dict[str, np.ndarray], labels: dict[str, np.ndarray], borne_out: Mapping[str, np.ndarray | None] | None = None
+    x: dict[str, np.ndarray], labels: dict[str, np.ndarray], purity: Mapping[str, np.ndarray | None] | None = None
 ) -> dict[str, float]:
     """What can be tested about labels (codes, -1: none) when they are all there is.
 
-    `separated`: how well a cell's nearest labelled neighbours bear out the common labels (0: chance, 1: at best), their
+    `separated`: chance-corrected purity of the common labels among a cell's neighbours (0: chance, 1: at best), their
     mean, the worse side; as handed in where cells were smoothed inside labels. `order`: correlation of the labels'
     distances on both sides; `p`: share of renamings of one side's labels that do as well.
     """
     common = sorted(set.intersection(*({int(c) for c in np.unique(v) if c >= 0} for v in labels.values())))
     separated, distances = [], []
     for m, cells in x.items():
-        found = (borne_out or {}).get(m)
-        found = (evidence.borne_out([cells], [labels[m]]) if found is None else found)[common]
+        found = (purity or {}).get(m)
+        found = (label_purity([cells], [labels[m]]) if found is None else found)[common]
         separated.append(float(np.mean(found[np.isfinite(found)])) if np.isfinite(found).any() else 0.0)
         centre = np.stack([cells[labels[m] == c].mean(0) for c in common])
         distances.append(np.sqrt(((centre[:, None] - centre[None]) ** 2).sum(2)))
@@ -329,70 +300,8 @@ def _order_of_labels(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
         orders = [rng.permutation(n) for _ in range(999)]
 
     def agreement(order: np.ndarray) -> float:
-        first, second = a[above] - a[above].mean(), b[np.ix_(order, order)][above]
-        second = second - second.mean()
-        return float((first * second).sum() / max(np.sqrt((first**2).sum() * (second**2).sum()), 1e-12))
+        return float(column_correlation(a[above][:, None], b[np.ix_(order, order)][above][:, None])[0])
 
     found = agreement(np.arange(n))
     null = np.array([agreement(o) for o in orders])
     return found, float((1 + (null >= found - 1e-9).sum()) / (1 + len(null)))
-
-
-# --- rivals, populations, swaps ----------------------------------------------------------------------------------
-
-
-def populations(landmarks: Landmarks, labels: np.ndarray | None = None) -> np.ndarray:
-    """Population (m,) of each landmark: its label (codes of cells) where all have one, else at most 10 Ward clusters."""
-    from sklearn.cluster import AgglomerativeClustering
-
-    m = len(landmarks.mass)
-    if labels is not None:
-        votes = np.zeros((m, labels.max() + 1))
-        np.add.at(votes, (landmarks.label[labels >= 0], labels[labels >= 0]), 1)
-        if votes.any(1).all():
-            return np.unique(votes.argmax(1), return_inverse=True)[1]
-    if m < 8:
-        return np.arange(m)
-    return AgglomerativeClustering(min(N_POPULATIONS, m // 4)).fit_predict(landmarks.centroids)
-
-
-def by_population(values: np.ndarray, population: np.ndarray) -> np.ndarray:
-    """Sums of rows (m × …) by population."""
-    out = np.zeros((population.max() + 1, *values.shape[1:]))
-    np.add.at(out, population, values)
-    return out
-
-
-def disagreement(plan: np.ndarray, rivals: np.ndarray, population: np.ndarray) -> np.ndarray:
-    """Total variation (rivals × m) between where a plan and each rival send a landmark, in populations of the target."""
-    member = np.eye(population.max() + 1)[population]
-    there = shares(plan) @ member
-    return 0.5 * np.abs(shares(rivals) @ member - there).sum(-1)
-
-
-def swap_gaps(held: HeldOut, p: np.ndarray, population: np.ndarray, *, way: int) -> np.ndarray:
-    """Evidence (k × k) of what a plan did not know against a swap of two populations, -1 to 1, of side `way` (0, 1).
-
-    Column f speaks for the order of populations P and Q as (A_Pf - A_Qf)(C_Pf - C_Qf), A: measured, C: carried over;
-    the sum over columns, over the sum of absolute values. 1: all agree, 0: nothing would be lost by the swap.
-    """
-    a, b = held.columns if way == 0 else held.columns[::-1]
-    carried_over = np.empty(a.shape)
-    for k, plan in enumerate(held.plans):
-        carried_over[:, held.fold == k] = shares(plan if way == 0 else plan.T) @ b[:, held.fold == k]
-    mass = by_population(p, population)[:, None]
-    own = by_population(p[:, None] * a, population) / mass
-    other = by_population(p[:, None] * carried_over, population) / mass
-    gain = (own[:, None] - own[None]) * (other[:, None] - other[None])
-    gap = gain.sum(2) / np.maximum(np.abs(gain).sum(2), 1e-12)
-    np.fill_diagonal(gap, 1.0)
-    return gap
-
-
-def overlap(x: np.ndarray, y: np.ndarray) -> float:
-    """Share of a cell's 20 nearest neighbours in x that are among those in y."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(20, len(x) // 4)
-    near = [NearestNeighbors(n_neighbors=k).fit(v).kneighbors(return_distance=False) for v in (x, y)]
-    return float(np.mean([len(np.intersect1d(i, j)) for i, j in zip(*near)]) / k)

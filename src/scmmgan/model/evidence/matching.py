@@ -7,25 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.space import diffusion
-
-LOST = 0.1  # unmatched share of a cell's mass at which it is as likely to have no partner as to have one
-RIVALS = 0.5  # chance that a rival coupling of nearly the same cost is the right one
-VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
-
-
-def nearest(x: np.ndarray, y: np.ndarray, k: int, *, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers and Euclidean distances (n × k) of the k cells of y nearest each of x; approximate above 20,000."""
-    k = min(k, len(y))
-    if len(y) <= diffusion.EXACT_BELOW:
-        from sklearn.neighbors import NearestNeighbors
-
-        distances, indices = NearestNeighbors(n_neighbors=k).fit(y).kneighbors(x)
-        return indices, distances
-    from pynndescent import NNDescent
-
-    indices, distances = NNDescent(y, n_neighbors=max(k, VOTES), random_state=random_state).query(x, k=k)
-    return indices, distances.astype(np.float64)
+from scmmgan.model.defaults import RIVAL_CHANCE, UNMATCHED_HALF, VOTES
+from scmmgan.model.space.diffusion import nearest_neighbors
 
 
 def closeness(x: np.ndarray, y: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -39,7 +22,7 @@ def closeness(x: np.ndarray, y: np.ndarray, distances: np.ndarray) -> np.ndarray
 def own_neighbors(x: np.ndarray, *, random_state: int = 0) -> sp.csr_matrix:
     """Row-stochastic n × n sparse matrix: each cell and its 14 nearest ones count alike."""
     n = len(x)
-    indices, _ = diffusion.nearest_neighbors(x, VOTES - 1, random_state=random_state)
+    indices, _ = nearest_neighbors(x, VOTES - 1, random_state=random_state)
     columns = np.hstack([np.arange(n)[:, None], indices])
     return _rows(columns, np.full(columns.shape, 1 / columns.shape[1]), n)
 
@@ -50,8 +33,8 @@ def assigned(unmatched: np.ndarray, ambiguous: np.ndarray, neighbors: sp.csr_mat
     Unmatched mass u counts as u² / (u² + .1²); an ambiguous cell is half assigned.
     """
     orphan = unmatched.astype(np.float64) ** 2
-    orphan /= orphan + LOST**2
-    return (1 - neighbors @ orphan) * (1 - RIVALS * (neighbors @ ambiguous.astype(np.float64)))
+    orphan /= orphan + UNMATCHED_HALF**2
+    return (1 - neighbors @ orphan) * (1 - RIVAL_CHANCE * (neighbors @ ambiguous.astype(np.float64)))
 
 
 def partners(indices: np.ndarray, weights: np.ndarray, n_targets: int) -> sp.csr_matrix:

@@ -1,59 +1,64 @@
-"""How good a trained map is on cells that it did not see, without knowing the truth (METHOD §8)."""
+"""How good a trained map is, without knowing the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scmmgan import metrics
+from scmmgan.model.coupling.couple import Domains
+from scmmgan.model.coupling.coupling import Coupling
+from scmmgan.model.defaults import MIN_SCORED, OVERLAP_NEIGHBORS
+from scmmgan.model.evidence.heldout import nearer
+from scmmgan.model.nets.aligner import Aligner, split
+from scmmgan.model.problem import Pair
 
-if TYPE_CHECKING:
-    from scmmgan.data.modality import Domain
-    from scmmgan.model.coupling.coupling import Coupling
-    from scmmgan.model.nets.aligner import Aligner
-
-Pair = tuple[str, str]
-MIN_HELD_OUT = 50  # fewer cells score too coarsely
+Auc = Callable[[np.ndarray, np.ndarray], float]
 
 
 def score_map(
-    aligner: Aligner, domains: Sequence[Domain], couplings: Mapping[Pair, Coupling], *, random_state: int
-) -> dict[Pair, dict[str, float]]:
-    """Scores of the trained map on cells that training held out, mean of both directions.
+    aligner: Aligner, domains: Domains, couplings: Mapping[Pair, Coupling], *, two_sample_auc: Auc, random_state: int
+) -> dict[Pair, dict[str, float | bool]]:
+    """Scores of the trained map, mean of both directions, on cells that took no part in the training.
 
-    `quality_cycle`: squared error of the way there and back over the variance; `quality_overlap`: share of a cell's 20
-    neighbours that stay; `quality_auc`: of telling mapped from measured cells; `quality_follows`: share of cells nearer
-    to a mapped cell than its anchor, 0 where the map follows the coupling, .5 where it does not.
+    `quality_cycle`: squared error of the round trip over the variance; `quality_overlap`: share of a cell's 20
+    neighbours that stay, and `quality_overlap_chance`; `quality_auc`: of classifying mapped against measured cells;
+    `quality_follows`: share of cells nearer to a mapped cell than its anchor, 0 where the map follows the coupling, .5
+    where it does not. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
     """
-    from scmmgan.model.evidence import heldout as diagnosis
-
-    rows = held_out_rows({d.name: len(d.x) for d in domains}, random_state)
-    found = {}
+    held_out = {m: of.test for m, of in split({m: len(d.x) for m, d in domains.items()}, random_state).items()}
+    found: dict[Pair, dict[str, float | bool]] = {}
     for a, b in combinations(domains, 2):
+        enough = min(len(held_out[m]) for m in (a, b)) >= MIN_SCORED
         scores = []
         for s, t in ((a, b), (b, a)):
-            cells, other = s.x[rows[s.name]], t.x[rows[t.name]]
-            mapped = aligner.translate(cells, s.name, t.name)
-            back = aligner.translate(mapped, t.name, s.name)
-            anchors = couplings[s.name, t.name].anchors[rows[s.name]]
+            rows, others = (held_out[m] if enough else slice(None) for m in (s, t))
+            cells, measured = domains[s].x[rows], domains[t].x[others]
+            mapped = aligner.translate(cells, s, t)
+            back = aligner.translate(mapped, t, s)
             scores.append(
                 {
                     "quality_cycle": float(((back - cells) ** 2).sum() / ((cells - cells.mean(0)) ** 2).sum()),
-                    "quality_overlap": diagnosis.overlap(cells, mapped),
-                    "quality_auc": float(metrics.two_sample_auc(mapped, other)),
-                    "quality_follows": float(diagnosis.nearer(other, mapped, anchors).mean()),
+                    "quality_overlap": overlap(cells, mapped),
+                    "quality_overlap_chance": _neighbors(len(cells)) / (len(cells) - 1),
+                    "quality_auc": float(two_sample_auc(mapped, measured)),
+                    "quality_follows": float(nearer(measured, mapped, couplings[s, t].anchors[rows]).mean()),
                 }
             )
-        found[a.name, b.name] = {k: (scores[0][k] + scores[1][k]) / 2 for k in scores[0]}
+        mean = {k: (scores[0][k] + scores[1][k]) / 2 for k in scores[0]}
+        found[a, b] = {**mean, "quality_held_out": enough}
     return found
 
 
-def held_out_rows(sizes: Mapping[str, int], random_state: int) -> dict[str, np.ndarray]:
-    """Rows that training holds out; all where that leaves fewer than 50."""
-    from scmmgan.model.nets.aligner import split
+def _neighbors(n: int) -> int:
+    return min(OVERLAP_NEIGHBORS, n // 4)
 
-    drawn = split(sizes, random_state)
-    return {m: rows if len(rows) >= MIN_HELD_OUT else np.arange(sizes[m]) for m, (_, rows) in drawn.items()}
+
+def overlap(x: np.ndarray, y: np.ndarray) -> float:
+    """Share of a cell's 20 nearest neighbours in x that are among those in y."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = _neighbors(len(x))
+    near = [NearestNeighbors(n_neighbors=k).fit(v).kneighbors(return_distance=False) for v in (x, y)]
+    return float(np.mean([len(np.intersect1d(i, j)) for i, j in zip(*near)]) / k)

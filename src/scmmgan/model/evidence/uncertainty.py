@@ -1,4 +1,4 @@
-"""How far a mapped feature is determined by the source (METHOD §7). Arrays only; nothing cells × features is made."""
+"""How far the source determines a mapped feature: conditional variance under a coupling, variance over maps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import scipy.sparse as sp
 
+from scmmgan.model.defaults import BLOCK, PLAN_NEIGHBORS
 from scmmgan.model.space.diffusion import nearest_neighbors
-from scmmgan.model.space.smoothing import BLOCK, Matrix, SmoothedMatrix
-
-FOLDS = 5
-NEIGHBORS = 30  # cells whose plans are averaged: plans alone are too sure (benchmarks/uncertainty.md)
+from scmmgan.model.space.smoothing import Matrix
 
 
 def widened(plan: sp.csr_matrix, x: np.ndarray, *, random_state: int = 0) -> sp.csr_matrix:
@@ -20,7 +18,7 @@ def widened(plan: sp.csr_matrix, x: np.ndarray, *, random_state: int = 0) -> sp.
     A plan chooses landmarks by all that the target measured; cells that the source cannot tell apart share theirs.
     """
     n = len(x)
-    k = max(2, min(NEIGHBORS, n // 10))
+    k = max(2, min(PLAN_NEIGHBORS, n // 10))
     others = nearest_neighbors(x, k - 1, random_state=random_state)[0]
     near = np.column_stack([np.arange(n), others])
     mean = sp.csr_matrix((np.full(near.size, 1 / k), near.ravel(), np.arange(0, near.size + 1, k)), shape=(n, n))
@@ -34,8 +32,7 @@ def landmark_moments(smoothed: Matrix, label: np.ndarray) -> tuple[np.ndarray, n
     n, m, g = len(label), int(label.max()) + 1, smoothed.shape[1]
     size = np.bincount(label, minlength=m)
     member = sp.csr_matrix((1 / size[label], (label, np.arange(n))), shape=(m, n))
-    if isinstance(smoothed, SmoothedMatrix):
-        smoothed = smoothed.by_column()
+    smoothed = smoothed.by_column()
     mean, variance = np.empty((m, g), np.float32), np.empty((m, g), np.float32)
     for start in range(0, g, BLOCK):
         at = np.arange(start, min(start + BLOCK, g))
@@ -111,11 +108,11 @@ def cells(
     return np.maximum(plan @ second - squares, 0) / len(at)
 
 
-def lost(weight: np.ndarray) -> np.ndarray:
-    """Share (n,) of a cell that counts as not determined, from its matched share: 1 − w².
+def without_partner(weight: np.ndarray) -> np.ndarray:
+    """Share (n,) of a cell that counts as unmatched, from its matched share w: 1 − w².
 
-    Cells without a partner keep .8 of their mass: with w itself they are told from the others less well (AUROC .87 and
-    .96, with the square .93 and .97), with higher powers the errors of matched cells are (benchmarks/uncertainty.md).
+    Cells without a partner keep .8 of their mass: with w itself they are recognised less well (AUROC .87 and .96; with
+    the square .93 and .97).
     """
     return 1 - np.asarray(weight, dtype=np.float64) ** 2
 
@@ -158,25 +155,3 @@ def spread(
     with np.errstate(invalid="ignore", divide="ignore"):
         score = np.where(known, np.maximum((loadings * (covariance @ loadings)).sum(0), 0) / total, np.nan)
     return score, np.maximum(squares, 0)
-
-
-def half_widths(residuals: np.ndarray, coverage: float) -> np.ndarray:
-    """Split-conformal half-widths (g,) of absolute residuals (k × g): the ⌈(k + 1) coverage⌉-th smallest."""
-    k = len(residuals)
-    rank = int(np.ceil((k + 1) * coverage - 1e-9))
-    if rank > k:
-        return np.full(residuals.shape[1], np.inf)
-    return np.partition(residuals, rank - 1, axis=0)[rank - 1]
-
-
-def reached_coverage(residuals: np.ndarray, coverage: float, rng: np.random.Generator) -> np.ndarray:
-    """Share (g,) of residuals inside intervals from the other four fifths, or from all others where those are too few."""
-    k = len(residuals)
-    folds = FOLDS if np.isfinite(half_widths(residuals[: k - -(-k // FOLDS)], coverage)).all() else k
-    if not np.isfinite(half_widths(residuals[:-1], coverage)).all():
-        return np.full(residuals.shape[1], np.nan)
-    fold = rng.permutation(np.arange(k) % folds)
-    inside = np.zeros(residuals.shape[1])
-    for f in range(folds):
-        inside += (residuals[fold == f] <= half_widths(residuals[fold != f], coverage)).sum(0)
-    return inside / len(residuals)

@@ -12,18 +12,21 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from scmmgan.model.coupling.couple import Loadings
 from scmmgan.model.coupling.coupling import Coupling
+from scmmgan.model.defaults import (
+    COORDINATE_SD,
+    MAP_CHUNK,
+    MAX_VALIDATION,
+    REMEMBERED_CELLS,
+    START_RIDGE,
+    VALIDATION_SHARE,
+)
 from scmmgan.model.nets import training
-from scmmgan.model.nets.embedding import stretches
+from scmmgan.model.nets.embedding import round_trip_metrics
 from scmmgan.model.nets.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
+from scmmgan.model.problem import Pair
 from scmmgan.model.space.linear import ridge
-
-Pair = tuple[str, str]
-Loadings = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # source (p × l), target (p' × l), sign, weight (l,)
-CHUNK = 8_192  # cells mapped at one time
-START = 1e-2  # ridge penalty, of the mean variance, of the linear start
-REMEMBERED = 10_000  # cells that the coupling's own map keeps per direction
-SPATIAL = 10.0  # sd of coordinates beside features of sd 1 (benchmarks/place.md)
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ class Frame:
 
     @classmethod
     def of(cls, coordinates: np.ndarray) -> Frame:
-        """The frame in which coordinates (n × d) have mean 0 and an sd of `SPATIAL` over all axes."""
+        """The frame in which coordinates (n × d) have mean 0 and an sd of `COORDINATE_SD` over all axes."""
         centre = coordinates.mean(0)
         sd = float(np.sqrt(((coordinates - centre) ** 2).mean()))
-        return cls(centre.tolist(), max(sd, 1e-12) / SPATIAL)
+        return cls(centre.tolist(), max(sd, 1e-12) / COORDINATE_SD)
 
     def encode(self, coordinates: np.ndarray) -> np.ndarray:
         """Standardised coordinates."""
@@ -66,7 +69,7 @@ class Aligner:
         self.widths = dict(widths)
         self.networks = networks
         self.frames = dict(frames or {})
-        self.stretch: dict[str, np.ndarray] = {}  # by modality: none where no coupling says what returns
+        self.metric: dict[str, np.ndarray] = {}  # by modality: none where no coupling makes round trips
         self.block_sd = dict.fromkeys(widths, 1.0)
         self.noise = {m: width for m, width in (noise or {}).items() if width}
         self.generators = {(a, b): self._generator(a, b) for a, b in permutations(widths, 2)}
@@ -118,15 +121,15 @@ class Aligner:
                 m: DISCRIMINATORS[networks](aligner._full(m)) for m in aligner.widths if networks in DISCRIMINATORS
             }
         if coupled:
-            aligner.stretch = stretches(x, couplings)
-        aligner.block_sd = {m: float(aligner._stretched(v, m).std(dtype=np.float64)) for m, v in x.items()}
+            aligner.metric = round_trip_metrics(x, couplings)
+        aligner.block_sd = {m: float(aligner._in_metric(v, m).std(dtype=np.float64)) for m, v in x.items()}
         placed = {(a, b): _placed(c, x[b], places[b]) if b in places else c for (a, b), c in couplings.items()}
         aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
         if networks not in DISCRIMINATORS:
             return aligner, aligner._errors(x, couplings)
         full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
         problem = replace(
-            _problem(full, placed, loadings, weights, coupled, random_state, device),
+            _training_data(full, placed, loadings, weights, coupled, random_state, device),
             shared=shared,
             widths={m: aligner.widths[m] for m in places},
         )
@@ -163,14 +166,14 @@ class Aligner:
             if isinstance(generator, BarycentricMap):
                 found = couplings[a, b]
                 generator.start_from(*(_float(v) for v in _line(x[a], found)))
-                rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED]
+                rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED_CELLS]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
             elif isinstance(generator, Generator) and shared:
                 start, middle = torch.zeros(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
                 start[: self.widths[b], : self.widths[a]] = torch.eye(self.widths[b], self.widths[a])
                 if b in self.frames:
-                    # where a measured cell is tells where its like are
+                    # the places of measured cells say where their like are
                     slope, where = (_float(v)[self.widths[b] :] for v in _line(x[a], couplings[a, b]))
                     start[self.widths[b] :, : self.widths[a]], middle[self.widths[b] :] = slope, where
                 generator.start_from(start, middle)
@@ -201,8 +204,8 @@ class Aligner:
     @torch.inference_mode()
     def _map(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         generator = self.generators[source, target].eval()
-        starts = range(0, max(len(x), 1), CHUNK)
-        return np.concatenate([generator(_float(x[i : i + CHUNK])).numpy() for i in starts])
+        starts = range(0, max(len(x), 1), MAP_CHUNK)
+        return np.concatenate([generator(_float(x[i : i + MAP_CHUNK])).numpy() for i in starts])
 
     @torch.inference_mode()
     def sample(self, x: np.ndarray, source: str, target: str, rng: np.random.Generator) -> np.ndarray:
@@ -211,8 +214,8 @@ class Aligner:
         if not isinstance(generator, NoisyGenerator):
             raise ValueError(f"The generator from {source!r} to {target!r} was trained without noise.")
         found = []
-        for start in range(0, max(len(x), 1), CHUNK):
-            part = x[start : start + CHUNK]
+        for start in range(0, max(len(x), 1), MAP_CHUNK):
+            part = x[start : start + MAP_CHUNK]
             z = rng.standard_normal((len(part), generator.width), dtype=np.float32)
             found.append(generator.sample(_float(part), _float(z)).numpy()[:, : self.widths[target]])
         return np.concatenate(found)
@@ -220,16 +223,16 @@ class Aligner:
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
         """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells.
 
-        Directions of a space are stretched by what returns of them (`stretches`), measured and mapped cells alike.
+        Axes of a space count by their round-trip reliability, for measured and mapped cells alike.
         """
         return np.hstack(
-            [self._stretched(self.translate(x, modality, m), m) / np.float32(self.block_sd[m]) for m in self.modalities]
+            [self._in_metric(self.translate(x, modality, m), m) / np.float32(self.block_sd[m]) for m in self.modalities]
         )
 
-    def _stretched(self, x: np.ndarray, modality: str) -> np.ndarray:
-        if modality not in self.stretch:
+    def _in_metric(self, x: np.ndarray, modality: str) -> np.ndarray:
+        if modality not in self.metric:
             return x
-        return (x.astype(np.float64) @ self.stretch[modality]).astype(np.float32)
+        return (x.astype(np.float64) @ self.metric[modality]).astype(np.float32)
 
     def state(self) -> tuple[str, dict[str, np.ndarray]]:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
@@ -244,7 +247,7 @@ class Aligner:
             for i, generator in enumerate(self.generators.values())
             for name, value in generator.state_dict().items()
         }
-        weights |= {f"stretch:{i}": self.stretch[m].copy() for i, m in enumerate(self.widths) if m in self.stretch}
+        weights |= {f"metric:{i}": self.metric[m].copy() for i, m in enumerate(self.widths) if m in self.metric}
         return json.dumps(config), weights
 
     @classmethod
@@ -252,13 +255,12 @@ class Aligner:
         """Rebuild an aligner from what `state` gave."""
         found = json.loads(config)
         with torch.random.fork_rng(devices=[]):
-            # models written before there was a choice do not name their networks, nor noise or coordinates
             widths = {m: found["widths"][m] for m in found["modalities"]}
             frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
-            aligner = cls(widths, found.get("networks", "default"), found.get("noise"), frames)
+            aligner = cls(widths, found["networks"], found.get("noise"), frames)
         aligner.block_sd = dict(found["block_sd"])
-        stored = {m: weights.get(f"stretch:{i}") for i, m in enumerate(widths)}
-        aligner.stretch = {m: np.asarray(v) for m, v in stored.items() if v is not None}
+        stored = {m: weights.get(f"metric:{i}") for i, m in enumerate(widths)}
+        aligner.metric = {m: np.asarray(v) for m, v in stored.items() if v is not None}
         for i, generator in enumerate(aligner.generators.values()):
             prefix = f"{i}:"
             state = {
@@ -279,7 +281,7 @@ def _float(v: np.ndarray) -> torch.Tensor:
 
 def _line(x: np.ndarray, coupling: Coupling) -> tuple[np.ndarray, np.ndarray]:
     """Linear map (weight p' × p, bias) from cells to their anchors, slightly shrunk."""
-    return ridge(x, coupling.anchors, coupling.weight, penalty=START)
+    return ridge(x, coupling.anchors, coupling.weight, penalty=START_RIDGE)
 
 
 def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
@@ -293,17 +295,31 @@ def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
     return replace(coupling, anchors=np.hstack([coupling.anchors, means]))
 
 
-def split(sizes: Mapping[str, int], random_state: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Row numbers to train on and to hold out: a tenth of the cells, at most 500; below 100 cells all train, too."""
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of one modality: to train on, to choose the best weights on, and to score the map on afterwards."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(sizes: Mapping[str, int], random_state: int) -> dict[str, Split]:
+    """A tenth of the cells, at most 500, takes no part in the training: one half chooses the weights, the other scores.
+
+    Below 100 cells all train, too.
+    """
     rng = np.random.default_rng(random_state)
     parts = {}
     for m, size in sizes.items():
-        order, n = rng.permutation(size), min(500, -(-size // 10))
-        parts[m] = np.sort(order[n:] if size >= 100 else order), np.sort(order[:n])
+        order, n = rng.permutation(size), min(MAX_VALIDATION, -(-size // VALIDATION_SHARE))
+        half = -(-n // 2)
+        rows = (order[n:] if size >= 100 else order, order[:half], order[half:n])
+        parts[m] = Split(*(np.sort(of) for of in rows))
     return parts
 
 
-def _problem(
+def _training_data(
     x: Mapping[str, np.ndarray],
     couplings: Mapping[Pair, Coupling],
     loadings: Mapping[Pair, Loadings],
@@ -311,22 +327,23 @@ def _problem(
     coupled: bool,
     random_state: int,
     device: str,
-) -> training.Problem:
+) -> training.TrainingData:
     """What is trained on, as tensors on the device."""
 
     def tensor(v: np.ndarray) -> torch.Tensor:
         return _float(v).to(device)
 
     parts = split({m: len(v) for m, v in x.items()}, random_state)
-    rows, held_out = ({m: torch.as_tensor(of[i], device=device) for m, of in parts.items()} for i in (0, 1))
+    rows = {m: torch.as_tensor(of.train, device=device) for m, of in parts.items()}
+    held_out = {m: torch.as_tensor(of.validation, device=device) for m, of in parts.items()}
     if not coupled:
         couplings = {pair: replace(c, weight=c.weight * c.known) for pair, c in couplings.items() if c.known.any()}
-    return training.Problem(
+    return training.TrainingData(
         x={m: tensor(v) for m, v in x.items()},
         anchors={pair: tensor(c.anchors) for pair, c in couplings.items()},
         anchor_weight={pair: tensor(c.weight) for pair, c in couplings.items()},
         known={pair: tensor(c.known) for pair, c in couplings.items()},
-        links={pair: training.Links(*(tensor(v) for v in arrays)) for pair, arrays in loadings.items()},
+        links={pair: training.LinkLoadings(*(tensor(v) for v in arrays)) for pair, arrays in loadings.items()},
         rows=rows,
         held_out=held_out,
         weights=dict(weights),

@@ -1,4 +1,4 @@
-"""The joint embedding's metric: a direction counts by what of it comes back from the other modalities (docs/method.md)."""
+"""The joint embedding's metric: axes count by their round-trip reliability."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import numpy as np
 import scipy.linalg
 
 from scmmgan.model.coupling.coupling import Coupling
-
-Pair = tuple[str, str]
-PENALTY = 0.1  # ridge, of the mean variance (benchmarks/accuracy.md)
-LEAST = 0.02  # share that every axis keeps, so that the model space can be had back from the embedding
+from scmmgan.model.defaults import LEAST_RELIABILITY, METRIC_RIDGE
+from scmmgan.model.problem import Pair
 
 
-def stretches(x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, np.ndarray]:
-    """Linear maps (p × p, float32, by modality) of cells, as rows, to where directions count by the share that returns.
+def round_trip_metrics(x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, np.ndarray]:
+    """Linear maps (p × p, float32, by modality) of cells, as rows, to where axes count by their round-trip reliability.
 
-    What comes back of a cell (n × p) is its mean under the plans there and back. Over the axes u of C u = λ V u, with V the
-    covariance of the cells and C theirs with what comes back, a map multiplies by √λ, λ in [0.02, 1]. The axes are
-    uncorrelated over the cells, not orthogonal. Modalities that no plan leaves and enters again have none.
+    The round trip of a cell (n × p) is its mean under the plans there and back. Over the axes u of C u = λ V u, with V
+    the covariance of the cells and C theirs with their round trips, a map multiplies by √λ, λ in [0.02, 1]. The axes
+    are uncorrelated over the cells, not orthogonal. Modalities that no plan leaves and enters again have none.
     """
     found = {}
     for m, cells in x.items():
@@ -31,9 +29,9 @@ def stretches(x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -
         common = centred.T @ back / len(centred)
         variance = centred.T @ centred / len(centred)
         # modalities may have no variance at all
-        variance += max(PENALTY * float(np.trace(variance)) / len(variance), 1e-12) * np.eye(len(variance))
+        variance += max(METRIC_RIDGE * float(np.trace(variance)) / len(variance), 1e-12) * np.eye(len(variance))
         share, axes = scipy.linalg.eigh((common + common.T) / 2, variance)
-        found[m] = ((axes * np.sqrt(np.clip(share, LEAST, 1))) @ axes.T @ variance).astype(np.float32)
+        found[m] = ((axes * np.sqrt(np.clip(share, LEAST_RELIABILITY, 1))) @ axes.T @ variance).astype(np.float32)
     return found
 
 

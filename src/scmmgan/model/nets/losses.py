@@ -1,4 +1,4 @@
-"""The objectives of METHOD §5 and §6, one pure function per equation."""
+"""Objectives of the training, one pure function per equation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scmmgan.model.defaults import EIGVEC_WIDTH, N_EIGENVECTORS, SUBSPACE_WIDTH
 from scmmgan.model.space.diffusion import diffusion_kernel, heat_operator, paper_kernel, spectrum, symmetric_operator
-
-N_EIGENVECTORS = 12
-SUBSPACE_WIDTH = 1e-3  # 1 / g becomes g / (g² + width²)
-EIGVEC_WIDTH = 1e-2
 
 
 def adversarial_loss(fake_logits: Tensor) -> Tensor:
@@ -63,7 +60,7 @@ def link_loss(source: Tensor, mapped: Tensor, sign: Tensor, weight: Tensor) -> T
 
 
 def heat_loss(x: Tensor, mapped: Tensor) -> Tensor:
-    """1 - cosine between the heat operators of a batch and of its images (METHOD §6, heat)."""
+    """1 - cosine between the heat operators of a batch and of its images."""
     a, b = heat_operator(x), heat_operator(mapped)
     return 1 - (a * b).sum() / (a.norm() * b.norm())
 
@@ -104,13 +101,13 @@ def leading_eigenvectors(kernel: Tensor, n: int, *, width: float, among: bool) -
 
 
 def subspace_loss(x: Tensor, mapped: Tensor, *, n: int = N_EIGENVECTORS, width: float = SUBSPACE_WIDTH) -> Tensor:
-    """1 - |UᵀZ|² / n of the leading eigenvectors of a batch and of its images (METHOD §6, subspace)."""
+    """1 - |UᵀZ|² / n of the leading eigenvectors of a batch and of its images."""
     u, z = (leading_eigenvectors(diffusion_kernel(v), n, width=width, among=False) for v in (x.detach(), mapped))
     return 1 - (u.T @ z).square().sum() / n
 
 
 def eigvec_loss(x: Tensor, mapped: Tensor, *, n: int = N_EIGENVECTORS, width: float = EIGVEC_WIDTH) -> Tensor:
-    """Mean squared differences of rescaled eigenvectors, and of sums of 2 and 4 neighbours (METHOD §6, eigvec)."""
+    """Mean squared differences of rescaled eigenvectors, and of sums of 2 and 4 neighbours."""
     x_vectors, y_vectors = (_rescaled_eigenvectors(v, n, width) for v in (x.detach(), mapped))
     flip = torch.where(correlation(x_vectors, y_vectors) < -0.5, -1.0, 1.0)
     difference = x_vectors - flip.detach() * y_vectors

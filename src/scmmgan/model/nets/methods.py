@@ -1,4 +1,4 @@
-"""Methods by name: which aligner fits them, and with which settings (DESIGN §4)."""
+"""Methods by name: which aligner fits them, and with which settings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
-from scmmgan.model.nets.aligner import Aligner, Loadings, Pair
+from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS
+from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.losses import GEOMETRIES
-from scmmgan.model.nets.training import WEIGHTS, Recipe
+from scmmgan.model.nets.training import Recipe
+from scmmgan.model.problem import Pair, Problem
 
 
 @dataclass(frozen=True)
 class Method:
     """Defaults of what users may change, and `settings` of the aligner that belong to the method."""
 
-    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
-    max_steps: int = 1_000
-    batch_size: int = 256
-    lr: float = 1e-3
+    weights: dict[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
+    max_steps: int = MAX_STEPS
+    batch_size: int = BATCH_SIZE
+    lr: float = LEARNING_RATE
     geometry: str | None = "heat"
     betas: tuple[float, float] = (0.5, 0.99)
     plain: bool = False
@@ -33,7 +36,7 @@ METHODS = {
     "scmmgan": Method(),
     "coupling": Method(settings={"networks": "coupling"}),
     "scmmgan-paper": Method(
-        # METHOD §5; geometry as in the published code
+        # as published
         weights={"adversarial": 1.0, "cycle": 1.0, "anchors": 10.0, "links": 10.0, "geometry": 1.0, "identity": 0.0},
         max_steps=20_000,
         lr=1e-4,
@@ -43,8 +46,7 @@ METHODS = {
         settings={"networks": "paper", "coupled": False},
     ),
     "cyclegan": Method(
-        # METHOD §5
-        weights={**WEIGHTS, "adversarial": 1.0, "anchors": 0.0, "links": 0.0, "identity": 0.0},
+        weights={**LOSS_WEIGHTS, "adversarial": 1.0, "anchors": 0.0, "links": 0.0, "identity": 0.0},
         geometry=None,
         settings={"coupled": False},
     ),
@@ -69,6 +71,29 @@ def check_geometry(geometry: str | None) -> str | None:
 def _hint(name: object, known: Mapping[str, Any]) -> str:
     close = get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+# arguments of `tl.align` that the training takes
+SETTINGS = (
+    "method", "weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device",
+    "noise_dim", "progress_bar",
+)  # fmt: skip
+
+
+def fit_problem(
+    problem: Problem,
+    domains: Domains,
+    couplings: Mapping[Pair, Coupling],
+    loadings: Mapping[Pair, Loadings],
+    settings: Mapping[str, Any],
+) -> tuple[Aligner, dict[str, list[float]]]:
+    """Fit the method that `settings` (of `fit`) name, coordinates that the problem maps along included."""
+    coordinates = {name: m.coordinates for name, m in problem.modalities.items() if m.coordinates is not None}
+    x = {m: d.x for m, d in domains.items()}
+    return fit(
+        x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
+        **settings,
+    )  # fmt: skip
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""Networks (METHOD §4): generators between model spaces and one discriminator per modality."""
+"""Networks: generators between model spaces and one discriminator per modality."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NEIGHBORS = 15  # of a cell among those that the barycentric map remembers
+from scmmgan.model.defaults import MEMORY_NEIGHBORS
 
 
 def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, *, norm: bool) -> nn.Sequential:
@@ -191,7 +191,7 @@ class BarycentricMap(nn.Module):
         return torch.cat([F.linear(part, self.weight, self.bias) + self._offset(part) for part in x.split(1_000)])
 
     def _offset(self, x: Tensor) -> Tensor:
-        k = min(NEIGHBORS, len(self.cells) - 1)
+        k = min(MEMORY_NEIGHBORS, len(self.cells) - 1)
         nearest = torch.cdist(x, self.cells).topk(k + 1, largest=False).indices
         # of the differences: what cdist finds in a batch is off by the rounding of squares
         distance = ((x[:, None] - self.cells[nearest]) ** 2).sum(2).sqrt().clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""The training loop (METHOD §5) on lightning-fabric: history, guard against non-finite steps, best weights."""
+"""The training loop on lightning-fabric: history, guard against non-finite steps, best weights."""
 
 from __future__ import annotations
 
@@ -14,33 +14,26 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from scmmgan.model.defaults import (
+    BAD_STEPS,
+    CHECK_EVERY,
+    COSTLY_EVERY,
+    LOSS_WEIGHTS,
+    PENALTY_ROWS,
+    PENALTY_WEIGHT,
+    RECORD_EVERY,
+)
 from scmmgan.model.nets import losses
 from scmmgan.model.nets.networks import BatchNorm, frozen_statistics
+from scmmgan.model.problem import Pair
 
 logger = logging.getLogger("scmmgan")
 
-Pair = tuple[str, str]
-WEIGHTS = {
-    **{
-        "adversarial": 0.5,
-        "cycle": 1.0,
-        "anchors": 5.0,
-        "links": 1.0,
-        "geometry": 0.1,
-    },  # METHOD §5; adversarial, geometry: benchmarks/accuracy.md
-    "identity": 10.0,  # only in a shared space (benchmarks/accuracy.md)
-}
-OTHERS = ("pairs", "discriminator", "discriminator gradient", "gradient")
-EVERY = 4  # steps between evaluations of the two costly terms, which then count fourfold
-PENALTY = 0.1 / 2  # γ / 2 of the gradient penalty
-PENALTY_ROWS = 64
-RECORD = 10  # steps per history entry
-CHECK = 50  # steps between looks at the held-out cells
-MAX_BAD = 10  # non-finite values of a term in a row
+OTHER_TERMS = ("pairs", "discriminator", "discriminator gradient", "gradient")  # recorded beside the weighted ones
 
 
 @dataclass(frozen=True)
-class Links:
+class LinkLoadings:
     """Linked features in model space: loadings (p × links) of both sides, `sign` and `weight` (links,)."""
 
     source: Tensor
@@ -50,19 +43,19 @@ class Links:
 
 
 @dataclass(frozen=True)
-class Problem:
+class TrainingData:
     """What is trained on, as tensors on one device: cells per modality, anchors and links per ordered pair."""
 
     x: dict[str, Tensor]
     anchors: dict[Pair, Tensor]
     anchor_weight: dict[Pair, Tensor]  # (n,) in [0, 1]
     known: dict[Pair, Tensor]  # (n,) 1 where the anchor is a known partner, else 0
-    links: dict[Pair, Links]
+    links: dict[Pair, LinkLoadings]
     rows: dict[str, Tensor]  # row numbers to train on
     held_out: dict[str, Tensor]  # row numbers to check on
     weights: dict[str, float]
     shared: bool = False  # all modalities in one space, where a cell's image is near the cell
-    widths: dict[str, int] = field(default_factory=dict)  # of the features where coordinates follow them (METHOD §9)
+    widths: dict[str, int] = field(default_factory=dict)  # of the features where coordinates follow them
 
     def anchored(self, source: str, target: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Anchors and their weights for some cells of the source."""
@@ -101,7 +94,7 @@ def _one_thread() -> Iterator[None]:
 def fit(
     generators: dict[Pair, nn.Module],
     discriminators: dict[str, nn.Module],
-    problem: Problem,
+    data: TrainingData,
     recipe: Recipe,
     *,
     random_state: int,
@@ -119,23 +112,23 @@ def fit(
     window: list[dict[str, float]] = []
     strikes: dict[str, int] = {}
     bar = tqdm(range(max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
-    for step, rows in zip(bar, _batches(problem, recipe.batch_size, random_state)):
-        terms = _step(step, rows, problem, recipe, *players)
+    for step, rows in zip(bar, _batches(data, recipe.batch_size, random_state)):
+        terms = _step(step, rows, data, recipe, *players)
         # counted by term, over the steps that evaluate it
         strikes |= {name: 0 if math.isfinite(v) else strikes.get(name, 0) + 1 for name, v in terms.items()}
         broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        if max(strikes.values()) >= MAX_BAD:
+        if max(strikes.values()) >= BAD_STEPS:
             _give_up(broken, step, found=math.isfinite(best_score))
             break
         if not broken:
             torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
             window.append(terms)
         last = step + 1 == max_steps
-        if window and ((step + 1) % RECORD == 0 or last):
+        if window and ((step + 1) % RECORD_EVERY == 0 or last):
             bar.set_postfix(_record(history, step + 1, window), refresh=False)
             window = []
-        if history and ((step + 1) % CHECK == 0 or last):
-            score = _held_out_score(generators, players[0].parameters, average, problem)
+        if history and ((step + 1) % CHECK_EVERY == 0 or last):
+            score = _held_out_score(generators, players[0].parameters, average, data)
             # equal scores: the later weights have seen more
             if score <= best_score:
                 best, best_score = [a.clone() for a in (*average, *players[0].buffers)], score
@@ -185,10 +178,10 @@ class _Player:
             p.requires_grad_(not frozen)
 
 
-def _batches(problem: Problem, batch_size: int, random_state: int) -> Iterator[dict[str, Tensor]]:
-    """Endless row numbers per modality, drawn independently of each other; every cell once per epoch."""
+def _batches(data: TrainingData, batch_size: int, random_state: int) -> Iterator[dict[str, Tensor]]:
+    """Endless row numbers per modality, drawn independently of each other; every cell at most once per epoch."""
     rng = torch.Generator().manual_seed(random_state)
-    pools = {m: rows.cpu() for m, rows in problem.rows.items()}
+    pools = {m: rows.cpu() for m, rows in data.rows.items()}
     queues = {m: torch.empty(0, dtype=torch.long) for m in pools}
     while True:
         rows = {}
@@ -196,40 +189,40 @@ def _batches(problem: Problem, batch_size: int, random_state: int) -> Iterator[d
             size = min(batch_size, len(pool))
             if len(queues[m]) < size:
                 queues[m] = pool[torch.randperm(len(pool), generator=rng)]
-            rows[m], queues[m] = queues[m][:size].to(problem.x[m].device), queues[m][size:]
+            rows[m], queues[m] = queues[m][:size].to(data.x[m].device), queues[m][size:]
         yield rows
 
 
 def _step(
-    step: int, rows: dict[str, Tensor], problem: Problem, recipe: Recipe, mappers: _Player, judges: _Player
+    step: int, rows: dict[str, Tensor], data: TrainingData, recipe: Recipe, mappers: _Player, critics: _Player
 ) -> dict[str, float]:
     """One discriminator step, then one generator step; returns every loss term as a float."""
-    x = {m: problem.x[m][at] for m, at in rows.items()}
-    mapped = {pair: net(problem.features(pair[0], x[pair[0]])) for pair, net in mappers.nets.items()}
+    x = {m: data.x[m][at] for m, at in rows.items()}
+    mapped = {pair: net(data.features(pair[0], x[pair[0]])) for pair, net in mappers.nets.items()}
     cycled: dict[Pair, Tensor] = {}
-    if problem.weights["cycle"] or recipe.cycle_as_real:
+    if data.weights["cycle"] or recipe.cycle_as_real:
         with frozen_statistics(mappers.norms):
-            cycled = {(s, t): mappers.nets[t, s](problem.features(t, y)) for (s, t), y in mapped.items()}
+            cycled = {(s, t): mappers.nets[t, s](data.features(t, y)) for (s, t), y in mapped.items()}
     out: dict[str, float] = {}
-    if problem.weights["adversarial"]:
-        penalty = step % EVERY == 0 and not recipe.plain
+    if data.weights["adversarial"]:
+        penalty = step % COSTLY_EVERY == 0 and not recipe.plain
         real = {m: [x[m], *(y for (s, _), y in cycled.items() if s == m and recipe.cycle_as_real)] for m in x}
-        loss = torch.stack([_judge_loss(m, judges.nets[m], real[m], mapped, penalty=penalty) for m in x]).sum()
+        loss = torch.stack([_discriminator_loss(m, critics.nets[m], real[m], mapped, penalty=penalty) for m in x]).sum()
         out["discriminator"] = float(loss.detach())
-        out["discriminator gradient"] = judges.update(loss)
+        out["discriminator gradient"] = critics.update(loss)
         if not all(math.isfinite(value) for value in out.values()):
             return out
-    # the mapping's gradient flows through the judges, not into them
-    judges.freeze(True)
-    geometry = recipe.geometry if step % EVERY == 0 else None
-    terms = _mapper_terms(x, rows, mapped, cycled, problem, judges, geometry)
-    judges.freeze(False)
+    # the generators' gradient flows through the discriminators, not into them
+    critics.freeze(True)
+    geometry = recipe.geometry if step % COSTLY_EVERY == 0 else None
+    terms = _mapper_terms(x, rows, mapped, cycled, data, critics, geometry)
+    critics.freeze(False)
     # anneal · L + (1 - anneal) · L of known pairs: theirs keep their full weight to the end
     anneal = 1.0 if recipe.plain else max(0.0, 1 - step / recipe.max_steps / 0.7)
-    anchors = problem.weights["anchors"]
-    weights = {**problem.weights, "anchors": anchors * anneal, "pairs": anchors * (1 - anneal)}
+    anchors = data.weights["anchors"]
+    weights = {**data.weights, "anchors": anchors * anneal, "pairs": anchors * (1 - anneal)}
     scale = len(x) - 1
-    parts = [weights[name] * (EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
+    parts = [weights[name] * (COSTLY_EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
     if not parts and step == 0:
         raise ValueError(
             "No loss is left to train on: what has a weight above 0 in `weights` needs links. Raise another."
@@ -238,12 +231,14 @@ def _step(
     return {**{name: float(value.detach()) / scale for name, value in terms.items()}, **out, "gradient": gradient}
 
 
-def _judge_loss(m: str, net: nn.Module, real: list[Tensor], mapped: dict[Pair, Tensor], *, penalty: bool) -> Tensor:
+def _discriminator_loss(
+    m: str, net: nn.Module, real: list[Tensor], mapped: dict[Pair, Tensor], *, penalty: bool
+) -> Tensor:
     fakes = [net(y.detach()) for (_, target), y in mapped.items() if target == m]
     # batches pass one by one: batch norm and minibatch features must not see measured and mapped cells together
     loss = losses.discriminator_loss(torch.cat([net(x.detach()) for x in real]), fakes)
     if penalty:
-        loss = loss + EVERY * PENALTY * losses.gradient_penalty(net, real[0][:PENALTY_ROWS])
+        loss = loss + COSTLY_EVERY * PENALTY_WEIGHT * losses.gradient_penalty(net, real[0][:PENALTY_ROWS])
     return loss
 
 
@@ -252,29 +247,29 @@ def _mapper_terms(
     rows: dict[str, Tensor],
     mapped: dict[Pair, Tensor],
     cycled: dict[Pair, Tensor],
-    problem: Problem,
-    judges: _Player,
+    data: TrainingData,
+    critics: _Player,
     geometry: str | None,
 ) -> dict[str, Tensor]:
     """All generator terms with a weight, each summed over ordered pairs."""
-    weights, parts = problem.weights, defaultdict(list)
+    weights, parts = data.weights, defaultdict(list)
     for (source, target), y in mapped.items():
         if weights["adversarial"]:
-            parts["adversarial"].append(losses.adversarial_loss(judges.nets[target](y)))
+            parts["adversarial"].append(losses.adversarial_loss(critics.nets[target](y)))
         if weights["cycle"]:
             parts["cycle"].append(losses.cycle_loss(x[source], cycled[source, target]))
-        if weights["anchors"] and (source, target) in problem.anchors:
-            anchors, weight = problem.anchored(source, target, rows[source])
+        if weights["anchors"] and (source, target) in data.anchors:
+            anchors, weight = data.anchored(source, target, rows[source])
             parts["anchors"].append(losses.anchor_loss(y, anchors, weight))
-            if problem.known[source, target].any():
-                known = weight * problem.known[source, target][rows[source]]
+            if data.known[source, target].any():
+                known = weight * data.known[source, target][rows[source]]
                 share = known.sum() / weight.sum().clamp(min=1e-9)
                 parts["pairs"].append(share * losses.anchor_loss(y, anchors, known))
-        before, after = problem.features(source, x[source]), problem.features(target, y)
-        if weights["links"] and (source, target) in problem.links:
-            link = problem.links[source, target]
+        before, after = data.features(source, x[source]), data.features(target, y)
+        if weights["links"] and (source, target) in data.links:
+            link = data.links[source, target]
             parts["links"].append(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
-        if weights["identity"] and problem.shared:
+        if weights["identity"] and data.shared:
             parts["identity"].append(losses.identity_loss(before, after))
         if weights["geometry"] and geometry:
             # looked up by name, as all terms are
@@ -287,7 +282,7 @@ def _record(history: dict[str, list[float]], step: int, window: list[dict[str, f
     history["step"].append(step)
     # geometry is not in every step: a fixed order keeps the progress bar still
     seen = {*history, *(name for terms in window for name in terms)}
-    names = [name for name in (*WEIGHTS, *OTHERS) if name in seen]
+    names = [name for name in (*LOSS_WEIGHTS, *OTHER_TERMS) if name in seen]
     for name in names:
         values = [terms[name] for terms in window if name in terms]
         # a short last window may hold no step with geometry
@@ -297,27 +292,27 @@ def _record(history: dict[str, list[float]], step: int, window: list[dict[str, f
 
 @torch.no_grad()
 def _held_out_score(
-    generators: dict[Pair, nn.Module], parameters: list[Tensor], average: list[Tensor], problem: Problem
+    generators: dict[Pair, nn.Module], parameters: list[Tensor], average: list[Tensor], data: TrainingData
 ) -> float:
     """Label-free: cycle, anchor, identity and link errors, where trained on, of held-out cells; averaged weights."""
     current = [p.detach().clone() for p in parameters]
     _load(parameters, average)
     for net in generators.values():
         net.eval()
-    x = {m: problem.x[m][at] for m, at in problem.held_out.items()}
-    weights, score = problem.weights, 0.0
+    x = {m: data.x[m][at] for m, at in data.held_out.items()}
+    weights, score = data.weights, 0.0
     for (source, target), net in generators.items():
-        before = problem.features(source, x[source])
+        before = data.features(source, x[source])
         y = net(before)
-        after = problem.features(target, y)
+        after = data.features(target, y)
         if weights["cycle"]:
             score += float(losses.cycle_loss(x[source], generators[target, source](after)))
-        if weights["anchors"] and (source, target) in problem.anchors:
-            score += float(losses.anchor_loss(y, *problem.anchored(source, target, problem.held_out[source])))
-        if weights["identity"] and problem.shared:
+        if weights["anchors"] and (source, target) in data.anchors:
+            score += float(losses.anchor_loss(y, *data.anchored(source, target, data.held_out[source])))
+        if weights["identity"] and data.shared:
             score += float(losses.identity_loss(before, after))
-        if weights["links"] and (source, target) in problem.links:
-            link = problem.links[source, target]
+        if weights["links"] and (source, target) in data.links:
+            link = data.links[source, target]
             score += float(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
     _load(parameters, current)
     for net in generators.values():
@@ -333,7 +328,7 @@ def _load(parameters: list[Tensor], values: list[Tensor]) -> None:
 def _give_up(broken: list[str], step: int, *, found: bool) -> None:
     """Say which term broke; without any good weights to fall back on that is an error."""
     message = (
-        f"{MAX_BAD} times in a row a loss or gradient was not finite, the last at step {step}: {', '.join(broken)}. "
+        f"{BAD_STEPS} times in a row a loss or gradient was not finite, the last at step {step}: {', '.join(broken)}. "
         "Lower `lr`, or set the weight of that term lower in `weights`."
     )
     if not found:

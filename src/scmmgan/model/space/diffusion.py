@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from scmmgan.model.defaults import EXACT_NEIGHBORS_BELOW, SMOOTHING_NEIGHBORS
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-EXACT_BELOW = 20_000  # cells; exact search takes 3 s there, and importing pynndescent takes longer
 
 
 def nearest_neighbors(x: np.ndarray, k: int, *, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Indices and Euclidean distances (n × k) of the k nearest OTHER cells; approximate above 20,000 cells."""
     n = len(x)
     k = min(k, n - 1)
-    if n <= EXACT_BELOW:
+    if n <= EXACT_NEIGHBORS_BELOW:
         from sklearn.neighbors import NearestNeighbors
 
         # without a query the cell itself is left out, duplicates included
@@ -33,10 +33,25 @@ def nearest_neighbors(x: np.ndarray, k: int, *, random_state: int = 0) -> tuple[
     return indices[keep].reshape(n, k), distances[keep].reshape(n, k).astype(np.float64)
 
 
+def nearest(x: np.ndarray, y: np.ndarray, k: int, *, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and Euclidean distances (n × k) of the k cells of y nearest each of x; approximate above 20,000."""
+    k = min(k, len(y))
+    if len(y) <= EXACT_NEIGHBORS_BELOW:
+        from sklearn.neighbors import NearestNeighbors
+
+        distances, indices = NearestNeighbors(n_neighbors=k).fit(y).kneighbors(x)
+        return indices, distances
+    from pynndescent import NNDescent
+
+    # a search for one neighbour alone misses it too often
+    indices, distances = NNDescent(y, n_neighbors=max(k, 15), random_state=random_state).query(x, k=k)
+    return indices, distances.astype(np.float64)
+
+
 def smoothing_operator(
-    x: np.ndarray, *, n_neighbors: int = 15, labels: np.ndarray | None = None, random_state: int = 0
+    x: np.ndarray, *, n_neighbors: int = SMOOTHING_NEIGHBORS, labels: np.ndarray | None = None, random_state: int = 0
 ) -> sp.csr_matrix:
-    """Row-stochastic n × n sparse operator P: adaptive Gaussian kernel on the kNN graph (METHOD §2).
+    """Row-stochastic n × n sparse operator P: adaptive Gaussian kernel on the kNN graph.
 
     Bandwidth of a cell: the distance to its 5th neighbour; the kernel is symmetrised before it is normalised. Cells
     with one of the `labels` (codes, -1: none) choose neighbours of that label, the others among all cells.
@@ -104,7 +119,7 @@ def bridges(x: np.ndarray, component: np.ndarray) -> sp.csr_matrix:
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
-    """Euclidean distances B × B, differentiable, exactly 0 on the diagonal (METHOD §6, d)."""
+    """Euclidean distances B × B, differentiable, exactly 0 on the diagonal."""
     x = x - x.mean(0).detach()  # smaller norms cancel better in float32
     norms = (x * x).sum(1)
     squared = norms[:, None] + norms[None, :] - 2 * x @ x.T
@@ -114,7 +129,7 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 
 def kernel_widths(distances: Tensor) -> Tensor:
-    """Distance (B,) of every cell to its k-th nearest other cell, k = a tenth of the batch, detached (METHOD §6, s)."""
+    """Distance (B,) of every cell to its k-th nearest other cell, k = a tenth of the batch, detached."""
     n = len(distances)
     k = min(max(5, round(0.1 * n)), n - 1)
     distances = distances.detach()
@@ -124,7 +139,7 @@ def kernel_widths(distances: Tensor) -> Tensor:
 
 
 def diffusion_kernel(x: Tensor) -> Tensor:
-    """Triangle kernel K (B × B) with a floor that keeps one component (METHOD §6, K)."""
+    """Triangle kernel K (B × B) with a floor that keeps one component."""
     distances = pairwise_distances(x)
     mean, width = distances.mean(), kernel_widths(distances)
     triangle = (1 - distances / (width[:, None] * width[None, :]).sqrt()).clamp(min=0)
@@ -132,20 +147,20 @@ def diffusion_kernel(x: Tensor) -> Tensor:
 
 
 def paper_kernel(x: Tensor) -> Tensor:
-    """The published kernel (B × B): max(0, 1 - d / s_a), symmetrised, without a floor (METHOD §6, K₁)."""
+    """The published kernel (B × B): max(0, 1 - d / s_a), symmetrised, without a floor."""
     distances = pairwise_distances(x)
     triangle = (1 - distances / kernel_widths(distances)[:, None]).clamp(min=0)
     return (triangle + triangle.T) / 2
 
 
 def symmetric_operator(kernel: Tensor) -> Tensor:
-    """S = K / sqrt(q_a q_b): symmetric, with the spectrum of the random walk diag(q)^-1 K (METHOD §6, S)."""
+    """S = K / sqrt(q_a q_b): symmetric, with the spectrum of the random walk diag(q)^-1 K."""
     root = kernel.sum(1).sqrt()
     return kernel / (root[:, None] * root[None, :])
 
 
 def heat_operator(x: Tensor) -> Tensor:
-    """A = ((S + I) / 2)^8 by three squarings (METHOD §6, heat)."""
+    """A = ((S + I) / 2)^8 by three squarings."""
     operator = symmetric_operator(diffusion_kernel(x))
     operator = (operator + operator.new_ones(len(operator)).diag()) / 2
     for _ in range(3):

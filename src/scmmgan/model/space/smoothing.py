@@ -1,4 +1,7 @@
-"""S = P^t X, the smoothed matrix of a modality, as products: never formed from a sparse one (METHOD §2)."""
+"""S = P^t X, the smoothed matrix of a modality, as products: never formed from a sparse one.
+
+Smoothing is linear, so it is applied inside matrix products: nothing cells × features is made from a sparse matrix.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,25 @@ from copy import copy
 import numpy as np
 import scipy.sparse as sp
 
-BLOCK = 256  # columns that are dense at one time
-MAX_SCALE = 5.0  # a feature that hardly varies in one batch is not blown up beyond
+from scmmgan.model.defaults import BLOCK, MAX_BATCH_SCALE
+from scmmgan.model.problem import Values
 
 
 class SmoothedMatrix:
-    """S = own X + (1 - own) P^t X without forming it: products, blocks of columns, moments."""
+    """S = P^t X without forming it: products, blocks of columns, moments."""
 
-    def __init__(
-        self,
-        x: np.ndarray | sp.csr_matrix | sp.csc_matrix,
-        operator: sp.csr_matrix | None = None,
-        t: int = 0,
-        own: float = 0.0,
-    ) -> None:
-        self.unsmoothed, self.x, self.t, self.own = x, x, t if operator is not None else 0, own
+    def __init__(self, x: Values | sp.csc_matrix, operator: sp.csr_matrix | None = None, t: int = 0) -> None:
+        self.steps = t if operator is not None else 0
+        self.unsmoothed, self.x, self.t = x, x, self.steps
         self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
         self.shape = x.shape
         if not sp.issparse(x):
             self.x, self.t = self._smooth(x), 0  # once, not in every product
 
-    def keeping(self, own: float) -> SmoothedMatrix:
-        """The matrix whose cells keep a share of what they were before the smoothing."""
-        if not own:
-            return self
-        out = copy(self)
-        if sp.issparse(self.x):
-            out.own = own
-        else:
-            out.x = own * self.unsmoothed + (1 - own) * self.x
-        return out
-
     def _smooth(self, v: np.ndarray) -> np.ndarray:
-        return self._mixed(v, self.operator)
-
-    def _mixed(self, v: np.ndarray, operator: sp.csr_matrix | sp.csc_matrix) -> np.ndarray:
-        smoothed = v
         for _ in range(self.t):
-            smoothed = operator @ smoothed
-        return self.own * v + (1 - self.own) * smoothed if self.t and self.own else smoothed
+            v = self.operator @ v
+        return v
 
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""
@@ -54,7 +37,9 @@ class SmoothedMatrix:
 
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Sᵀ u for a dense u."""
-        return np.asarray(self.x.T @ self._mixed(u, self.operator.T))
+        for _ in range(self.t):
+            u = self.operator.T @ u
+        return np.asarray(self.x.T @ u)
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of S, dense."""
@@ -70,9 +55,22 @@ class SmoothedMatrix:
         """Values of cells (n,), averaged over their neighbours by two steps; as they are without neighbours."""
         return self.operator @ (self.operator @ values) if self.operator.shape[0] else values
 
+    def take(self, index: np.ndarray) -> SmoothedMatrix:
+        """The matrix of the chosen columns: products with it cost no more than they must."""
+        out = copy(self)
+        # of dense values the smoothed ones are there already
+        out.unsmoothed = self.unsmoothed[:, index]
+        out.x = out.unsmoothed if sp.issparse(self.x) else self.x[:, index]
+        out.shape = out.x.shape
+        return out
+
     def by_column(self) -> SmoothedMatrix:
         """The same matrix, stored so that blocks of columns are quick to take."""
-        return SmoothedMatrix(self.x.tocsc(), self.operator, self.t, self.own) if sp.issparse(self.x) else self
+        if not sp.issparse(self.x):
+            return self
+        out = copy(self)
+        out.x = out.unsmoothed = self.x.tocsc()
+        return out
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
@@ -99,7 +97,8 @@ class BatchedMatrix:
         self.mean = share @ means
         pooled = np.sqrt(share @ sds**2)
         still = (sds == 0) | (pooled == 0)
-        self.scale = np.where(still, 1.0, np.clip(pooled / np.where(still, 1.0, sds), 1 / MAX_SCALE, MAX_SCALE))
+        ratio = pooled / np.where(still, 1.0, sds)
+        self.scale = np.where(still, 1.0, np.clip(ratio, 1 / MAX_BATCH_SCALE, MAX_BATCH_SCALE))
         self.shift = self.mean - means * self.scale
         self.sd = np.sqrt(share @ (sds * self.scale) ** 2)
 
@@ -141,9 +140,25 @@ class BatchedMatrix:
             out[rows] = block * scale[index].astype(np.float32) + shift[index].astype(np.float32)
         return out
 
-    def keeping(self, own: float) -> BatchedMatrix:
-        """The matrix whose cells keep a share of what they were before the smoothing, moved anew."""
-        return BatchedMatrix([part.keeping(own) for part in self.parts], self.rows) if own else self
+    def take(self, index: np.ndarray) -> BatchedMatrix:
+        """The matrix of the chosen columns, moved as they were."""
+        out = copy(self)
+        out.parts = [part.take(index) for part in self.parts]
+        out.shape = (self.shape[0], len(index))
+        for name in ("mean", "sd"):
+            setattr(out, name, getattr(self, name)[index])
+        out.scale, out.shift = self.scale[:, index], self.shift[:, index]
+        return out
+
+    def by_column(self) -> BatchedMatrix:
+        """The same matrix, stored so that blocks of columns are quick to take."""
+        return self.of_parts([part.by_column() for part in self.parts])
+
+    def of_parts(self, parts: Sequence[SmoothedMatrix]) -> BatchedMatrix:
+        """Other values of the same cells and features, moved as these are."""
+        out = copy(self)
+        out.parts = list(parts)
+        return out
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64."""

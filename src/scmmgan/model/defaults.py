@@ -1,0 +1,141 @@
+"""Every constant that decides something, with its unit and reason; measured: docs/decisions.md says where.
+
+A name is used once. Constants of pictures, and names of columns, stay where they are used.
+"""
+
+from __future__ import annotations
+
+# --- what is accepted --------------------------------------------------------------------------------------------
+
+MIN_CELLS = 32  # of a modality or a batch of samples: the least training batch
+MIN_LINKS = 3  # fewer linked features make no correlation
+MIN_AUTO = 10  # equal names below which they may be chance
+MIN_PAIRS = 3  # fewer known pairs are no coordinates
+MIN_SHARED = 50  # equal names, and half of the smaller modality, that make one space of both
+MAX_LINK_TABLE = 500_000  # links: a column that gives more does not name genes
+MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes a cell and link), no more accurate
+MAX_SEED = 2**32 - 1  # what scikit-learn takes
+MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
+
+# --- model space -------------------------------------------------------------------------------------------------
+
+LINKED_STEPS = 1  # of smoothing where links or pairs decide: cells keep much of what they are (measured)
+SHAPE_STEPS = 3  # where shapes decide: these are matched over what many cells share (measured)
+SMOOTHING_NEIGHBORS = 15  # of a cell in the graph; also labelled cells whose labels a cell without one gets
+N_PCS = 50  # of model space and of neighbour graphs
+N_DISPERSED = 2_000  # features that enter a PCA, next to the linked ones
+EXACT_NEIGHBORS_BELOW = 20_000  # cells; exact search takes 3 s there, and importing pynndescent takes longer
+NOISE_TOLERANCE = 1e-3  # of singular vectors of permuted values: they have no gap, exact ones take ten times as long
+MAX_BATCH_SCALE = 5.0  # a feature that hardly varies in one batch is not blown up beyond
+MIN_LABEL_PURITY = 0.5  # of a label among neighbours, half-way from chance to perfect, to be smoothed inside
+LABEL_PURITY_CELLS = 5_000  # on which purity is measured
+DECODER_RIDGE = 1.0  # of the mean variance: minor components predict little of features outside the PCA
+DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose in a shared space (measured)
+LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
+BLOCK = 256  # columns that are dense at one time
+
+# --- couplings ---------------------------------------------------------------------------------------------------
+
+LANDMARKS = 300  # of a modality
+SHAPE_LANDMARKS = 150  # where shapes decide: a Gromov-Wasserstein step is cubic in them
+EPSILON = 0.02  # entropic regularisation, in units of the mean cost
+MARGINAL_WEIGHT = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (measured)
+SHARPENING = 2  # power of a plan's entries before landmarks are averaged: about half of ε (measured)
+PLAN_ENTRIES = 32  # kept per cell
+REWEIGHTING_ROUNDS = 3  # of weighting links by cross-modal agreement
+PAIRS_DECIDE = 100  # known pairs from which on they place cells without the shapes (measured)
+MAX_PROFILES = 300  # known pairs that serve as coordinates
+PAIR_WEIGHT = 20.0  # of a known pair in canonical variates, where cells with their anchors count 1
+N_CANONICAL = 20  # canonical variates
+FORBIDDEN_COST = 10.0  # between different labels, in units of the mean cost of everything else
+HIDING_SHARE = 0.05  # of cells without a label in which a label may hide
+STRAIGHT_RIDGE = 0.1  # penalty, of the mean variance, of the regression of anchors on cells (measured)
+
+FUSED_WEIGHT = 7 / 3  # of a linear cost of mean 1 beside shapes: a fused problem with α = .3
+PROXIMAL_STEP = 2.0  # 1 / ε of a proximal step: larger ones outrun the Sinkhorn iterations between them
+N_STARTS = 100  # of the search for minima, for each family of metrics
+N_POLISHED = 25  # of each family of metrics
+DISTINCT_PLANS = 0.8  # |T − T'|₁ above which two plans are different answers
+N_RIVALS = 5  # next best couplings that are kept
+DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is only roughly right
+MANY_DIMENSIONS = 10  # of both sides from which on canonical variates say more than a distorted plan
+N_CANDIDATES = 12  # of the cheapest minima that are compared: more do not help (measured)
+MINIMA_CELLS = 1_000  # of each side by which minima are compared
+MINIMA_ROUNDS = 2  # of canonical variates and plans from them
+LEAST_MISMATCH = 0.01  # that counts: over a single variate every cell has perfect partners, whatever the plan
+
+# --- networks and training ---------------------------------------------------------------------------------------
+
+# adversarial and geometry: measured; identity only in a shared space
+LOSS_WEIGHTS = {"adversarial": 0.5, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.1, "identity": 10.0}
+MAX_STEPS = 1_000
+BATCH_SIZE = 256  # cells of each modality per step
+LEARNING_RATE = 1e-3
+COSTLY_EVERY = 4  # steps between evaluations of geometry and gradient penalty, which then count fourfold
+PENALTY_WEIGHT = 0.1 / 2  # γ / 2 of the gradient penalty
+PENALTY_ROWS = 64  # measured cells on which it is taken
+RECORD_EVERY = 10  # steps per history entry
+CHECK_EVERY = 50  # steps between looks at the validation cells
+BAD_STEPS = 10  # non-finite values of a term in a row that end the training
+VALIDATION_SHARE = 10  # one cell in so many takes no part in the training
+MAX_VALIDATION = 500  # cells
+N_EIGENVECTORS = 12  # of a batch's geometry that are compared
+SUBSPACE_WIDTH = 1e-3  # in the gradient 1 / g becomes g / (g² + width²)
+EIGVEC_WIDTH = 1e-2  # the same for single eigenvectors
+START_RIDGE = 1e-2  # penalty, of the mean variance, of the linear start of a generator
+METRIC_RIDGE = 0.1  # penalty, of the mean variance, of the joint embedding's metric (measured)
+LEAST_RELIABILITY = 0.02  # that every axis keeps, so that model space can be had back from the embedding
+COORDINATE_SD = 10.0  # of coordinates beside features of sd 1 (measured)
+MEMORY_NEIGHBORS = 15  # of a cell among those that the barycentric map remembers
+REMEMBERED_CELLS = 10_000  # that it keeps per direction
+MAP_CHUNK = 8_192  # cells mapped at one time
+
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables
+N_SHUFFLED = 99  # shuffled tables
+FOLDS = 5  # in which links and pairs are held out
+MIN_TESTED_LINKS = 10  # from which on the rest can stand for all of them when some are held out
+MIN_TESTED_PAIRS = 5  # fewer can be shuffled in too few ways
+MAX_TESTED_LINKS = 300  # more change the verdict nowhere
+MAX_TESTED_PAIRS = 100
+MAX_TESTED_CELLS = 2_000
+MIN_CORRELATION = 1 / 3  # of held-out links less the standard error; tissues that share housekeeping reach .25
+MAX_NEARER = 0.3  # mean share of cells nearer than the held-out partner; chance is .5
+MIN_CONTRADICTION = 10  # pairs that outweigh links
+SWAPPABLE = 1 / 3  # swap gap: evidence against a swap twice as large as that for it
+CLOSE_COST = 0.05  # relative cost gap of rivals that count
+DIFFERENT_ANSWER = 0.5  # total variation between two answers for one landmark
+COARSE_LANDMARKS = 100  # on which hundreds of couplings are made again in seconds
+COARSE_ITERATIONS = 100  # of Sinkhorn there
+PLAN_BATCH = 4_000_000  # plan entries held at a time
+N_POPULATIONS = 10  # Ward clusters of landmarks where there are no labels
+MIN_SCORED = 50  # held-out cells; fewer score too coarsely
+OVERLAP_NEIGHBORS = 20  # of a cell whose overlap is measured
+MIN_RESTARTS = 4
+SHORT_TRAINING = 300  # steps of a restart
+PROBED_CELLS = 1_000  # whose images are compared between restarts
+SAME_MAP = 0.5  # similarity of images above which two restarts are one map
+
+# --- what follows from an alignment ------------------------------------------------------------------------------
+
+PLAN_NEIGHBORS = 30  # cells whose plans are averaged for uncertainty: plans alone are too sure (measured)
+CALIBRATION_FOLDS = 3  # every one costs a coupling; 5 where fewer than 10 links would be left
+MAX_CALIBRATED = 500  # links that are held out and scored
+IGNORED_NOISE = 0.01  # median score below which generators ignore their noise
+MIN_DETECTION = 0.01  # share of cells in which a feature must be seen to be judged
+LOW_MEAN = 0.1  # quantile of the features' means below which they are not judged
+PANEL_FEATURES = 50  # of a smaller modality, a chosen panel, no tenth is lowly expressed
+CORRELATION_ALPHA = 0.05  # of presence, and of the one-sided limit for absence
+PERMUTATIONS = 20  # of a null; pooled over features
+RESAMPLES = 200  # of cells, for limits
+N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
+VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
+UNMATCHED_HALF = 0.1  # unmatched share at which a cell is as likely to have no partner as to have one
+RIVAL_CHANCE = 0.5  # that a rival coupling of nearly the same cost is the right one
+MIN_PROBABILITY = 0.5  # a label or value that is less likely than not is left out
+PLACE_NEIGHBORS = 20  # real spots, of which the most central one is taken (measured)
+LANCZOS_ROUNDS = 100  # of a spectral clustering; a curve of 10,000 cells takes less than 50
+PATH_NODES = 64  # Gauss-Legendre nodes of integrated gradients
+PATH_BATCH = 16_384  # points of the path that are mapped at one time
+ATTRIBUTION_GAP = 0.05  # of the predictions' differences that attributions may miss without a warning

@@ -1,0 +1,140 @@
+"""What an alignment starts from: the values of every modality, and all that is known of a pair of them. Arrays only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from scmmgan.model.defaults import LINKED_STEPS, PAIRS_DECIDE, SHAPE_STEPS
+
+Pair = tuple[str, str]
+Values = np.ndarray | sp.csr_matrix
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality as it was read: `values` (n × g, float32, not smoothed) with the names of its cells and features.
+
+    `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
+    `batches`: row numbers of each sample. `steps` of smoothing, None where they are to be chosen. `coordinates` (n × d)
+    are mapped along.
+    """
+
+    name: str
+    values: Values
+    cells: np.ndarray
+    features: np.ndarray
+    embedded: bool = False
+    allowed: np.ndarray | None = None
+    batches: tuple[np.ndarray, ...] | None = None
+    n_pcs: int = 50
+    steps: int | None = None
+    coordinates: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Linked features of two modalities: positions (l,) in either, weights (the largest is 1) and signs (1 or -1)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    weight: np.ndarray
+    sign: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, chosen: np.ndarray) -> Links:
+        """Chosen links, by position or as booleans."""
+        return Links(self.first[chosen], self.second[chosen], self.weight[chosen], self.sign[chosen])
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is known of one pair of modalities.
+
+    `pairs`: row numbers (k × 2) of cells that are the same. `labels`: codes (n,) of one vocabulary by modality, -1: none.
+    """
+
+    names: Pair
+    links: Links | None = None
+    pairs: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def n_links(self) -> int:
+        """Number of linked features."""
+        return 0 if self.links is None else len(self.links)
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of known pairs."""
+        return 0 if self.pairs is None else len(self.pairs)
+
+    @property
+    def by_shape(self) -> bool:
+        """Whether the shapes of the two decide: no links, and too few pairs to place cells without the shapes."""
+        return self.links is None and self.n_pairs < PAIRS_DECIDE
+
+    def positions(self, name: str) -> np.ndarray:
+        """Positions (l,) of the linked features of one of the two."""
+        if self.links is None:
+            return np.empty(0, dtype=int)
+        return self.links.first if name == self.names[0] else self.links.second
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All modalities and what is known of any two of them, in one order.
+
+    `shared`: by modality, positions of the features that make one space of all; None where each has its own.
+    `fingerprint`: hash of links, pairs and labels.
+    """
+
+    modalities: Mapping[str, Modality]
+    known: Mapping[Pair, Known]
+    label_names: Sequence[str] = ()
+    shared: Mapping[str, np.ndarray] | None = None
+    fingerprint: str = field(default="", compare=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Modalities in order."""
+        return list(self.modalities)
+
+    @property
+    def labels(self) -> dict[str, np.ndarray] | None:
+        """Label codes (n,) of all modalities."""
+        found = {m: codes for k in self.known.values() for m, codes in (k.labels or {}).items()}
+        return found or None
+
+    @property
+    def by_shape(self) -> bool:
+        """Whether the shapes of any two modalities decide."""
+        return any(known.by_shape for known in self.known.values())
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Steps of smoothing by modality: as asked, else one where links or pairs decide and three where shapes do."""
+        default = SHAPE_STEPS if self.by_shape else LINKED_STEPS
+        chosen = {name: default if m.steps is None else m.steps for name, m in self.modalities.items()}
+        return {name: 0 if self.modalities[name].embedded else t for name, t in chosen.items()}
+
+    def of(self, a: str, b: str) -> Known:
+        """What is known of two modalities, in whichever order."""
+        return self.known[a, b] if (a, b) in self.known else self.known[b, a]
+
+    def only(self, a: str, b: str, **changed: object) -> Problem:
+        """The problem of two modalities, with what is known of them replaced where that is asked."""
+        known = self.of(a, b)
+        return replace(
+            self,
+            modalities={m: self.modalities[m] for m in known.names},
+            known={known.names: replace(known, **changed)},  # type: ignore[arg-type]
+        )

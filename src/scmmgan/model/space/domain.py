@@ -1,0 +1,81 @@
+"""A modality in model space, with all that leads there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from scmmgan.model.problem import Modality, Problem
+from scmmgan.model.space.graphs import neighbor_graphs, smoothed
+from scmmgan.model.space.smoothing import Matrix
+from scmmgan.model.space.transform import Transform, fit_shared, fit_transform, identity_transform
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One modality as the networks see it. `x`: cells × p, float32, unit global sd.
+
+    `label_purity`: chance-corrected purity of each label among the cells' neighbours, None without labels.
+    """
+
+    modality: Modality
+    smoothed: Matrix
+    transform: Transform
+    x: np.ndarray
+    label_purity: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the modality."""
+        return self.modality.name
+
+    def zscored(self, positions: np.ndarray) -> np.ndarray:
+        """Chosen columns of the smoothed matrix, z-scored with the transform's statistics (float32)."""
+        values = self.smoothed.columns(positions)
+        values = values - self.transform.mean[positions].astype(np.float32)
+        return values / self.transform.sd[positions].astype(np.float32)
+
+    def half_smoothed(self, positions: np.ndarray) -> np.ndarray:
+        """Chosen columns, z-scored before and after the smoothing, added and z-scored again (float32)."""
+        measured, smooth = self.smoothed.measured(positions), self.smoothed.columns(positions)
+        return _zscored(_zscored(measured) + _zscored(smooth))
+
+
+def _zscored(values: np.ndarray) -> np.ndarray:
+    """z-scores of columns (float32); 0 where they differ by rounding only."""
+    mean, sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
+    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    scaled = (values - mean.astype(np.float32)) / np.where(still, 1, sd).astype(np.float32)
+    return np.where(still, np.float32(0), scaled)
+
+
+def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
+    """All modalities smoothed and transformed; into one space where the problem says that they share it."""
+    labels, steps = problem.labels or {}, problem.steps
+    matrices, purity = {}, {}
+    for name, m in problem.modalities.items():
+        operators: Sequence[sp.csr_matrix] = ()
+        purity[name] = None
+        if steps[name]:
+            operators, purity[name] = neighbor_graphs(m, labels.get(name), random_state=random_state)
+        matrices[name] = smoothed(m, operators, steps[name])
+    if problem.shared is not None:
+        n_pcs = min(m.n_pcs for m in problem.modalities.values())
+        transforms, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)
+        fitted = dict(zip(matrices, zip(transforms, cells)))
+    else:
+        fitted = {name: _own(problem, name, matrix) for name, matrix in matrices.items()}
+    return {name: Domain(m, matrices[name], *fitted[name], purity[name]) for name, m in problem.modalities.items()}
+
+
+def _own(problem: Problem, name: str, matrix: Matrix) -> tuple[Transform, np.ndarray]:
+    modality = problem.modalities[name]
+    if modality.embedded:
+        return identity_transform(matrix)
+    linked = [known.positions(name) for pair, known in problem.known.items() if name in pair]
+    return fit_transform(
+        matrix, n_pcs=modality.n_pcs, linked=np.unique(np.concatenate(linked)), allowed=modality.allowed
+    )

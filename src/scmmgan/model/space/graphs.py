@@ -1,0 +1,120 @@
+"""Neighbour graphs of a modality's cells, on denoised principal components, and the values that they smooth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from scmmgan.model.defaults import LABEL_PURITY_CELLS, MIN_LABEL_PURITY, N_PCS, SMOOTHING_NEIGHBORS
+from scmmgan.model.problem import Modality, Values
+from scmmgan.model.space.diffusion import nearest_neighbors, smoothing_operator
+from scmmgan.model.space.pca import Standardized, column_moments, dispersed, principal_axes
+from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
+
+
+def neighbor_graphs(
+    modality: Modality, labels: np.ndarray | None = None, *, random_state: int = 0
+) -> tuple[list[sp.csr_matrix], np.ndarray | None]:
+    """Smoothing operators of a modality's cells, one for each batch; and the purity of each label, None without labels.
+
+    Neighbours are looked for on denoised principal components, inside labels (codes, -1: none) that are pure: others
+    would be written into the data.
+    """
+    rows = modality.batches or (np.arange(len(modality)),)
+    parts = [modality.values if modality.batches is None else modality.values[r] for r in rows]
+    spaces = [graph_scores(part, modality.allowed) for part in parts]
+    own: list[np.ndarray | None] = [None] * len(parts)
+    purity = None
+    if labels is not None:
+        of = [labels[r] for r in rows]
+        purity = label_purity(spaces, of)
+        pure = np.flatnonzero(purity >= MIN_LABEL_PURITY)
+        own = [np.where(np.isin(codes, pure), codes, -1) for codes in of]
+    operators = [smoothing_operator(z, labels=c, random_state=random_state) for z, c in zip(spaces, own)]
+    return operators, purity
+
+
+def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix], t: int) -> Matrix:
+    """The modality's values after t steps of its operators."""
+    if modality.batches is None:
+        return SmoothedMatrix(modality.values, operators[0] if t else None, t)
+    parts = [
+        SmoothedMatrix(modality.values[rows], operator, t)
+        for rows, operator in zip(modality.batches, operators or [None] * len(modality.batches))
+    ]
+    return BatchedMatrix(parts, modality.batches)
+
+
+def label_purity(spaces: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Chance-corrected purity (labels,) of every label (codes, -1: none) among cells' nearest ones: 0 chance, 1 at best.
+
+    The share of a label's own cells among the 15 nearest labelled ones (fewer of a small label), rescaled by the share
+    that chance gives: a population split at random keeps its shares. Mean over the cells of all spaces (batches), of at
+    most 5,000 each, drawn at random. NaN of a label that never has two cells and another label beside it.
+    """
+    total, count = (np.zeros(1 + max(int(of.max()) for of in labels)) for _ in range(2))
+    for x, of in zip(spaces, labels):
+        rows = np.flatnonzero(of >= 0)
+        if len(rows) > LABEL_PURITY_CELLS:
+            rows = np.sort(np.random.default_rng(0).permutation(rows)[:LABEL_PURITY_CELLS])
+        codes, code, sizes = np.unique(of[rows], return_inverse=True, return_counts=True)
+        if len(codes) < 2:
+            continue
+        near = nearest_neighbors(x[rows], SMOOTHING_NEIGHBORS)[0]
+        for c, size in enumerate(sizes):
+            if size > 1:
+                share = (code[near[code == c, : min(SMOOTHING_NEIGHBORS, size - 1)]] == c).mean()
+                chance = (size - 1) / (len(rows) - 1)
+                total[codes[c]] += size * (share - chance) / (1 - chance)
+                count[codes[c]] += size
+    return total / np.where(count > 0, count, np.nan)
+
+
+def graph_scores(
+    x: Values | sp.csc_matrix,
+    allowed: np.ndarray | None = None,
+    *,
+    n_pcs: int = N_PCS,
+    denoise: bool = True,
+    tolerance: float = 0.0,
+) -> np.ndarray:
+    """Leading principal components (n × p, float32) of the z-scored columns, each shrunk by its share of noise.
+
+    `tolerance` of the singular vectors: those of noise lie close, and exact ones would take ten times as long.
+    """
+    mean, sd = column_moments(x)
+    at = dispersed(mean, sd, np.arange(len(mean)) if allowed is None else allowed, np.array([], dtype=int))
+    at = at[sd[at] > 0]
+    if not len(at):
+        return np.zeros((x.shape[0], 1), dtype=np.float32)
+    z = Standardized(SmoothedMatrix(x[:, at].tocsr() if sp.issparse(x) else x[:, at]), mean[at], sd[at])
+    axes = principal_axes([z], min(n_pcs, len(at), x.shape[0] - 1), tolerance=tolerance)
+    scores = z.dot(axes.T).astype(np.float32)
+    return denoised(scores, len(at)) if denoise else scores
+
+
+def denoised(scores: np.ndarray, n_features: int) -> np.ndarray:
+    """Scores (n × p) of z-scored features, each component shrunk by its share of noise (Gavish and Donoho 2017).
+
+    Noise is what the `n_features` vary by beside the components that rise above it. As they were where there are no
+    features beside the components, or fewer than two components that rise.
+    """
+    n, p = scores.shape
+    variance = np.square(scores, dtype=np.float64).mean(0)
+    largest, ratio, above = np.sort(variance)[::-1], n_features / n, p
+    if n_features <= p:
+        return scores
+    while True:
+        noise = max((n_features - largest[:above].sum()) / (n_features - above), 1e-12)
+        least = noise * (1 + np.sqrt(ratio)) ** 2
+        # fewer components leave more to the noise, so this comes to an end
+        if (found := int((largest[:above] > least).sum())) == above:
+            break
+        above = found
+    if above < 2:
+        return scores
+    value = variance / noise
+    shrunk = np.sqrt(np.maximum((value - ratio - 1) ** 2 - 4 * ratio, 0)) / np.maximum(value, 1e-12)
+    return (scores * np.where(variance > least, shrunk, 0)).astype(np.float32)

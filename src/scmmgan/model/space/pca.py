@@ -1,0 +1,85 @@
+"""Principal component analysis of z-scored features, as matrix products: nothing is centred or scaled in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, svds
+from sklearn.utils.extmath import svd_flip
+
+from scmmgan.model.defaults import BLOCK, N_DISPERSED
+from scmmgan.model.problem import Values
+from scmmgan.model.space.smoothing import Matrix
+
+
+def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of every column in float64; rounding is no variance."""
+    if sp.issparse(x):
+        # a sparse matrix sums in its own precision, whatever is asked for
+        values = x.astype(np.float64)
+        mean = np.asarray(values.mean(0)).ravel()
+        sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
+    else:
+        mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
+
+
+def dispersed(mean: np.ndarray, sd: np.ndarray, allowed: np.ndarray, linked: np.ndarray) -> np.ndarray:
+    """Positions of the features that enter the PCA: all allowed up to 2,000, else the most dispersed and the linked."""
+    if len(allowed) <= N_DISPERSED:
+        return allowed
+    magnitude = np.abs(mean[allowed])
+    score = sd[allowed] ** 2 / np.maximum(magnitude, 1e-3 * magnitude.mean() + 1e-12)
+    top = allowed[np.argsort(-score, kind="stable")[:N_DISPERSED]]
+    return np.union1d(top, np.intersect1d(linked, allowed))
+
+
+class Standardized:
+    """Z = (S - 1 μᵀ) / sd of the columns of a matrix, as products only."""
+
+    def __init__(self, matrix: Matrix, mean: np.ndarray, sd: np.ndarray) -> None:
+        self.matrix, self.mean, self.sd, self.shape = matrix, mean, sd, matrix.shape
+
+    def dot(self, v: np.ndarray) -> np.ndarray:
+        """Z v for a dense v."""
+        v = v / self.sd[:, None]
+        return self.matrix.dot(v) - self.mean @ v
+
+    def tdot(self, u: np.ndarray) -> np.ndarray:
+        """Zᵀ u for a dense u."""
+        return (self.matrix.tdot(u) - np.outer(self.mean, u.sum(0))) / self.sd[:, None]
+
+
+def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 0.0) -> np.ndarray:
+    """Leading eigenvectors (p × e) of the mean covariance of z-scored matrices over the same features."""
+    e, rows = parts[0].shape[1], [z.shape[0] for z in parts]
+    p = max(1, min(p, e))
+    if e <= 512 or p > e // 4:
+        gram = np.zeros((e, e))
+        for z in parts:
+            for start in range(0, e, BLOCK):
+                unit = np.eye(e)[:, start : start + BLOCK]
+                gram[:, start : start + BLOCK] += z.tdot(z.dot(unit)) / z.shape[0]
+        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        axes = vectors[:, np.argsort(-values, kind="stable")[:p]].T
+    else:
+        splits = np.cumsum(rows)[:-1]
+
+        def matmat(v: np.ndarray) -> np.ndarray:
+            return np.vstack([z.dot(v.reshape(e, -1)) / np.sqrt(n) for z, n in zip(parts, rows)])
+
+        def rmatmat(u: np.ndarray) -> np.ndarray:
+            pieces = np.split(u.reshape(sum(rows), -1), splits)
+            return np.sum([z.tdot(piece) / np.sqrt(n) for z, piece, n in zip(parts, pieces, rows)], axis=0)
+
+        operator = LinearOperator(
+            (sum(rows), e), matvec=matmat, rmatvec=rmatmat, matmat=matmat, rmatmat=rmatmat, dtype=np.float64
+        )
+        # a fixed start vector: ARPACK's own is random; many basis vectors where eigenvalues lie close
+        start_vector = np.random.default_rng(0).normal(size=min(operator.shape))
+        ncv = min(3 * p, min(operator.shape)) if tolerance else None
+        _, values, axes = svds(operator, k=p, ncv=ncv, v0=start_vector, tol=tolerance)
+        axes = axes[np.argsort(-values, kind="stable")]
+    return svd_flip(None, axes, u_based_decision=False)[1]
