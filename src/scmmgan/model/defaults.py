@@ -19,8 +19,7 @@ MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
 
 # --- model space -------------------------------------------------------------------------------------------------
 
-LINKED_STEPS = 1  # of smoothing where links or pairs decide: cells keep much of what they are (measured)
-SHAPE_STEPS = 3  # where shapes decide: these are matched over what many cells share (measured)
+SMOOTHING_STEPS = 1  # of diffusion: more make cells alike, none leaves their dropouts (measured)
 SMOOTHING_NEIGHBORS = 15  # of a cell in the graph; also labelled cells whose labels a cell without one gets
 N_PCS = 50  # of model space and of neighbour graphs
 N_DISPERSED = 2_000  # features that enter a PCA, next to the linked ones

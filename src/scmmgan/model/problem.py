@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.defaults import LINKED_STEPS, PAIRS_DECIDE, SHAPE_STEPS
+from scmmgan.model.defaults import N_PCS, PAIRS_DECIDE, SMOOTHING_STEPS
 
 Pair = tuple[str, str]
 Values = np.ndarray | sp.csr_matrix
@@ -19,8 +19,7 @@ class Modality:
     """One modality as it was read: `values` (n × g, float32, not smoothed) with the names of its cells and features.
 
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
-    `batches`: row numbers of each sample. `steps` of smoothing, None where they are to be chosen. `coordinates` (n × d)
-    are mapped along.
+    `batches`: row numbers of each sample. `steps` of smoothing. `coordinates` (n × d) are mapped along.
     """
 
     name: str
@@ -30,8 +29,8 @@ class Modality:
     embedded: bool = False
     allowed: np.ndarray | None = None
     batches: tuple[np.ndarray, ...] | None = None
-    n_pcs: int = 50
-    steps: int | None = None
+    n_pcs: int = N_PCS
+    steps: int = SMOOTHING_STEPS
     coordinates: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -118,13 +117,6 @@ class Problem:
     def by_shape(self) -> bool:
         """Whether the shapes of any two modalities decide."""
         return any(known.by_shape for known in self.known.values())
-
-    @property
-    def steps(self) -> dict[str, int]:
-        """Steps of smoothing by modality: as asked, else one where links or pairs decide and three where shapes do."""
-        default = SHAPE_STEPS if self.by_shape else LINKED_STEPS
-        chosen = {name: default if m.steps is None else m.steps for name, m in self.modalities.items()}
-        return {name: 0 if self.modalities[name].embedded else t for name, t in chosen.items()}
 
     def of(self, a: str, b: str) -> Known:
         """What is known of two modalities, in whichever order."""

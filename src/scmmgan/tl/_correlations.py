@@ -156,7 +156,7 @@ def correlations(
         translate = partial(_map(mdata, problem, domains, params, settings, key), source=source, target=target)
         found = with_nulls(
             domains, source, target, measured_in, _positions(rows[varies]), _positions(rows.iloc[queries]), translate,
-            problem.steps, signed=signed, seed=settings["random_state"], graph_seed=int(params["random_state"]),
+            signed=signed, seed=settings["random_state"], graph_seed=int(params["random_state"]),
         )  # fmt: skip
     tables = [
         _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))

@@ -54,14 +54,14 @@ def _zscored(values: np.ndarray) -> np.ndarray:
 
 def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
     """All modalities smoothed and transformed; into one space where the problem says that they share it."""
-    labels, steps = problem.labels or {}, problem.steps
+    labels = problem.labels or {}
     matrices, purity = {}, {}
     for name, m in problem.modalities.items():
         operators: Sequence[sp.csr_matrix] = ()
         purity[name] = None
-        if steps[name]:
+        if m.steps:
             operators, purity[name] = neighbor_graphs(m, labels.get(name), random_state=random_state)
-        matrices[name] = smoothed(m, operators, steps[name])
+        matrices[name] = smoothed(m, operators)
     if problem.shared is not None:
         n_pcs = min(m.n_pcs for m in problem.modalities.values())
         transforms, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)

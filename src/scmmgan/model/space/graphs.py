@@ -36,14 +36,13 @@ def neighbor_graphs(
     return operators, purity
 
 
-def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix], t: int) -> Matrix:
-    """The modality's values after t steps of its operators."""
+def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix]) -> Matrix:
+    """The modality's values after its steps of smoothing by the operators of its batches."""
+    t = modality.steps
     if modality.batches is None:
         return SmoothedMatrix(modality.values, operators[0] if t else None, t)
-    parts = [
-        SmoothedMatrix(modality.values[rows], operator, t)
-        for rows, operator in zip(modality.batches, operators or [None] * len(modality.batches))
-    ]
+    each = operators if t else [None] * len(modality.batches)
+    parts = [SmoothedMatrix(modality.values[rows], operator, t) for rows, operator in zip(modality.batches, each)]
     return BatchedMatrix(parts, modality.batches)
 
 
