@@ -65,7 +65,7 @@ def _make_writable(folder: Path) -> None:
 def score_table(mdata: MuData) -> str:
     """FOSCTTM and label transfer of the alignment, next to a perfect and a random map.
 
-    The random map is the alignment with its cells exchanged at random (mean of ten draws): what a map scores that hits
+    The random map is the alignment with its cells exchanged at random (mean of ten): what a map scores that hits
     the right cloud of cells and nothing else.
     """
     a, b = mdata.mod

@@ -329,9 +329,9 @@ def uncertainty(
     Returns
     -------
     A new AnnData, cells of `source` × `features`: `X` float32, the variance in squared units of the (smoothed) layer of
-    `target` that was read; `layers["relative"]` the same over the feature's variance in the population: 0 determined, 1 as
+    `target` that was read; `layers["relative"]` the same over the feature's variance in the population: 0 known exactly, 1 as
     variable as the population, beyond it where a cell is coupled with several kinds of cells (NaN for features that do not
-    vary). Cells without a partner count as not determined, as far as they lack one. `obs`, `var`, `obsm["spatial"]` and
+    vary). Cells without a partner count as variable as the population, as far as they lack one. `obs`, `var`, `obsm["spatial"]` and
     `uns["spatial"]` as in :func:`scmmgan.get.mapped`. Nothing is written to `mdata`.
 
     Raises

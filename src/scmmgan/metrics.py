@@ -247,7 +247,7 @@ def mmd(mapped: Any, measured: Any, *, n: int = 1000, random_state: int = 0) -> 
 
 
 def two_sample_auc(mapped: Any, measured: Any, *, n: int = 1000, random_state: int = 0) -> float:
-    """How well mapped cells can be told from measured ones, by cross-validated votes of 15 nearest neighbours.
+    """How well 15-nearest-neighbour votes separate mapped from measured cells, cross-validated.
 
     Hand in disjoint cells: with the true partner in the other set a good alignment scores below 0.5.
 
@@ -264,7 +264,7 @@ def two_sample_auc(mapped: Any, measured: Any, *, n: int = 1000, random_state: i
 
     Returns
     -------
-    Area under the ROC curve: 0.5 where the sets cannot be told apart, 1 where they are separate. Writes nothing.
+    Area under the ROC curve: 0.5 where the sets are alike, 1 where they are separate. Writes nothing.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from scmmgan.data import links as _links
 from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS, SMOOTHING_STEPS
+from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments
@@ -28,7 +28,7 @@ logger = logging.getLogger("scmmgan")
 
 # arguments that may differ between modalities, with the value of a modality that a dict leaves out
 PER_MODALITY: dict[str, Any] = {
-    "layer": None, "use_rep": None, "mask_var": None, "smooth": SMOOTHING_STEPS, "n_pcs": N_PCS, "labels": None, "batch": None,
+    "layer": None, "use_rep": None, "mask_var": None, "smooth": "auto", "n_pcs": N_PCS, "labels": None, "batch": None,
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _read_modality(
         allowed=allowed,
         batches=batches,
         n_pcs=N_PCS if n_pcs is None else int(n_pcs),
-        steps=0 if use_rep is not None else int(steps or 0),
+        steps=0 if use_rep is not None else None if isinstance(steps, str) else int(steps or 0),
         coordinates=coordinates,
     )
 

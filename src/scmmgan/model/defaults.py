@@ -19,7 +19,8 @@ MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
 
 # --- model space -------------------------------------------------------------------------------------------------
 
-SMOOTHING_STEPS = 1  # of diffusion: more make cells alike, none leaves their dropouts (measured)
+LINKED_STEPS = 1  # of smoothing where links or pairs decide: cells keep much of what they are (measured)
+SHAPE_STEPS = 3  # where shapes decide: these are matched over what many cells share, on graphs of plain PCs (measured)
 SMOOTHING_NEIGHBORS = 15  # of a cell in the graph; also labelled cells whose labels a cell without one gets
 N_PCS = 50  # of model space and of neighbour graphs
 N_DISPERSED = 2_000  # features that enter a PCA, next to the linked ones
@@ -122,8 +123,8 @@ PLAN_NEIGHBORS = 30  # cells whose plans are averaged for uncertainty: plans alo
 CALIBRATION_FOLDS = 3  # every one costs a coupling; 5 where fewer than 10 links would be left
 MAX_CALIBRATED = 500  # links that are held out and scored
 IGNORED_NOISE = 0.01  # median score below which generators ignore their noise
-MIN_DETECTION = 0.01  # share of cells in which a feature must be seen to be judged
-LOW_MEAN = 0.1  # quantile of the features' means below which they are not judged
+MIN_DETECTION = 0.01  # share of cells in which a feature must be seen to be scored
+LOW_MEAN = 0.1  # quantile of the features' means below which they are not scored
 PANEL_FEATURES = 50  # of a smaller modality, a chosen panel, no tenth is lowly expressed
 CORRELATION_ALPHA = 0.05  # of presence, and of the one-sided limit for absence
 PERMUTATIONS = 20  # of a null; pooled over features

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.defaults import N_PCS, PAIRS_DECIDE, SMOOTHING_STEPS
+from scmmgan.model.defaults import LINKED_STEPS, N_PCS, PAIRS_DECIDE, SHAPE_STEPS
 
 Pair = tuple[str, str]
 Values = np.ndarray | sp.csr_matrix
@@ -19,7 +19,8 @@ class Modality:
     """One modality as it was read: `values` (n × g, float32, not smoothed) with the names of its cells and features.
 
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
-    `batches`: row numbers of each sample. `steps` of smoothing. `coordinates` (n × d) are mapped along.
+    `batches`: row numbers of each sample. `steps` of smoothing, None where the problem chooses.
+    `coordinates` (n × d) are mapped along.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Modality:
     allowed: np.ndarray | None = None
     batches: tuple[np.ndarray, ...] | None = None
     n_pcs: int = N_PCS
-    steps: int = SMOOTHING_STEPS
+    steps: int | None = None
     coordinates: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -117,6 +118,12 @@ class Problem:
     def by_shape(self) -> bool:
         """Whether the shapes of any two modalities decide."""
         return any(known.by_shape for known in self.known.values())
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Steps of smoothing by modality: as asked, else one where links or pairs decide and three where shapes do."""
+        default = SHAPE_STEPS if self.by_shape else LINKED_STEPS
+        return {name: default if m.steps is None else m.steps for name, m in self.modalities.items()}
 
     def of(self, a: str, b: str) -> Known:
         """What is known of two modalities, in whichever order."""

@@ -39,17 +39,16 @@ def alignment(
 ) -> Figure | np.ndarray | None:
     """Modalities before and after alignment, and predicted against measured values.
 
-    Before: one panel for each modality, its measured cells in its own model space, on that space's first two principal
-    components. Modalities in a shared space (equal names of most features) lie in one panel, on their joint components;
-    platform shifts do not show there, as every feature is z-scored in each modality. After: all cells in the joint
+    Before: one panel for each modality, its measured cells in its own model space, on the first two principal components
+    there. Modalities in a shared space (most features have equal names) are in one panel, on joint components. Shifts
+    between platforms do not show there, as every feature is z-scored in each modality. After: all cells in the joint
     embedding, on its first two components; with `source` and `target` the mapped cells of the source among the measured
-    ones of the target, on the first two components of the latter. Cells are drawn in random order, so that no modality
+    ones of the target, on the first two components of the latter. Cells are plotted in random order, so that no modality
     hides another; cells without a value in `color` lie below, light grey. Points are rasterised in vector output.
 
-    Two components show a small part of the distances: mixed colours are necessary for a good alignment, not a
-    proof of one. Where pairs are known, `pairs` and `features` add the proof: for each feature the values predicted for
-    cells of the source against those measured in their partners, with Pearson's r. Pairs that the alignment was given
-    are left out.
+    Two components show a small part of the distances: mixed colours are necessary for a good alignment, not a proof of
+    one. Where pairs are known, `pairs` and `features` test it: for each feature the values predicted for cells of the
+    source against those measured in their partners, with Pearson's r. Pairs that the alignment was given are left out.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Cells that were placed in a tissue, over its real positions."""
+"""Cells placed in a tissue, over its real positions."""
 
 from __future__ import annotations
 

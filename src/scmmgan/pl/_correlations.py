@@ -37,11 +37,11 @@ def correlations(
 ) -> Figure | np.ndarray | None:
     """Correlations with a gene, measured against mapped, one panel for each gene.
 
-    The shaded regions are those of the paper's lists: among the `n_top` strongest on one side (and at least `threshold`),
-    below `threshold` on the other. Coloured are the features of these regions that :func:`scmmgan.tl.correlations` found
-    spurious or novel with error control; the others there are grey. Where nothing supports the alignment these are
-    candidates without a verdict: open circles, with a question mark in the legend. Names stand beside their points, those of the largest
-    change first, and none where it would cover another one. Points are rasterised in vector output.
+    Shaded are the paper's lists: among the `n_top` strongest on one side (and at least `threshold`), below `threshold` on
+    the other. Coloured are the features of these regions that :func:`scmmgan.tl.correlations` called spurious or novel;
+    the others there are grey. Where nothing supports the alignment they are candidates without a verdict: open circles,
+    with a question mark in the legend. Names stand beside their points, those of the largest change first, and none where
+    it would cover another one. Points are rasterised in vector output.
 
     Parameters
     ----------

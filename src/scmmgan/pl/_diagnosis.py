@@ -1,4 +1,4 @@
-"""What supports an alignment: held-out evidence against its null, rivals, swaps, shares without a partner."""
+"""Diagnosis of an alignment: held-out evidence against its null, rivals, swaps, shares without a partner."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def diagnosis(
 ) -> Figure | np.ndarray | None:
     """What supports the alignment of two modalities, under its verdict.
 
-    Four panels. Held-out evidence: the correlation of every link with its partner carried over by a coupling that did not
-    know it, or else the share of cells nearer than the partner of every known pair, with the mean and the range of means
-    that shuffled tables reach. Rivals: relative costs of other couplings where shapes decided, else the mean beside those
-    of shuffled tables. Swap gaps: for every population, how much speaks against a swap with the one it could best be
-    swapped with (1: all of the held-out evidence; below the dashed line it is called hard to tell apart). Shares of each
-    population that found no partner, and that rival couplings send elsewhere.
+    Four panels. Held-out evidence: the correlation of every link with its partner, predicted by a coupling made without
+    it; or, without links, the share of cells nearer than the partner, of every known pair. With it the mean, and the range
+    of means that shuffled tables reach. Rivals: relative costs of other couplings where shapes decided, else the mean
+    beside those of shuffled tables. Swap gaps: for every population, how much of the evidence speaks against a swap with
+    the one it could best be swapped with (1: all of it; below the dashed line the two are hard to distinguish). Shares of
+    each population without a partner, and that rival couplings send elsewhere.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ def draw_terms(ax: Axes, terms: pd.DataFrame) -> None:
         ax.plot(steps, mean, color=color, linestyle=line, linewidth=1.3, label=label)
     if use_log(terms):
         ax.set_yscale("log")
-        # a single tiny record, as of a loss that starts at zero, would stretch the axis over empty decades
+        # a single tiny record, as of a loss that starts at zero, would extend the axis over empty decades
         drawn = np.concatenate([np.asarray(line.get_ydata()) for line in ax.lines if line.get_label() != "_raw"])
         ax.set_ylim(bottom=0.7 * drawn[drawn > 0].min())
     ax.set_xlabel("training step", fontsize=TEXT)

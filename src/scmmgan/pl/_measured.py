@@ -55,20 +55,20 @@ def linked(mdata: MuData, name: str, source: str, target: str, key: str) -> list
     """Features of the source that stand for the same gene as a feature of the target."""
     links = mdata.uns[key]["params"]["links"]
     if isinstance(links, pd.DataFrame):
-        return _told(mdata, links, name, source, target)
+        return _linked_by_table(mdata, links, name, source, target)
     genes = gene_names(mdata[target].var.loc[[name]], links)[0]
     return [own for own, names in zip(mdata[source].var_names, gene_names(mdata[source].var, links)) if names & genes]
 
 
-def _told(mdata: MuData, links: pd.DataFrame, name: str, source: str, target: str) -> list[str]:
+def _linked_by_table(mdata: MuData, links: pd.DataFrame, name: str, source: str, target: str) -> list[str]:
     """Features of the source that a table links with a feature of the target."""
     if not {source, target} <= set(links):
         return []
     # names that are not there and a weight of 0 link nothing; of sign -1 the values are not the gene's
-    told = links[target].astype(str).eq(name) & links[source].astype(str).isin(mdata[source].var_names)
+    rows = links[target].astype(str).eq(name) & links[source].astype(str).isin(mdata[source].var_names)
     for column in {"weight", "sign"} & set(links):
-        told &= pd.to_numeric(links[column], errors="coerce") > 0
-    return list(dict.fromkeys(links.loc[told, source].astype(str)))
+        rows &= pd.to_numeric(links[column], errors="coerce") > 0
+    return list(dict.fromkeys(links.loc[rows, source].astype(str)))
 
 
 def gene_names(var: pd.DataFrame, column: str) -> list[set[str]]:

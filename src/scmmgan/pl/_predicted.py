@@ -66,8 +66,8 @@ def held_out(mdata: MuData, source: str, target: str, pairs: str | pd.DataFrame,
         return rows
     if isinstance(given, pd.DataFrame):
         # cells that were taken out since are at -1
-        told = given.reindex(columns=[source, target]).astype(str)
-        used = set(zip(*(mdata[m].obs_names.get_indexer(pd.Index(told[m])).tolist() for m in (source, target))))
+        table = given.reindex(columns=[source, target]).astype(str)
+        used = set(zip(*(mdata[m].obs_names.get_indexer(pd.Index(table[m])).tolist() for m in (source, target))))
     else:
         found = _known.read_pairs(mdata, [str(m) for m in params["modalities"]], given)
         used = {*map(tuple, found.get((source, target), rows[:0]).tolist())}
@@ -75,7 +75,7 @@ def held_out(mdata: MuData, source: str, target: str, pairs: str | pd.DataFrame,
     rows = np.array([row for row in rows.tolist() if tuple(row) not in used], dtype=int).reshape(-1, 2)
     if not len(rows):
         raise ValueError(
-            f"The alignment {key!r} was given all of these pairs: none is left to judge it by. Align with a part of them "
+            f"The alignment {key!r} was given all of these pairs: none is left to compare with. Align with a part of them "
             "(`pairs=` a boolean `obs` column or a table)."
         )
     return rows

@@ -1,4 +1,4 @@
-"""Features of spots or cells in space: measured, mapped by one or several alignments, and how far that is determined."""
+"""Features of spots or cells in space: measured, mapped by one or several alignments, and the uncertainty of that."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("scmmgan")
 
 LEGEND: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handletextpad": 0.2, "borderaxespad": 0.0}
 DOUBT = "uncertainty"
-RARE = "too rarely seen to judge"
+RARE = "too rarely seen to score"
 TALLEST = 2.3  # inches; four rows fit a page
 
 
@@ -60,20 +60,19 @@ def spatial_map(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | np.ndarray | None:
-    """Features of the source's cells in space: measured, mapped, and how far the mapped values are determined.
+    """Features of the source's cells in space: measured, mapped, and the uncertainty of the mapped values.
 
-    One row for each feature. Columns: what the source measured (the layer that the alignment read); what the alignment
-    made of the same cells in the target's features; where :func:`scmmgan.tl.uncertainty` was run, the conditional
-    variance of the mapped feature; then the same for further alignments. A target feature that the source measures
-    under another name (linked features) is drawn under that name; several linked ones as their mean. A panel without
-    values says why.
+    One row for each feature. Columns: what the source measured (the layer that the alignment read); the same cells mapped
+    to the target's features; where :func:`scmmgan.tl.uncertainty` was run, the uncertainty of the mapped feature; then
+    the same for further alignments. A target feature that the source measures under another name (linked features) is
+    shown under that name; several linked ones as their mean. A panel without values says why.
 
-    Measured and mapped values are in different units (each modality's own layer; mapped ones moreover on its smoothed
-    scale), so each of the two has a colour bar of its own, from the 1st to the 99th percentile of the cells drawn;
-    pointed ends of the bar mean that values lie beyond. One feature mapped by several alignments that read the same
-    layer has one scale in all of them. Uncertainty is that of the coupling, cell by cell
-    (:func:`scmmgan.get.uncertainty`, relative), and always runs from 0 (determined by what the source measured) to 1 (as
-    variable as in the whole population; a pointed end means that some cells lie beyond).
+    Measured and mapped values are in different units (each modality's own layer; mapped ones on its smoothed scale). So
+    each of the two has a colour bar of its own, from the 1st to the 99th percentile of the cells shown; pointed ends of
+    the bar mean that values lie beyond. One feature mapped by several alignments that read the same layer has one scale
+    in all of them. Uncertainty is that of the coupling, cell by cell (:func:`scmmgan.get.uncertainty`, relative). It
+    always runs from 0 (predicted exactly by what the source measured) to 1 (as variable as in the whole population; a
+    pointed end means that some cells lie beyond).
 
     Parameters
     ----------
@@ -279,7 +278,7 @@ def draw_panel(figure: Figure, ax: Axes, tissue: Tissue, panel: Panel, head: str
     # upside down, as images are stored
     ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal", xticks=[], yticks=[])
     if panel.colors is None:
-        # the axes stay on: the first of a row bears its name
+        # the axes stay on: the first of a row has its name
         ax.spines[:].set_visible(False)
         ax.patch.set_visible(False)
         ax.text(0.5, 0.5, fill(panel.note, letters), ha="center", va="center", fontsize=SMALL, transform=ax.transAxes)

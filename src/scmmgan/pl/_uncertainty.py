@@ -32,12 +32,12 @@ def uncertainty(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | np.ndarray | None:
-    """How far the features of `target` are determined by `source`.
+    """Uncertainty of the features of `target` in mapped cells of `source`.
 
     Three panels. The most and the least uncertain features by name. The score of every feature against the share of cells
-    it is seen in, those with a linked feature apart: a feature that is rarely seen is not for that reason unpredictable.
+    it is seen in, those with a linked feature in another colour: a feature that is rarely seen need not be uncertain.
     Calibration: the score against what was observed (with known pairs: the error over the variance; else 1 - r² of linked
-    features that were held out), with medians over tenths of the features; on the dashed line the score is what it says.
+    features that were held out), with medians over tenths of the features; on the dashed line both are equal.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart with all common kinds of colour blindness; the palest last
+# Okabe and Ito's colours, which all common kinds of colour blindness distinguish; the palest last
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MISSING = "#d9d9d9"
 TEXT, SMALL = 8.0, 7.0

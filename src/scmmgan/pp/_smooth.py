@@ -25,7 +25,9 @@ def smooth(
     key_added: str = "smoothed",
     random_state: int = 0,
 ) -> None:
-    """Smooth expression over the cells' kNN graph: P^t X with an adaptive Gaussian kernel (the MAGIC idea).
+    """Smooth expression over the cells' kNN graph: P^t X with an adaptive Gaussian kernel, as in MAGIC.
+
+    :func:`scmmgan.tl.align` smooths by itself: give it the unsmoothed layer.
 
     Parameters
     ----------
@@ -36,22 +38,22 @@ def smooth(
     t
         Diffusion steps (default 3).
     n_neighbors
-        Neighbours in the graph (default 15); a cell's bandwidth is the distance to the 5th.
+        Neighbours of a cell in the graph (default 15). The kernel's bandwidth is the distance to the 5th.
     n_pcs
-        Principal components of the z-scored matrix on which the graph is built.
+        Principal components of the z-scored matrix, denoised, on which the graph is built (default 50).
     layer
         Normalised values to read; default: `X`.
     key_added
-        Layer to write.
+        Layer to write (default `"smoothed"`).
     random_state
-        Seed of the approximate neighbour search above 20,000 cells.
+        Seed of the approximate neighbour search, above 20,000 cells (default 0).
 
     Returns
     -------
     `None`. Sets:
 
     `mdata[modality].layers[key_added]` : float32, cells × features
-        Smoothed values, sparse where the input is sparse. `tl.align` smooths by itself: hand it the unsmoothed layer.
+        Smoothed values, sparse where the input is sparse.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import MAX_SEED, MIN_CELLS, N_PCS, SMOOTHING_STEPS
+from scmmgan.model.defaults import MAX_SEED, MIN_CELLS, N_PCS
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -33,7 +33,7 @@ def align(
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
     n_pcs: int | Mapping[str, int] = N_PCS,
-    smooth: int | Mapping[str, int | None] | None = SMOOTHING_STEPS,
+    smooth: int | str | Mapping[str, int | str | None] | None = "auto",
     spatial: str | Mapping[str, str] | None = None,
     method: str = "scmmgan",
     geometry: str | None = "auto",
@@ -86,7 +86,8 @@ def align(
     n_pcs
         Principal components of model space (default 50).
     smooth
-        Diffusion steps of smoothing before the PCA (default 1); `None` or 0: none.
+        Diffusion steps of smoothing before the PCA; `None` or 0: none. Default `"auto"`: 1 where links or 100 pairs decide,
+        3 where shapes do.
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along, for :func:`scmmgan.tl.place`.
     method
@@ -193,7 +194,7 @@ def align(
         scores = quality.score_map(
             aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"]
         )
-    params = _params(arguments | {"modalities": names, "known": problem.fingerprint}, start)
+    params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
     params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
     mdata = mdata.copy() if copy else mdata
     _slots.write(
@@ -261,12 +262,21 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
     }
     for argument, low in (("smooth", 0), ("n_pcs", 1), ("noise_dim", 0)):
         out[argument] = {
-            name: None if value is None else _modality.whole_number(value, argument, low=low)
+            name: value
+            if value is None or _is_auto(value, argument)
+            else _modality.whole_number(value, argument, low=low)
             for name, value in out[argument].items()
         }
     if arguments["method"] == "coupling" and any(out["noise_dim"].values()):
         raise ValueError("`method='coupling'` trains nothing that could take noise. Leave `noise_dim` out.")
     return out
+
+
+def _is_auto(value: Any, argument: str) -> bool:
+    """Whether the steps of smoothing are left to what is known; TypeError for other words."""
+    if argument == "smooth" and isinstance(value, str) and value != "auto":
+        raise TypeError(f"`smooth` must be 'auto', a whole number or None, got {value!r}.")
+    return argument == "smooth" and isinstance(value, str)
 
 
 def _device(device: str) -> str:

@@ -1,4 +1,4 @@
-"""Which correlations of a gene a map takes away, and which it brings to light."""
+"""Spurious and novel correlations of genes: measured but not mapped, and mapped but not measured."""
 
 from __future__ import annotations
 
@@ -44,25 +44,22 @@ def correlations(
 ) -> None:
     """Find spurious and novel correlations of genes: measured but not mapped, and mapped but not measured.
 
-    a: correlation of the gene with every other feature over the measured cells of `source`, in the layer that the
-    alignment read, smoothed as it was read. b: the same over these cells mapped to `target`. A correlation is *spurious*
-    when it is present in a and absent in b, *novel* the other way round. Present: among the `n_top` strongest, at least
-    `threshold`, and q < .05. Absent: the upper one-sided 95 % bootstrap limit (200 draws of cells, no retraining) lies
-    below `threshold`.
+    Two correlations of the gene with every other feature are compared. a: over the measured cells of `source`, in the
+    layer that the alignment read, smoothed as it was read. b: over the same cells mapped to `target`. A correlation is
+    *spurious* when it is present in a and absent in b, and *novel* the other way round. Present: among the `n_top`
+    strongest, at least `threshold`, and q < .05. Absent: the upper one-sided 95 % bootstrap limit (200 resamples of the
+    cells, no retraining) lies below `threshold`.
 
-    Smoothing and mapping through 50 components make any two features correlate, even those of shuffled data. So p comes
-    from three times 20 permutations, and the largest counts. First (METHOD §9), every source feature is permuted over
-    the cells (of its batch) on its own, then all are smoothed on a graph of their own, mapped by the trained model and
-    decoded. For the others the cells and the graph stay as they are: every other feature is permuted where it was
-    measured (a), or where its decoder was learnt (b), or the gene is: what a feature reaches that has nothing to do with
-    the cells. Fisher's z is standardised by each feature's mean and sd under the null; p is its rank among the
-    standardised values of all features and permutations; q is Benjamini and Hochberg's over the features compared with
-    one gene. All but a's first null are covariances over the observed sds: noise that is mapped has the correlations of
-    the target's cells, but little variance.
+    Smoothing and mapping make any two features correlate, even those of shuffled data. So p comes from three nulls of 20
+    permutations each, and the largest p counts. In the first, every source feature is permuted over the cells (of its
+    batch) on its own; then all are smoothed, mapped and decoded as the data were. In the other two the cells and their
+    neighbours stay as they are, and either the other features are permuted or the gene is: what correlations do features
+    reach that have nothing to do with the cells? Fisher's z is standardised by each feature's mean and sd under the null;
+    p is its rank among those of all features and permutations; q is Benjamini and Hochberg's over the features compared
+    with one gene.
 
-    A verdict compares two correlations; that the mapped one is true depends on the alignment. Where nothing supports it
-    (:func:`scmmgan.tl.diagnose`) no verdict is given, only candidates: maps of shuffled data give
-    up to 138 of these (`benchmarks/correlations.md`).
+    A verdict compares two correlations. Whether the mapped one is true depends on the alignment. Where nothing supports
+    that (:func:`scmmgan.tl.diagnose`), no verdict is given, only candidates: maps of shuffled data give many of these.
 
     Parameters
     ----------
@@ -82,15 +79,15 @@ def correlations(
     signed
         Whether only positive correlations count, as in the paper (default); otherwise magnitudes are compared.
     reference
-        Where a is measured: `"source"` (default), or `"target"`: over the measured cells of `target`, for all of its
-        features, `source` having them or not. Then spurious means lost by the map, and novel added by it.
+        Where a is measured. `"source"` (default), or `"target"`: over the measured cells of `target`, for all of its
+        features. Then spurious means absent from the mapped cells, and novel added by the map.
     method
-        What maps the cells: `"generator"`, as in :func:`scmmgan.get.mapped` but where links tell values, or `"coupling"`, which the training started
-        from, between the 15 nearest cells. Default `"auto"`: the generator; in a space of shared features, where its
-        link and identity terms keep mixed spots mixed, the coupling if evidence supports it (`benchmarks/correlations.md`);
-        always the generator of other methods than `"scmmgan"`, which follow no coupling or are one.
+        What maps the cells. `"generator"`: the trained map, as in :func:`scmmgan.get.mapped`. `"coupling"`: the coupling
+        that the training started from, averaged over the 15 nearest cells. `"auto"` (default): the coupling where
+        modalities share their features, evidence supports the alignment and its method is `"scmmgan"` (there the trained
+        map keeps mixed spots mixed); else the generator.
     random_state
-        Seed of permutations and draws; default: that of the alignment.
+        Seed of permutations and resamples; default: that of the alignment.
     key
         `key_added` of the alignment.
 
@@ -99,23 +96,30 @@ def correlations(
     `None`. Sets:
 
     `mdata.uns[key]["correlations"][source][target]` : dict
-        `table`, one row per gene asked for (`query`) and `feature` of `target` (`measured_as`: its name in the
-        reference): `r_measured` (a) and `r_mapped` (b); and for both `rank_*` (1: the strongest), `z_*` (effect: sds above
-        the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit); `change` (effect: Fisher's z of b less that of
-        a); `listed`, the paper's lists (by rank and threshold alone, without error control; what is on both is on
-        neither); `candidate`, what the nulls and limits leave of them; `verdict`, the same where evidence supports the
-        alignment, else "". Each of the three is "spurious", "novel" or "". Beside it `n_top`, `threshold`, `signed`,
-        `reference`, `method`, `random_state` and whether the alignment was `supported`. Each pair of modalities has its
-        own; genes of earlier calls stay in the table of their pair when the settings are the same, else they are
-        replaced, and that is logged.
+        `table`
+            One row per gene asked for (`query`) and `feature` of `target`, with `measured_as` (its name where a is
+            measured). For a (`measured`) and b (`mapped`): `r_*` (correlation), `rank_*` (1: the strongest), `z_*` (sds
+            above the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit). `change`: Fisher's z of b less that
+            of a. Three columns with "spurious", "novel" or "": `listed`, the paper's lists, by rank and threshold alone
+            (what is on both is on neither); `candidate`, those that pass the nulls and limits; `verdict`, the same where
+            evidence supports the alignment, else "".
+        `n_top`, `threshold`, `signed`, `reference`, `method`, `random_state`
+            As used.
+        `supported`
+            Whether evidence supports the alignment.
+
+    Each pair of modalities has its own. Genes of earlier calls stay in the table while the settings are the same; else
+    they are replaced, and that is logged.
 
     Raises
     ------
     KeyError
         If there is no such alignment, diagnosis, modality or feature, or if a gene is measured on one side only.
-    TypeError, ValueError
-        If a number is out of range, a gene is constant or has several partners, a modality was read from `use_rep`, or
-        the cells are not those that were aligned.
+    TypeError
+        If a number is not whole, or `gene` or `signed` is of another type.
+    ValueError
+        If a number is out of range, `source` is `target`, a gene is constant or has several partners, a modality was
+        read from `use_rep`, or the cells are not those that were aligned.
 
     Examples
     --------
@@ -156,7 +160,7 @@ def correlations(
         translate = partial(_map(mdata, problem, domains, params, settings, key), source=source, target=target)
         found = with_nulls(
             domains, source, target, measured_in, _positions(rows[varies]), _positions(rows.iloc[queries]), translate,
-            signed=signed, seed=settings["random_state"], graph_seed=int(params["random_state"]),
+            steps=problem.steps, denoise=not problem.by_shape, signed=signed, seed=settings["random_state"], graph_seed=int(params["random_state"]),
         )  # fmt: skip
     tables = [
         _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))

@@ -1,4 +1,4 @@
-"""Whether an alignment is identifiable, and what says so."""
+"""What supports an alignment, and which populations could be swapped."""
 
 from __future__ import annotations
 
@@ -39,17 +39,24 @@ def diagnose(
     random_state: int | None = None,
     progress_bar: bool = True,
 ) -> None:
-    """Judge an alignment without labels: what supports it, what could be swapped, and do restarts agree.
+    """Assess an alignment without knowing the true partners: what supports it, and which populations could be swapped.
 
-    `tl.align` runs the cheap form by itself. Support is evidence that the coupling did not use, better than with any of
-    99 shuffled tables (p ≤ .01) and large: links that were held out in five folds correlate at least 1/3 with their
-    partners carried over (the standard error over the links is taken off); or at most 30 % of all cells are nearer than the
-    partner of a known pair that was held out (chance: 50 %; the standard error over the pairs is added). Ten or more pairs
-    that fail outweigh links that agree. Labels alone count when cells keep them among their neighbours and the labels'
-    distances agree on both sides (p ≤ .01 over renamings); inside a label they say
-    nothing. Shapes alone are never support: a mirror image may cost less than the truth. "Supported" means the
-    populations are the right way round; it does not say that every cell or gene is right. Another donor's cells of the
-    same types are supported, cells of other types or tissues are not (`benchmarks/diagnosis.md`).
+    :func:`scmmgan.tl.align` runs the short form by itself. The coupling in use is assessed, whatever `random_state` is.
+    Support is evidence that the coupling did not use. It must be better than with each of 99 shuffled tables (p = .01),
+    and large:
+
+    - Links. A fifth of them is held out at a time. They must correlate at least 1/3 with their partners as the coupling
+      without them predicts these, the standard error over the links taken off. At least 10 links of different features
+      are required.
+    - Pairs. At most 30 % of all cells may be nearer than the partner of a held-out pair (chance: 50 %), the standard
+      error over the pairs added. At least 5 pairs are required. Ten or more pairs that fail outweigh links that agree.
+    - Labels alone. Cells of one label must be neighbours, and the distances between labels must agree in both
+      modalities (p ≤ .01 over renamed labels). Inside a label they say nothing.
+
+    Shapes alone are never support: a mirror image may cost less than the truth.
+
+    "Supported" means that populations correspond. It does not say that every cell or gene is right. Cells of the same
+    types from another donor are supported; cells of other types or tissues are not.
 
     Parameters
     ----------
@@ -58,13 +65,14 @@ def diagnose(
     key
         `key_added` of the alignment.
     full
-        Also train again: `n_restarts` times with other seeds and couplings, and once with anchors shuffled over the cells.
+        Train again, too: `n_restarts` times with other seeds and couplings, and once with partners shuffled over the
+        cells (default `False`).
     n_restarts
         Trainings that are compared, at least 4 (default 4).
     max_steps
         Steps of each of them (default 300; not more than the alignment had).
     random_state
-        Seed; default: that of the alignment.
+        Seed of the folds, the shuffled tables and the trainings; default: that of the alignment.
     progress_bar
         Show the progress of the trainings.
 
@@ -73,18 +81,43 @@ def diagnose(
     `None`. Sets, for all modalities a and b aligned:
 
     `mdata[a].obs[f"{key}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
-        Rival couplings send the cell elsewhere in b.
+        Couplings made without a fifth of the links or pairs, or rivals of nearly the same cost, send the cell elsewhere
+        in b.
     `mdata.uns[key]["diagnosis"][a][b]` : dict, see :func:`scmmgan.get.diagnosis`
-        `verdict` ("supported by links", "supported by pairs", "supported by labels", "ambiguous: populations A and B could
-        be swapped", "not identifiable"), `supported`, `statement` (the verdict with its numbers); where tested:
-        `links` (table with the correlation of each), `pairs` (share of cells nearer, each), `links_mean`, `links_error` (standard
-        error of the mean), `links_p`, `links_null` and the same for pairs, `links_in_use` (how the coupling in use carries the links
-        over), `labels_separated`, `labels_order`, `labels_p`; `populations` (table: partner,
-        the one it could best be `swap`ped with, `gap`, shares ambiguous and unmatched); `gaps` (relative costs of rival
-        couplings by shape; 0 where one costs less than that in use); `ambiguous_{a}`, `unmatched_{a}`; `quality_cycle`, `quality_overlap`, `quality_auc`,
-        `quality_follows` on held-out cells. With `full`: `restart_modes` (mode of each restart), `restart_share` (of the
-        largest one; modes are never averaged), `restart_agreement` (restarts × restarts, 1: the same map, 0: unrelated),
-        and `null_cycle`, `null_overlap`, `null_auc` beside `short_cycle`, `short_overlap`, `short_auc`.
+        `verdict`, `supported`, `statement`
+            "supported by links", "by pairs", "by links and pairs" or "by labels"; "ambiguous: populations A and B could be
+            swapped"; or "not identifiable". Whether it is support. The verdict with its numbers, in sentences.
+        `kind`, `swap_limit`
+            What made the coupling: "links", "pairs" or "geometry" (shapes, with labels or fewer than 100 pairs if given).
+            The swap gap below which populations are called hard to distinguish.
+        `links`, `links_mean`, `links_error`, `links_p`, `links_null`, `links_in_use`
+            Where there are links: the correlation of each held-out link (table), their mean, its standard error, p, the
+            means of the 99 shuffled tables; and the mean correlation under the coupling in use, which knew the links.
+        `pairs`, `pairs_mean`, `pairs_error`, `pairs_p`, `pairs_null`, `pairs_n`, `pairs_in_use`
+            Where there are pairs: share of cells nearer than the partner, of each held-out pair; the same numbers; the
+            number of all pairs.
+        `labels_separated`, `labels_order`, `labels_p`, `labels_n`
+            Where there are labels: chance-corrected purity of labels among neighbours (0: chance, 1: perfect),
+            correlation of the labels' distances between the modalities, its p, and how many labels both have.
+        `gaps`
+            Where shapes decided: relative costs of the rival couplings.
+        `populations`
+            Table, one row for each population of either modality: `modality`, `population`, `share` of the cells, its
+            `partner`, the population that it could best be swapped with (`swap`, "" if none), the swap `gap` (1: all
+            evidence speaks against the swap, 0: none), and the shares of its cells that are `ambiguous` and `unmatched`.
+        `ambiguous_{a}`, `ambiguous_{b}`, `unmatched_{a}`, `unmatched_{b}`
+            Shares of the cells.
+        `quality_cycle`, `quality_overlap`, `quality_overlap_chance`, `quality_auc`, `quality_follows`, `quality_held_out`
+            Scores of the map, means of both directions. Squared error of the round trip over the variance. Share of a
+            cell's 20 nearest neighbours that stay, and that share by chance. AUC of a classifier of mapped against
+            measured cells (.5: indistinguishable). Share of cells nearer to a mapped cell than its coupled place (0: the
+            map follows the coupling, .5: it does not). Whether the cells scored took no part in the training: False
+            where fewer than 50 were held out (below about 1,000 cells), and all cells are scored.
+        `restart_agreement`, `restart_modes`, `restart_share`
+            With `full`: similarity of the maps of any two restarts (1: the same, 0: unrelated), the group of like
+            maps that each restart belongs to, and the share of the largest group.
+        `short_cycle`, `short_overlap`, `short_auc`, `null_cycle`, `null_overlap`, `null_auc`
+            With `full`: the scores of the first restart, and of the training on shuffled partners.
 
     Raises
     ------
@@ -142,7 +175,7 @@ def _retrain(
     n_restarts: int,
     seed: int,
 ) -> dict[Pair, dict[str, Any]]:
-    """Agreement of restarts with other seeds and couplings, and scores of a training on shuffled anchors."""
+    """Similarity of restarts with other seeds and couplings, and scores of a training on shuffled anchors."""
     from scmmgan.model.evidence import quality, restarts, retraining
     from scmmgan.model.nets import methods
 

@@ -1,4 +1,4 @@
-"""Which source features drive a mapped feature."""
+"""Importance of source features for mapped features."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def importance(
     """Rank the features of `source` by how much they drive mapped features of `target` (integrated gradients).
 
     The whole chain is explained: smoothed values of the source, z-scores, PCA, generator, decoder, value of the mapped
-    feature. The path runs from the mean cell to each cell. Only the generator bends, so captum integrates its gradients
-    in model space, and the encoder carries them back to features exactly: the attributions of all source features add up
-    to the cell's prediction less that of the mean cell. Smoothing mixes a cell with its neighbours; what is explained is
-    that mixture. Source features that did not enter the PCA have no part in the map and are not listed. This says
-    what the map uses, not what causes what: features that vary together share their importance.
+    feature. The path of integration runs from the mean cell to each cell. Attributions of all source features add up to
+    the cell's prediction less that of the mean cell. What is explained is a cell's smoothed values, which mix it with its
+    neighbours. Source features that did not enter the PCA have no part in the map and are not listed.
+
+    Importance is what the map uses, not what causes what: features that vary together share it.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def importance(
     features
         One or more features of `target`.
     n_cells
-        Cells of `source` that are averaged over, drawn at random where there are more (default 500).
+        Cells of `source` that are averaged over, a random sample where there are more (default 500).
     random_state
-        Seed of the draw.
+        Seed of the sample.
     key
         `key_added` of the alignment.
 
@@ -83,8 +83,10 @@ def importance(
         If captum is not installed.
     KeyError
         If there is no such alignment, modality or feature, or a layer or column that was read is gone.
+    TypeError
+        If a number is not whole, or `features` are no names.
     ValueError
-        If `source` is `target`, `n_cells` is below 1, or the cells are not those that were aligned.
+        If `source` is `target`, `features` is empty, `n_cells` is below 1, or the cells are not those that were aligned.
 
     Examples
     --------

@@ -24,12 +24,13 @@ logger = logging.getLogger("scmmgan")
 def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: int = 0, key: str = "scmmgan") -> None:
     """Find for every cell of `source` its partners among the cells of `target`, with a confidence.
 
-    Partners are the nearest cells in the joint embedding. Several cells may have one partner: nothing is assigned one to
-    one. Confidence is 1 less the mean squared distance to the 15 nearest cells of `target` over that to all of them,
-    times the share of cells like this one that found a partner at all: a tenth of a cell's mass unmatched counts half
-    (`obs[f"{key}_unmatched"]`, where the alignment has it). It is meant to rank cells by: it orders cells by how often
-    the partner has the right label, but is no probability (`benchmarks/transfer.md`), and does not know whether the whole
-    alignment is a mirror image (:func:`scmmgan.tl.diagnose`).
+    Partners are the nearest cells in the joint embedding. Several cells may have one partner.
+
+    Confidence is a product. First, 1 less the mean squared distance to the 15 nearest cells of `target` over that to all
+    of them. Second, the share of the cell and its 14 nearest ones that found a partner at all: a tenth of a cell's mass
+    unmatched (`obs[f"{key}_unmatched"]`, where the alignment has it) counts half. Cells with a high confidence have a
+    partner of the right type more often, but it is no probability. Nor does it know whether the whole alignment is a
+    mirror image: see :func:`scmmgan.tl.diagnose`.
 
     Parameters
     ----------
@@ -42,13 +43,13 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
     k
         Partners of each cell (default 5); all where `target` has fewer cells.
     random_state
-        Seed of the approximate search, above 20,000 cells.
+        Seed of the approximate neighbour search, above 20,000 cells.
     key
         `key_added` of the alignment.
 
     Returns
     -------
-    `None`. Sets
+    `None`. Sets:
 
     `mdata[source].obs[f"{key}_match_{target}"]` : str
         Name of the best partner.
@@ -62,8 +63,10 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
     ------
     KeyError
         If there is no such alignment or modality.
+    TypeError
+        If a number is not whole.
     ValueError
-        If `source` is `target`, `k` is below 1, or a slot holds something else.
+        If `source` is `target`, `k` is below 1, `mdata` is a view, or a slot holds something else.
 
     Examples
     --------

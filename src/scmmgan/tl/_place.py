@@ -1,4 +1,4 @@
-"""Where in the tissue dissociated cells would be."""
+"""Places of dissociated cells in a tissue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def place(
     spatial: str | None = None,
     key: str = "scmmgan",
 ) -> None:
-    """Give cells of `source` coordinates in the tissue of `target`, and say how far they are determined.
+    """Place cells of `source` in the tissue of `target`, and report how far apart the places are that fit a cell.
 
     Parameters
     ----------
@@ -46,10 +46,10 @@ def place(
     target
         Modality with coordinates.
     method
-        `"nearest"` (default, the best of the three in `benchmarks/place.md`): of the 20 real spots that the mapped cell
-        resembles most in the target's model space, the place of the one nearest to the others; always a real place.
-        `tl.align(spatial=)` makes it somewhat better and is not needed. `"generator"`: what the generator that enters
-        `target` emits, which `tl.align(spatial=)` trains to. `"plan"`: the mean under the coupling.
+        `"nearest"` (default, the most accurate of the three on the tissues where the truth is known): of the 20 real spots
+        nearest to the mapped cell in the target's model space, the place of the one nearest to the others. Always a real
+        place. `"generator"`: coordinates that the map to `target` was trained to give, by `tl.align(spatial=)`.
+        `"plan"`: the mean place under the coupling.
     spatial
         `obsm` key of the target's coordinates, 2 or 3 columns; default: the one that was aligned, else `"spatial"`.
     key
@@ -60,13 +60,13 @@ def place(
     `None`. Sets:
 
     `mdata[source].obsm[f"{key}_coordinates_{target}"]` : float64, cells × 2 or 3
-        Places in the units of the target's coordinates. The generator and the plan answer with a mean where several
-        places fit a cell alike, which may lie between them, outside of the tissue even.
+        Places in the units of the target's coordinates. Where several places fit a cell alike, the generator and the plan
+        give a mean of them, which may lie between them or outside of the tissue.
     `mdata[source].obs[f"{key}_spread"]` : float32 (suffix `_{target}` with more than two modalities)
-        Root mean squared distance from the mean place under the cell's plan, in the same units, whatever the method;
-        spots of one landmark included. It says how far apart the places are between which the coupling did not decide.
-        It is no error bar: a coupling that is wrong may be sure (`benchmarks/place.md`); ask
-        :func:`scmmgan.tl.diagnose` first.
+        Root mean squared distance, under the coupling, from the mean place: how far apart the places are that fit the
+        cell, in the same units, whatever the method. A cell is coupled with landmarks; the places of one are those of
+        all spots that it stands for (`mdata[target].obs[f"{key}_landmark"]`). It is no error bar: a wrong coupling may
+        have a small spread. See :func:`scmmgan.tl.diagnose` first.
     `mdata.uns[key]["coordinates"][source][target]` : dict
         `method` and `spatial` as used.
 

@@ -1,4 +1,4 @@
-"""Labels and values of cells, carried over to the cells of another modality."""
+"""Labels and values of cells, transferred to the cells of another modality."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def transfer(
 ) -> None:
     """Give the cells of `source` what the cells of `target` have in `obs`: labels or numbers.
 
-    As everywhere, cells of `source` are expressed in terms of `target`: annotate `target`, and `source` gets it. The 15
-    nearest cells of `target` in the joint embedding vote, and votes are averaged over a cell and its 14 nearest ones in
-    `source`. A share of each cell is unassigned: cells without a partner (`obs[f"{key}_unmatched"]`, where the alignment
-    has it: a tenth of the mass unmatched counts half), and half of an ambiguous one (`obs[f"{key}_ambiguous"]`: rivals of
-    the coupling send it elsewhere), both averaged over the same neighbours. Shapes alone (no links, pairs or labels) leave
-    no cell unmatched: then a population that `target` lacks is not found out. Where it is found out, its
-    near relatives are often unassigned, too (`benchmarks/transfer.md`). Populations of fewer than about ten cells are
-    outvoted by their neighbours.
+    Annotate `target`, and `source` gets it. The 15 nearest cells of `target` in the joint embedding vote, and votes are
+    averaged over a cell and its 14 nearest ones in `source`.
+
+    A share of each cell is unassigned. That is the share without a partner (`obs[f"{key}_unmatched"]`, where the alignment
+    has it: a tenth of the mass unmatched counts half), and half of an ambiguous cell (`obs[f"{key}_ambiguous"]`). Both
+    are averaged over the same neighbours. Where shapes alone decide (no links, pairs or labels), no cell is unmatched,
+    and a population that `target` lacks is not found. Where it is found, populations that resemble it are often
+    unassigned, too. Populations of fewer than about ten cells are outvoted by their neighbours.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def transfer(
         One or more columns of `mdata[target].obs`. Text, categories and booleans are labels, numbers are values (make
         cluster numbers categories first). Gaps (NaN, empty text, infinite numbers) do not vote.
     random_state
-        Seed of the approximate search, above 20,000 cells.
+        Seed of the approximate neighbour search, above 20,000 cells.
     key
         `key_added` of the alignment.
 
@@ -81,9 +81,10 @@ def transfer(
     KeyError
         If there is no such alignment, modality or column.
     TypeError
-        If a column holds neither labels nor numbers.
+        If a column holds neither labels nor numbers, or `obs` is of another type.
     ValueError
-        If `source` is `target`, a column holds only gaps or has a name with a slash, or a slot holds something else.
+        If `source` is `target`, `obs` names no column, a column holds only gaps or has a name with a slash, `mdata` is a
+        view, or a slot holds something else.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How far the source determines each mapped feature, and each mapped cell."""
+"""How uncertain each mapped feature and each mapped cell is."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def uncertainty(
     key: str = "scmmgan",
     progress_bar: bool = True,
 ) -> None:
-    """Say how far each feature of `target`, and each cell of `source`, is determined by what `source` measured.
+    """Score how uncertain each mapped feature of `target`, and each mapped cell of `source`, is.
 
-    Every score is a share of the feature's variance: 0 determined, 1 as variable as in the whole population. It is about
-    the smoothed layer that mapped values live in; single measurements scatter more. Scores are about the coupling and the
-    map, also where links tell values instead (:func:`scmmgan.tl.align`); intervals are about the values.
+    A score is a share of the feature's variance. 0: what `source` measured predicts the feature exactly. 1: it says
+    nothing, and the feature varies as in the whole population. Scores are about the smoothed layer, in which mapped values
+    are given; single measurements scatter more. Intervals for these need known `pairs`.
 
     Parameters
     ----------
@@ -67,23 +67,22 @@ def uncertainty(
     target
         Modality whose features they were mapped to.
     method
-        `"coupling"` (default): conditional variance of a feature given the landmarks that a cell is coupled with, no
-        training. `"noise"`: variance over draws of the generators' noise, as published; they are trained once more, with
-        noise half as wide as model space, unless the alignment has a `noise_dim`. Generators learn to ignore noise, and
-        then only ranks mean anything: a warning says so. `"seeds"`: variance over short trainings with other seeds and
-        couplings that end in the same map as most. `"all"`: all three, and their sum, at most 1, as the score: what the
-        coupling leaves open and what training adds (`benchmarks/uncertainty.md`).
+        `"coupling"` (default): variance of a feature that remains when the cell's coupling is known. No training.
+        `"noise"`: variance over the generators' noise, as in the paper. Generators are trained again, with noise half as
+        wide as model space, unless the alignment has a `noise_dim`. They learn to ignore noise; then only the order of
+        the features means anything, and a warning says so. `"seeds"`: variance over short trainings with other seeds
+        and couplings, those that end in the same map as most. `"all"`: all three; their sum, at most 1, is the score.
     pairs
         Cells known to be the same, as in :func:`scmmgan.tl.align`, for intervals of the measured layer. Pairs that the
         alignment was given are left out. At least 9 for a coverage of .9; 200 are a good number.
     coverage
-        Share of measured values that are to lie inside the intervals (default .9).
+        Share of measured values that lie inside the intervals (default .9).
     n_draws
-        Draws of `"noise"` (default 50, METHOD §7).
+        Samples of the noise, with `"noise"` (default 50).
     n_restarts
-        Trainings of `"seeds"`, at least 4 (default 4, METHOD §7), of at most 300 steps.
+        Trainings of `"seeds"`, at least 4 (default 4), of at most 300 steps.
     random_state
-        Seed of draws and trainings; default: that of the alignment. The coupling is always that of the alignment.
+        Seed of noise and trainings; default: that of the alignment. The coupling is always that of the alignment.
     key
         `key_added` of the alignment.
     progress_bar
@@ -95,38 +94,50 @@ def uncertainty(
     aligned:
 
     `mdata[target].var[f"{key}_uncertainty"]` : float
-        Score of every feature. NaN for features seen in fewer than 1 % of the cells, or, among 50 features or more, with a
-        mean below the 10 % quantile: missing, not certain. (A layer with negative values has no unseen features.)
+        Score of every feature. NaN (missing, not certain) for features seen in fewer than 1 % of the cells, or, among 50
+        features or more, with a mean below the 10 % quantile. A layer with negative values has no unseen features.
     `mdata[target].var[f"{key}_uncertainty_coupling"]`, `_noise`, `_seeds` : float
         The parts that were computed.
     `mdata[target].var[f"{key}_detection"]` : float
         Share of cells in which a feature is above the lowest value of the layer.
     `mdata[source].obs[f"{key}_uncertainty"]` : float
-        Score of every cell: mean over the features that are not missing. 1 − w² of it, w the matched share of the cell
-        (1 − `obs["{key}_unmatched"]`), counts as not determined at all.
+        Score of every cell: mean over the features that are not missing. A share 1 − w² of the cell counts as fully
+        uncertain, w its matched share (1 − `obs["{key}_unmatched"]`).
     `mdata[target].varm[f"{key}_landmark_mean"]`, `_landmark_variance` : float32, features × landmarks
-        What :func:`scmmgan.get.uncertainty` needs (with the coupling).
+        What :func:`scmmgan.get.uncertainty` needs. With the coupling.
     `mdata[source].obsm[f"{key}_uncertainty_plan_{target}"]` : sparse, cells × landmarks
-        The coupling as used: averaged over 30 neighbours, itself among them (at most a tenth of the cells), and cells of
-        known pairs coupled without their own pair (where links decide, or from 125 pairs on). With the coupling.
+        The coupling as used, averaged over 30 neighbours, the cell itself among them (at most a tenth of the cells).
+        Cells of known pairs are coupled without their own pair, where 10 links or 100 other pairs remain. With the
+        coupling.
     `mdata[target].var[f"{key}_interval"]` : float
         With `pairs`: half-width of the interval around mapped values that covers measured, unsmoothed ones.
     `mdata.uns[key]["uncertainty"][source][target]` : dict
-        `method`; with links: `with_counterpart` and `without_counterpart` (mean scores of features with and without a
-        linked one), their numbers `n_with`, `n_without`, the names `linked`, and `p` of the one-sided rank test that linked ones are lower;
-        `calibration` (table: `feature`, `predicted` score, `observed` share), `calibration_source` ("known pairs": error
-        over variance in the smoothed layer; "held-out links": 1 − r² with the linked feature of the source, which is no
-        measurement of the target), `calibration_spearman`; with `pairs`: `coverage`, `coverage_reached` (mean over
-        features, cross-fitted), `coverage_table` (table: `feature`, `reached`), `n_pairs`; for `"seeds"`:
-        `n_in_mode` trainings; with the coupling `landmark_mass`.
+        `method`
+            As given.
+        `linked`, `n_with`, `n_without`, `with_counterpart`, `without_counterpart`, `p`
+            With links: names of the scored features that have a linked one in the source; how many have one, and how
+            many have none; mean scores of both groups; p of the one-sided rank test that the former are lower.
+        `calibration`, `calibration_source`, `calibration_spearman`
+            With `pairs` or at least 13 links: table (`feature`, `predicted` score, `observed` share), where the
+            observed share comes from, and their rank correlation. "known pairs": squared error over the variance, in
+            the smoothed layer. "held-out links": 1 − r² with the linked feature of the source, which is no measurement
+            of the target.
+        `coverage`, `coverage_reached`, `coverage_table`, `n_pairs`
+            With `pairs`: as given; the coverage that intervals reached on pairs left out of them, mean over features
+            and (table: `feature`, `reached`) of each; number of pairs used.
+        `n_in_mode`
+            With `"seeds"`: trainings that ended in the same map.
+        `landmark_mass`
+            With the coupling: share of the cells that each landmark of the target stands for.
 
     Raises
     ------
     KeyError
         If there is no such alignment or modality, or what it read is gone.
     ValueError
-        If an argument is out of range, `mdata` is a view, no two restarts give the same map, the target was read from a representation (`use_rep`), pairs are too few, or the
-        method needs trainings and the alignment was made by `method="coupling"`.
+        If an argument is out of range, `mdata` is a view, no two restarts give the same map, the target was read from a
+        representation (`use_rep`), pairs are too few, or the method trains and the alignment was made by
+        `method="coupling"`.
 
     Examples
     --------
@@ -308,7 +319,7 @@ def _slot_names(
 
 
 def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Which features (g,) are expressed highly enough to be judged, and the share of cells (g,) that they are seen in.
+    """Which features (g,) are expressed highly enough to be scored, and the share of cells (g,) that they are seen in.
 
     Seen: above the lowest value of the layer. With negative values (CLR, z-scores) that and the mean say nothing, and all
     features that vary are kept; of a small panel those that are seen.

@@ -29,7 +29,7 @@ def correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def over_mean(cost: np.ndarray) -> np.ndarray:
     """Costs (… × n × m) in units of their mean, each of a stack by itself."""
-    # links may all have lost their weights
+    # links may all be down-weighted to nothing
     return cost / np.maximum(cost.mean((-2, -1), keepdims=True), 1e-12)
 
 

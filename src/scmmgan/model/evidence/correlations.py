@@ -174,15 +174,17 @@ def null(once: Callable[[np.random.Generator], Sequence[np.ndarray]], random_sta
     return [np.stack(part, axis=1) for part in zip(*found)]
 
 
-def permuted_smoothed(rng: np.random.Generator, modality: Modality, *, random_state: int) -> Matrix:
+def permuted_smoothed(
+    rng: np.random.Generator, modality: Modality, t: int, *, denoise: bool = True, random_state: int = 0
+) -> Matrix:
     """Every feature permuted over the cells (of each batch) on its own, then smoothed on a graph of its own."""
 
     def part(values: Values) -> SmoothedMatrix:
         shuffled = permuted(values, rng)
-        if not modality.steps:
+        if not t:
             return SmoothedMatrix(shuffled)
-        scores = graph_scores(shuffled, modality.allowed, tolerance=NOISE_TOLERANCE)
-        return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), modality.steps)
+        scores = graph_scores(shuffled, modality.allowed, denoise=denoise, tolerance=NOISE_TOLERANCE)
+        return SmoothedMatrix(shuffled, smoothing_operator(scores, random_state=random_state), t)
 
     if modality.batches is None:
         return part(modality.values)
@@ -209,6 +211,8 @@ def with_nulls(
     queries: Mapping[str, np.ndarray],
     translate: Callable[[np.ndarray], np.ndarray],
     *,
+    steps: Mapping[str, int],
+    denoise: bool,
     signed: bool,
     seed: int,
     graph_seed: int,
@@ -227,7 +231,8 @@ def with_nulls(
     line_sd, own_sd = (column_sd(own, of) for of in at["measured"])
 
     def noise_of(name: str, rng: np.random.Generator) -> Matrix:
-        return permuted_smoothed(rng, domains[name].modality, random_state=graph_seed)
+        modality = domains[name].modality
+        return permuted_smoothed(rng, modality, steps[name], denoise=denoise, random_state=graph_seed)
 
     def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         noise = noise_of(source, rng)

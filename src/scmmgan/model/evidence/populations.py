@@ -271,7 +271,7 @@ def swap_gaps(held: HeldOut, p: np.ndarray, population: np.ndarray, *, way: int)
     """Evidence (k × k) of what a plan did not know against a swap of two populations, -1 to 1, of side `way` (0, 1).
 
     Column f speaks for the order of populations P and Q as (A_Pf - A_Qf)(C_Pf - C_Qf), A: measured, C: carried over;
-    the sum over columns, over the sum of absolute values. 1: all agree, 0: nothing would be lost by the swap.
+    the sum over columns, over the sum of absolute values. 1: all agree, 0: the swap would change nothing.
     """
     a, b = held.columns if way == 0 else held.columns[::-1]
     carried_over = np.empty(a.shape)

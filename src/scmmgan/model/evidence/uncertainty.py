@@ -15,7 +15,7 @@ from scmmgan.model.space.smoothing import Matrix
 def widened(plan: sp.csr_matrix, x: np.ndarray, *, random_state: int = 0) -> sp.csr_matrix:
     """Mean plan (n × m) of each cell and its nearest ones in model space (n × p): 30 in all, at most a tenth of the cells.
 
-    A plan chooses landmarks by all that the target measured; cells that the source cannot tell apart share theirs.
+    A plan chooses landmarks by all that the target measured; cells that are alike in the source share theirs.
     """
     n = len(x)
     k = max(2, min(PLAN_NEIGHBORS, n // 10))
@@ -103,7 +103,7 @@ def cells(
     plan = sp.csr_matrix(plan, dtype=np.float64)
     squares = np.asarray(plan.multiply(plan @ product).sum(1)).ravel()
     if not len(at):
-        # nothing that could be judged is no certainty
+        # no feature to score is no certainty
         return np.full(plan.shape[0], np.nan)
     return np.maximum(plan @ second - squares, 0) / len(at)
 
@@ -127,18 +127,18 @@ def conditional_variance(plan: sp.csr_matrix, mean: np.ndarray, variance: np.nda
 
 
 def spread(
-    draws: Iterable[np.ndarray], loadings: np.ndarray, total: np.ndarray, kept: np.ndarray
+    samples: Iterable[np.ndarray], loadings: np.ndarray, total: np.ndarray, kept: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Variance over draws (each n × p, model space of the same cells) relative to `total` (g,): of features, of cells.
+    """Variance over samples (each n × p, model space of the same cells) relative to `total` (g,): of features, of cells.
 
-    From the mean over cells of the covariance over draws, C: (Lᵀ C L)_gg with `loadings` L (p × g); unbiased. Cells: mean
+    From the mean over cells of the covariance over samples, C: (Lᵀ C L)_gg with `loadings` L (p × g); unbiased. Cells: mean
     over the `kept` features.
     """
     count, origin = 0, np.empty((0, 0))
     known = total > 0
     scaled = loadings[:, kept & known] / np.sqrt(total[kept & known])
     metric = scaled @ scaled.T / max(scaled.shape[1], 1)
-    for y in draws:
+    for y in samples:
         if not count:
             origin = y.astype(np.float64)
             sums, products = np.zeros_like(origin), np.zeros((origin.shape[1],) * 2)
@@ -149,7 +149,7 @@ def spread(
         products += y.T @ y
         squares += ((y @ metric) * y).sum(1)
     if count < 2:
-        raise ValueError("The variance over draws needs two of them.")
+        raise ValueError("The variance needs two samples of the map.")
     covariance = (products - sums.T @ sums / count) / ((count - 1) * len(origin))
     squares = (squares - ((sums @ metric) * sums).sum(1) / count) / (count - 1)
     with np.errstate(invalid="ignore", divide="ignore"):

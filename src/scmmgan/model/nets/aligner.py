@@ -31,7 +31,7 @@ from scmmgan.model.space.linear import ridge
 
 @dataclass(frozen=True)
 class Frame:
-    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that no axis is stretched."""
+    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that the axes keep their proportions."""
 
     centre: list[float]
     scale: float
@@ -287,7 +287,7 @@ def _line(x: np.ndarray, coupling: Coupling) -> tuple[np.ndarray, np.ndarray]:
 def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
     """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features.
 
-    The plain mean, not the sharper one of the features: places are judged by how far off they are.
+    The plain mean, not the sharper one of the features: what counts for places is how far off they are.
     """
     means = np.asarray(coupling.plan @ coupling.landmarks.mean(places))
     if coupling.known.any():

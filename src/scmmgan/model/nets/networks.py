@@ -47,7 +47,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """MLP 256-128 from model space to one logit; no batch norm, so that a cell is judged alone."""
+    """MLP 256-128 from model space to one logit; no batch norm, so that a cell is scored alone."""
 
     def __init__(self, n_in: int) -> None:
         super().__init__()

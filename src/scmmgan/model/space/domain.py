@@ -54,14 +54,16 @@ def _zscored(values: np.ndarray) -> np.ndarray:
 
 def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
     """All modalities smoothed and transformed; into one space where the problem says that they share it."""
-    labels = problem.labels or {}
+    labels, steps = problem.labels or {}, problem.steps
     matrices, purity = {}, {}
     for name, m in problem.modalities.items():
         operators: Sequence[sp.csr_matrix] = ()
         purity[name] = None
-        if m.steps:
-            operators, purity[name] = neighbor_graphs(m, labels.get(name), random_state=random_state)
-        matrices[name] = smoothed(m, operators)
+        if steps[name]:
+            operators, purity[name] = neighbor_graphs(
+                m, labels.get(name), denoise=not problem.by_shape, random_state=random_state
+            )
+        matrices[name] = smoothed(m, operators, steps[name])
     if problem.shared is not None:
         n_pcs = min(m.n_pcs for m in problem.modalities.values())
         transforms, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)

@@ -15,16 +15,16 @@ from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
 
 
 def neighbor_graphs(
-    modality: Modality, labels: np.ndarray | None = None, *, random_state: int = 0
+    modality: Modality, labels: np.ndarray | None = None, *, denoise: bool = True, random_state: int = 0
 ) -> tuple[list[sp.csr_matrix], np.ndarray | None]:
     """Smoothing operators of a modality's cells, one for each batch; and the purity of each label, None without labels.
 
-    Neighbours are looked for on denoised principal components, inside labels (codes, -1: none) that are pure: others
-    would be written into the data.
+    Neighbours are looked for on principal components, denoised by default, inside labels (codes, -1: none) that are
+    pure: others would be written into the data.
     """
     rows = modality.batches or (np.arange(len(modality)),)
     parts = [modality.values if modality.batches is None else modality.values[r] for r in rows]
-    spaces = [graph_scores(part, modality.allowed) for part in parts]
+    spaces = [graph_scores(part, modality.allowed, denoise=denoise) for part in parts]
     own: list[np.ndarray | None] = [None] * len(parts)
     purity = None
     if labels is not None:
@@ -36,9 +36,8 @@ def neighbor_graphs(
     return operators, purity
 
 
-def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix]) -> Matrix:
-    """The modality's values after its steps of smoothing by the operators of its batches."""
-    t = modality.steps
+def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix], t: int) -> Matrix:
+    """The modality's values after t steps of smoothing by the operators of its batches."""
     if modality.batches is None:
         return SmoothedMatrix(modality.values, operators[0] if t else None, t)
     each = operators if t else [None] * len(modality.batches)
