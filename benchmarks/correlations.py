@@ -1,190 +1,127 @@
-"""Correlations that mixing makes or hides: planted in aggregated spots, on shuffled data, and in real spots.
+"""Spurious and novel correlations of `tl.correlations` against the truth.
 
-    python benchmarks/correlations.py planted|shuffled|real|speed [--seeds 0 1 2] [--data ../shared/data]
+    python benchmarks/correlations.py hybrid_pbmc hybrid_pdac --data DIR          # spots made of real cells
+    python benchmarks/correlations.py hybrid_pdac --data DIR --shuffled           # every gene of the spots permuted: nothing is true
+    python benchmarks/correlations.py planted --data DIR --n-top 100              # simulated spots of tests/planted.py
+    python benchmarks/correlations.py visium_lymph pdac_st --data DIR             # real spots, no truth: how much is found
 
-`planted`: the spots of `tests/planted.py`.
+Truth of the hybrids: correlation over noise-free spots (`layers["expected"]`), and over metacells of the reference (k-means, 20
+cells each). "Spurious" is right where the correlation over cells is below .1, "novel" where it is .3 or more. Recall is over
+the pairs of genes whose correlation mixing makes (spots ≥ .3, cells < .1) or hides (cells ≥ .3, spots < .1).
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import mudata as md
+import mudata
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
+from common import Case, Rows, arguments, dense, hide, log_share, read
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 
 import scmmgan as smm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from planted import TRUTH, planted
-
-REAL = {
+CASE = Case("spatial", "rna", "var_names")
+ASKED = {
     "visium_lymph": ["HLA-DQA1", "CD81", "CD14", "SYNGR2", "PDIA4"],
     "pdac_st": ["COL1A1", "CD3D", "HLA-DRA", "PRSS1", "SLC2A1"],
 }
-WAYS = {
-    "coupling, equal names": {"method": "coupling"},
-    "default, names linked by a column": {"links": "gene"},
-    "default, equal names": {},
-    "default without identity term, equal names": {"weights": {"identity": 0.0}},
-}
+KINDS = ("spurious", "novel")
+N_ASKED = 20  # genes of a hybrid, drawn by the seed
 
 
-def shuffled(mdata: md.MuData, source: str, seed: int) -> md.MuData:
-    """Every feature of the source permuted over its cells."""
-    mdata, rng = mdata.copy(), np.random.default_rng([seed, 7])
-    x = mdata[source].X
-    x = x.toarray() if sp.issparse(x) else np.array(x)
-    mdata[source].X = rng.permuted(x, axis=0)
-    return mdata
+class Truth(NamedTuple):
+    """Genes that count, those that are asked for, and by kind: what is right to call, and what there is to find."""
+
+    genes: pd.Index
+    asked: list[str]
+    right: dict[str, np.ndarray]
+    made: dict[str, np.ndarray]
 
 
-def score(table: pd.DataFrame) -> dict[str, float]:
-    """Precision and recall of both verdicts over all queries."""
-    group = table["feature"].str.split("_").str[0]
-    found = {}
-    for i, verdict in enumerate(("spurious", "novel")):
-        truth = group == table["query"].map(lambda query, i=i: TRUTH[query][i])
-        called = table["candidate"] == verdict  # supported or not
-        found[f"{verdict}_called"] = int(called.sum())
-        found[f"{verdict}_precision"] = float((called & truth).sum() / max(called.sum(), 1))
-        found[f"{verdict}_recall"] = float((called & truth).sum() / truth.sum())
-    for query, (spurious, novel) in list(TRUTH.items())[:1]:
-        own = table["query"] == query
-        for g in (spurious, novel):
-            found |= {
-                f"{g}_{side}": float(table.loc[own & (group == g), f"r_{side}"].mean())
-                for side in ("measured", "mapped")
-            }
-    return found
+def of_hybrid(whole: mudata.MuData, seed: int) -> Truth:
+    spots, counts = whole["spatial"], dense(whole["rna"].layers["counts"])
+    scores = PCA(30, random_state=0).fit_transform(log_share(counts))
+    metacell = KMeans(len(counts) // 20, n_init=1, random_state=0).fit(scores).labels_
+    meta = log_share(np.array([counts[metacell == i].sum(0) for i in np.unique(metacell)]))
+    seen = ((dense(spots.layers["counts"]) > 0).mean(0) > 0.2) & ((counts > 0).mean(0) > 0.1)
+    s, c = (np.corrcoef(x[:, seen].T) for x in (dense(spots.layers["expected"]), meta))
+    genes = spots.var_names[seen]
+    asked = genes[np.sort(np.random.default_rng(50_000 + seed).permutation(len(genes))[:N_ASKED])]
+    made = {"spurious": (s >= 0.3) & (c < 0.1), "novel": (c >= 0.3) & (s < 0.1)}
+    return Truth(genes, list(asked), {"spurious": c < 0.1, "novel": c >= 0.3}, made)
 
 
-def run_planted(seeds: list[int], ways: list[str], shuffle: bool) -> None:
-    for seed in seeds:
-        mdata = planted(seed)
-        mdata = shuffled(mdata, "spatial", seed) if shuffle else mdata
-        for way in ways:
-            kwargs = dict(WAYS[way])
-            data = mdata.copy()
-            if kwargs.get("links") == "gene":
-                for name in data.mod:
-                    data[name].var["gene"] = data[name].var_names.to_numpy()
-                data["rna"].var_names = [f"{g}_rna" for g in data["rna"].var_names]
-                data = md.MuData({m: data[m] for m in data.mod})
-            smm.tl.align(data, "spatial", "rna", random_state=seed, progress_bar=False, **kwargs)
-            start = time.perf_counter()
-            smm.tl.correlations(data, "spatial", "rna", gene=list(TRUTH), n_top=100)
-            seconds = time.perf_counter() - start
-            table = smm.get.correlations(data, "spatial", "rna")
-            table["feature"] = table["measured_as"]
-            text = "  ".join(f"{k} {v:.3g}" for k, v in score(table).items())
-            print(
-                f"seed {seed}  {way}: supported {smm.get.diagnosis(data, 'spatial', 'rna')['supported']} {text}  ({seconds:.0f} s)",
-                flush=True,
-            )
+def of_planted(whole: mudata.MuData) -> Truth:
+    from planted import TRUTH
+
+    genes = whole["rna"].var_names
+    group = genes.str.split("_").str[0].to_numpy()
+    right = {kind: np.zeros((len(genes), len(genes)), dtype=bool) for kind in KINDS}
+    for query, groups in TRUTH.items():
+        for kind, partner in zip(KINDS, groups):
+            right[kind][genes.get_loc(query)] = group == partner
+    return Truth(genes, list(TRUTH), right, right)
 
 
-def run_real(seeds: list[int], folder: Path, shuffle: bool) -> None:
-    for name, genes in REAL.items():
-        for seed in seeds:
-            mdata = md.read(folder / f"{name}.h5mu")
-            rng = np.random.default_rng(seed)
-            mdata = md.MuData({m: mdata[m][rng.permutation(mdata[m].n_obs)].copy() for m in ("spatial", "rna")})
-            mdata = shuffled(mdata, "spatial", seed) if shuffle else mdata
-            start = time.perf_counter()
-            smm.tl.align(mdata, "spatial", "rna", random_state=seed, progress_bar=False)
-            trained = time.perf_counter() - start
-            there = [g for g in genes if g in mdata["spatial"].var_names and g in mdata["rna"].var_names]
-            start = time.perf_counter()
-            smm.tl.correlations(mdata, "spatial", "rna", gene=there)
-            seconds = time.perf_counter() - start
-            table = smm.get.correlations(mdata, "spatial", "rna")
-            for gene in there:
-                own = table[table["query"] == gene]
-                counts = own["candidate"].value_counts()
-                top = own.loc[own["change"].abs().sort_values(ascending=False).index]
-                named = {v: top[top["candidate"] == v]["feature"].head(5).tolist() for v in ("spurious", "novel")}
-                present = {s: int((own[f"q_{s}"] < 0.05).sum()) for s in ("measured", "mapped")}
-                print(
-                    name,
-                    seed,
-                    gene,
-                    len(own),
-                    dict(counts.drop("", errors="ignore")),
-                    "q<.05",
-                    present,
-                    named,
-                    flush=True,
-                )
-            print(
-                f"{name} seed {seed}: trained in {trained:.0f} s, correlations of {len(there)} genes {seconds:.1f} s",
-                flush=True,
-            )
+def score(table: pd.DataFrame, column: str, truth: Truth | None, *, shuffled: bool) -> dict[str, Any]:
+    """Calls of a column of the table; with a truth also precision, what a random call would have, and recall."""
+    row: dict[str, Any] = {}
+    for kind in KINDS:
+        called = (table[column].astype(str) == kind).to_numpy()
+        row[f"{kind}_called"] = int(called.sum())
+        if truth and not shuffled:
+            a, b = (truth.genes.get_indexer(table[c]) for c in ("query", "feature"))
+            right, made = truth.right[kind][a, b], truth.made[kind][a, b]
+            row[f"{kind}_precision"] = float(right[called].mean()) if called.any() else np.nan
+            row[f"{kind}_chance"] = float(right.mean())
+            row[f"{kind}_recall"] = float(called[made].mean()) if made.any() else np.nan
+    return row
 
 
-def run_speed(n_cells: int, n_genes: int) -> None:
-    """One gene against all of a sparse matrix: CPU seconds of every part of one permutation."""
-    from scmmgan.model.evidence import correlations as cor
-    from scmmgan.model.space.diffusion import smoothing_operator
-    from scmmgan.model.space.smoothing import SmoothedMatrix
-    from scmmgan.model.space.transform import Transform, decoder_of
+def run(folder: Path, name: str, seed: int, args: Any) -> dict[str, Any]:
+    if name == "planted":
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+        from planted import planted
 
-    rng = np.random.default_rng(0)
-    rate = rng.lognormal(-2, 1, n_genes)
-    blocks = [rng.poisson(rate * np.exp(rng.normal(size=(500, n_genes)) * 0.5)) for _ in range(n_cells // 500)]
-    x = sp.vstack([sp.csr_matrix(np.log1p(block).astype(np.float32)) for block in blocks]).tocsr()
-    every, sd = np.arange(n_genes), np.ones(n_genes)
-    one = (np.array([0]), every)
-    transform = Transform(
-        np.zeros(n_genes), sd, every[:2000], rng.normal(size=(50, 2000)), rng.normal(size=(50, n_genes)), np.ones(())
-    )
-    print(f"{n_cells} cells × {n_genes} genes, {x.nnz / np.prod(x.shape):.1%} not zero")
-    spent = []
+        whole = planted(seed)
+    else:
+        whole = read(folder, name)
+    truth = of_hybrid(whole, seed) if name.startswith("hybrid") else of_planted(whole) if name == "planted" else None
+    hidden = hide(whole.mod, CASE, seed, permuted=["spatial"] if args.shuffled else ()).mdata
+    how = {"links": "var_names", "random_state": seed, "progress_bar": False, **dict(args.set)}
+    smm.tl.align(hidden, *CASE[:2], **how)
+    start = time.perf_counter()
+    asked = truth.asked if truth else ASKED[name]
+    smm.tl.correlations(hidden, *CASE[:2], gene=asked, n_top=args.n_top, method=args.method)
+    seconds = time.perf_counter() - start
+    table = smm.get.correlations(hidden, *CASE[:2])
+    if truth:
+        table = table[table["feature"].isin(truth.genes)]
+    verdict = smm.get.diagnosis(hidden, *CASE[:2])["verdict"]
+    row = {"data": name + (", shuffled" if args.shuffled else ""), "seed": seed, "verdict": verdict, "seconds": seconds}
+    # where nothing supports the alignment no verdict is given, only candidates
+    row |= score(table, "verdict", truth, shuffled=args.shuffled)
+    return row | {f"{k}_candidates": int((table["candidate"].astype(str) == k).sum()) for k in KINDS}
 
-    def tick(name: str, function: Callable[[], Any]) -> Any:
-        cpu, wall = time.process_time(), time.perf_counter()
-        found = function()
-        spent.append(time.process_time() - cpu)
-        print(f"{name}: {spent[-1]:.2f} s CPU, {time.perf_counter() - wall:.2f} s", flush=True)
-        return found
 
-    drawn = tick("permute", lambda: cor.permuted(x, rng))
-    scores = tick("PCs of the graph", lambda: cor.graph_scores(drawn, None, denoise=True))
-    graph = tick("graph", lambda: smoothing_operator(scores))
-    matrix = SmoothedMatrix(drawn, graph, 3)
-    y = tick("model space", lambda: transform.transform(matrix))
-    tick("correlate, measured", lambda: cor.correlate(matrix, *one))
-    tick("covary, mapped", lambda: cor.covary_decoded(y, transform.decoder[:, :1], transform.decoder, sd[:1], sd))
-    apart = tick("unrelated", lambda: cor.unrelated(rng, SmoothedMatrix(x, graph, 3), x, 3))
-    tick("covary, measured", lambda: cor.covary(cor.unit(apart.columns(one[0])), apart, every, sd))
-    tick("their decoder", lambda: decoder_of(apart, y, transform))
-    print(f"one permutation: {sum(spent):.2f} s CPU")
-    weights = cor.resampled(n_cells, rng)
-    tick("limits, measured (once)", lambda: cor.limits(cor.by_column(SmoothedMatrix(x, graph, 3)), *one, weights, True))
-    tick("limits, mapped (once)", lambda: cor.limits_decoded(y, transform.decoder, *one, weights, True))
+def main() -> None:
+    parser = arguments(__doc__, ["planted", "hybrid_pbmc", "hybrid_pdac", *ASKED])
+    parser.add_argument("--shuffled", action="store_true")
+    parser.add_argument("--n-top", type=int)
+    parser.add_argument("--method", default="auto", help="what maps the cells: auto, coupling or generator")
+    args = parser.parse_args()
+    rows = Rows(args.out)
+    for name in args.names:
+        for seed in args.seeds:
+            rows.add(run(args.data, name, seed, args))
+    rows.summary(["data"], ("seconds",))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["planted", "shuffled", "real", "real_shuffled", "speed"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS))
-    parser.add_argument("--data", type=Path, default=Path("/work/shared/data"))
-    parser.add_argument("--cells", type=int, default=3_000)
-    chosen = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.getLogger("scmmgan").setLevel(logging.ERROR)
-    if chosen.what == "speed":
-        run_speed(chosen.cells, 20_000)
-    elif chosen.what.startswith("real"):
-        run_real(chosen.seeds, chosen.data, chosen.what == "real_shuffled")
-    else:
-        run_planted(chosen.seeds, chosen.ways, chosen.what == "shuffled")
+    main()

@@ -1,312 +1,197 @@
-#!/usr/bin/env python
-"""Verdicts of `tl.diagnose` against the truth: couplings that should be supported, and negative controls.
+"""Verdicts against the truth: alignments that should be supported, and negative controls that must not be.
 
-    python benchmarks/diagnosis.py --out verdicts.jsonl              # all cases; those in the file already are skipped
-    python benchmarks/diagnosis.py --out verdicts.jsonl --only pairs # names that contain a text
-    python benchmarks/diagnosis.py --out verdicts.jsonl --table      # the tables of diagnosis.md, nothing is run
+    python benchmarks/diagnosis.py --data DIR --out verdicts.csv                 # about 150 cases, 20-40 minutes
+    python benchmarks/diagnosis.py --data DIR --only "pairs shuffled"            # names that contain a text
 
-Nothing is trained: the verdict rests on the coupling, and FOSCTTM is the coupling's, in the joint space, without the known
-pairs. Rows are shuffled in every modality before the package sees them.
+Nothing is trained (`method="coupling"`): the verdict rests on the coupling, and FOSCTTM is scored in its joint embedding,
+without the known pairs. Rows are shuffled and cells renamed in every modality.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import anndata
-import mudata
 import numpy as np
 import pandas as pd
+from common import CASES, Case, Rows, arguments, hide, joint, known_pairs, link_table, markdown, read, show_labels
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-sys.path.insert(0, str(SHARED / "bench"))
-import run as bench  # noqa: E402
-import scores  # noqa: E402
+import scmmgan as smm
 
-from scmmgan.data import links as _links
-from scmmgan.model.coupling import couple as _prior
-from scmmgan.model.evidence import populations as _evidence
-from scmmgan.model.evidence import readings as _smoothing
-from scmmgan.model.evidence import verdict as _verdict
-
-T_CELLS = ["CD4 T naive", "CD4 T memory", "CD8 T naive", "CD8 T memory"]
-MYELOID = ["CD14 Mono", "DC"]
-PAIRED = ["pbmc5k_cite", "pbmc10k_cite", "snare_cellline", "scgem", "sim_branch", "sim_swissroll", "sim_frustum"]
-PAIRED += ["sim_counts", "scicar_a549"]
+T_CELLS = ("CD4 T naive", "CD4 T memory", "CD8 T naive", "CD8 T memory")
+MYELOID = ("CD14 Mono", "DC")
+CITE = ("pbmc5k_cite", "pbmc10k_cite")
+TISSUES = ("visium_lymph", "pdac_st", "osmfish_starmap", "hybrid_pbmc", "hybrid_pdac")
+PAIRED = tuple(name for name in CASES if name not in TISSUES)
+load = cache(read)
 
 
-@cache
-def load(name: str) -> mudata.MuData:
-    return mudata.read(SHARED / "data" / f"{name}.h5mu")
-
-
-def hidden(
-    a: anndata.AnnData, m: str, rng: np.random.Generator, types: list[str] | None, permute: bool
-) -> tuple[anndata.AnnData, np.ndarray]:
-    """A copy with shuffled rows and new names (`permute`: every feature over cells by itself), and the rows taken."""
-    rows = np.arange(a.n_obs)
-    if types is not None:
-        rows = rows[np.isin(a.obs["cell_type"].astype(str).to_numpy(), types)]
-    rows = rng.permutation(rows)
-    values = a.X[rows]
-    if permute:
-        values = rng.permuted(bench.dense(values), axis=0)
-    names = pd.DataFrame(index=[f"{m}_{i}" for i in range(len(rows))])
-    return anndata.AnnData(values.copy(), obs=names, var=a.var.copy()), rows
-
-
-def judge(
-    a: anndata.AnnData,
-    b: anndata.AnnData,
-    links: Any = None,
+def check(
+    whole: Mapping[str, anndata.AnnData],
+    case: Case,
     *,
-    names: tuple[str, str] = ("a", "b"),
     seed: int = 0,
-    types: tuple[list[str] | None, list[str] | None] = (None, None),
+    keep: Mapping[str, Collection[str]] | None = None,
     permute: str = "",
     shuffle: str = "",
-    wrong: float = 0.0,
-    keep: int = 0,
+    wrong: float = 0,
+    n_links: int = 0,
     pairs: float = 0,
-    labels: float = 0.0,
+    labels: float = 0,
 ) -> dict[str, Any]:
-    """Couple two modalities, diagnose, and score where the truth is known. `shuffle`: "links", "pairs" or "labels"."""
-    rng = np.random.default_rng(10_000 + seed)
-    data, rows = {}, {}
-    for m, adata, chosen in zip(names, (a, b), types):
-        data[m], rows[m] = hidden(adata, m, rng, chosen, permute == m)
-    mdata = mudata.MuData(data)
-    table = None if links is None else links_of(mdata, names, links, rng, shuffle == "links", wrong, keep)
-    match = b.obs_names[rows[names[1]]].get_indexer(a.obs_names[rows[names[0]]])
-    known: dict = {}
-    if pairs:
-        at = rng.permutation(np.flatnonzero(match >= 0))
-        at = at[: round(pairs * len(at)) if pairs < 1 else int(pairs)]
-        known[names] = np.stack([at, rng.permutation(match[at]) if shuffle == "pairs" else match[at]], axis=1)
-    codes = code_labels({m: (a, b)[i].obs["cell_type"].astype(str).to_numpy()[rows[m]] for i, m in enumerate(names)}, rng, labels, shuffle) if labels else (None, [])  # fmt: skip
-    none = dict.fromkeys(names)
-    tables = {} if table is None else {names: table}
-    domains, shared, _ = _smoothing.read_domains(
-        mdata, list(names), layer=none, use_rep=none, mask_var=none, smooth=dict.fromkeys(names, "auto"), pairs=known,
-        n_pcs=dict.fromkeys(names, 50), links=tables, batches=none, labels=codes[0], random_state=seed,
-    )  # fmt: skip
-    tables = _prior.telling(tables, {d.name: d for d in domains}, explicit=True)
-    start = time.perf_counter()
-    couplings, _ = _prior.couplings(domains, tables, known, codes[0], shared=shared, random_state=seed)
-    coupled = time.perf_counter()
-    records, _ = _evidence.diagnose_couplings(
-        domains, couplings, tables, known, *codes, shared=shared, random_state=seed
-    )
-    record = _verdict.judge(records[names], names)
-    row = {k: v for k, v in record.items() if isinstance(v, str | bool | float | int)}
-    row |= {f"{k}_max" if k == "links_null" else f"{k}_min": float((np.max if k == "links_null" else np.min)(v)) for k, v in record.items() if k.endswith("_null")}  # fmt: skip
-    row |= {"seconds": time.perf_counter() - coupled, "seconds_coupling": coupled - start, "n_links": len(table) if table is not None else 0}  # fmt: skip
+    """Couple, diagnose, and score where the truth is known. `shuffle`: "links", "pairs", "labels" or "names" of labels."""
+    rng = np.random.default_rng(seed)
+    hidden = hide(whole, case, seed, keep=keep, permuted=[permute] if permute else ())
+    given: dict[str, Any] = {"links": None}
+    match = hidden.partner(case.source, case.target)
     scored = match >= 0
-    if known:
-        scored[known[names][:, 0]] = False
-    if not permute and scored.any():
-        x, y = (d.x for d in domains)
-        first = np.hstack([x / x.std(), couplings[names].anchors / y.std()])
-        second = np.hstack([couplings[names[::-1]].anchors / x.std(), y / y.std()])
-        row["foscttm"] = float(scores.foscttm(first[scored], second[match[scored]]))
-    return row
+    if case.links:
+        given["links"] = link_table(hidden, case, seed, n=n_links, wrong=wrong, shuffled=shuffle == "links")
+    if pairs:
+        given["pairs"], known = known_pairs(hidden, whole, case, pairs, seed)
+        scored &= ~known
+        if shuffle == "pairs":
+            given["pairs"][case.target] = rng.permutation(given["pairs"][case.target].to_numpy())
+    if labels:
+        show_labels(hidden, whole, labels, seed)
+        given["labels"], of = "label", hidden.mdata[case.target].obs
+        if shuffle == "labels":
+            of["label"] = rng.permutation(of["label"].to_numpy())
+        if shuffle == "names":
+            names = sorted(of["label"].dropna().unique())
+            of["label"] = of["label"].map(dict(zip(names, names[1:] + names[:1])))
+    smm.tl.align(hidden.mdata, *case[:2], method="coupling", progress_bar=False, **given)
+    record = smm.get.diagnosis(hidden.mdata, *case[:2])
+    row = {"verdict": record["verdict"], "supported": bool(record["supported"])}
+    if scored.any() and not permute:
+        z = joint(hidden.mdata)
+        row["foscttm"] = smm.metrics.foscttm(z[case.source][scored], z[case.target][match[scored]])
+    numbers = ("links_mean", "links_error", "pairs_mean", "pairs_error", "labels_separated", "labels_p")
+    return row | {k: float(record[k]) for k in numbers if k in record}
 
 
-def links_of(
-    mdata: mudata.MuData, names: tuple[str, str], links: Any, rng: np.random.Generator, shuffle: bool, wrong: float, keep: int
-) -> pd.DataFrame:  # fmt: skip
-    table = _links.link_table(mdata, *names, links)
-    if table is None:
-        raise ValueError("no links")
-    if keep:
-        table = table.iloc[np.sort(rng.permutation(len(table))[:keep])].reset_index(drop=True)
-    if wrong:
-        bad = rng.permutation(len(table))[: round(wrong * len(table))]
-        table.loc[bad, names[0]] = rng.choice(mdata[names[0]].var_names, len(bad))
-    if shuffle:
-        table[names[1]] = rng.permutation(table[names[1]].to_numpy())
-    return table
-
-
-def code_labels(
-    types: dict[str, np.ndarray], rng: np.random.Generator, share: float, shuffle: str
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Codes with gaps; `shuffle`: "labels" over the cells of one side, "names" of one side renamed in a circle."""
-    names = sorted(set.union(*(set(v) for v in types.values())))
-    codes = {m: np.searchsorted(names, v) for m, v in types.items()}
-    last = list(codes)[-1]
-    if shuffle == "labels":
-        codes[last] = rng.permutation(codes[last])
-    if shuffle == "names":
-        codes[last] = (codes[last] + 1) % len(names)
-    return {m: np.where(rng.random(len(v)) < share, v, -1) for m, v in codes.items()}, names
-
-
-def unrelated(kind: str, seed: int) -> tuple[anndata.AnnData, anndata.AnnData, pd.DataFrame]:
-    """Two random modalities: white noise, or eight populations on six factors, each by itself; 30 links between them."""
-    sides = []
+def random_modalities(kind: str, seed: int) -> dict[str, anndata.AnnData]:
+    """White noise, or eight populations on six factors, each modality by itself."""
+    found = {}
     for m, n, g in (("a", 1_500, 300), ("b", 1_200, 40)):
         rng = np.random.default_rng((seed, g))
-        values = rng.normal(size=(n, g))
+        x = rng.normal(size=(n, g))
         if kind == "structure":
             factors = 2 * rng.normal(size=(8, 6))[rng.integers(0, 8, n)] + rng.normal(size=(n, 6))
-            values += factors @ rng.normal(size=(6, g))
-        cells = pd.DataFrame(index=[f"{m}{i}" for i in range(n)])
-        sides.append(anndata.AnnData(values.astype(np.float32), obs=cells, var=pd.DataFrame(index=[f"{m}_f{i}" for i in range(g)])))  # fmt: skip
-    links = pd.DataFrame({"a": sides[0].var_names[:30], "b": sides[1].var_names[:30]})
-    return sides[0], sides[1], links
+            x += factors @ rng.normal(size=(6, g))
+        cells, features = (
+            pd.DataFrame(index=[f"{m}{i}" for i in range(n)]),
+            pd.DataFrame(index=[f"{m}_{i}" for i in range(g)]),
+        )
+        features["key"] = [f"{i}" if i < 30 else f"{m}{i}" for i in range(g)]
+        found[m] = anndata.AnnData(x.astype(np.float32), obs=cells, var=features)
+    return found
 
 
-Case = tuple[str, str, Callable[[], dict[str, Any]]]  # name, "related" or "control" or "open", run
+def cases(folder: Path) -> Iterator[tuple[str, str, str, Callable[[], dict[str, Any]]]]:
+    """Kind (control, related, open), family, case, and what runs it."""
 
+    def of(name: str, links: bool = True, **options: Any) -> Callable[[], dict[str, Any]]:
+        case = CASES[name] if links else CASES[name]._replace(links=None)
+        return lambda: check(load(folder, name).mod, case, **options)
 
-def standard(name: str, links: Any = "default", **options: Any) -> Callable[[], dict[str, Any]]:
-    def go() -> dict[str, Any]:
-        source, target, column = bench.CASES[name]
-        mdata = load(name)
-        given = column if isinstance(links, str) and links == "default" else links
-        return judge(mdata[source], mdata[target], given, names=(source, target), **options)
+    def crossed(a: str, m: str, b: str, n: str, types: Any = (None, None)) -> Callable[[], dict[str, Any]]:
+        """Modality m of one data set with modality n of another."""
 
-    return go
+        def go() -> dict[str, Any]:
+            one, other = load(folder, a)[m], load(folder, b)[n].copy()
+            if a != b:
+                other.obs_names = "other_" + other.obs_names
+            keep = {k: t for k, t in zip(("x", "y"), types) if t}
+            return check({"x": one, "y": other}, Case("x", "y", "genes" if n == "prot" else "var_names"), keep=keep)
 
+        return go
 
-def crossed(
-    first: tuple[str, str, list[str] | None], second: tuple[str, str, list[str] | None], links: str
-) -> Callable[[], dict[str, Any]]:
-    def go() -> dict[str, Any]:
-        a, b = load(first[0])[first[1]], load(second[0])[second[1]]
-        same = first[0] == second[0]
-        if not same:  # cells of different data may have one name
-            b = b.copy()
-            b.obs_names = [f"other_{c}" for c in b.obs_names]
-        return judge(a, b, links, types=(first[2], second[2]))
-
-    return go
-
-
-def cases() -> Iterator[Case]:
-    yield from linked_cases()
-    yield from crossed_cases()
+    for name in CITE:
+        for s in range(3):
+            yield "related", "links", f"{name}, seed {s}", of(name, seed=s)
+            yield "related", "links, 20 % wrong", f"{name}, seed {s}", of(name, seed=s, wrong=0.2)
+            yield "related", "links, 10 of them", f"{name}, seed {s}", of(name, seed=s, n_links=10)
+            yield "control", "links shuffled", f"{name}, seed {s}", of(name, seed=s, shuffle="links")
+        for m in ("rna", "prot"):
+            yield "control", "links, permuted features", f"{name}, {m}", of(name, permute=m)
+        yield "related", "links and 30 pairs", name, of(name, pairs=30)
+        yield "control", "links and 30 shuffled pairs", name, of(name, pairs=30, shuffle="pairs")
+        yield "control", "100 pairs, permuted features", name, of(name, links=False, pairs=100, permute="prot")
+    for name in TISSUES:
+        kind, family = (
+            ("related", "links, spots of real cells") if "hybrid" in name else ("open", "links, tissue and cells")
+        )
+        yield kind, family, name, of(name)
+        yield "control", "links shuffled", name, of(name, shuffle="links")
+        yield "control", "links, permuted features", name, of(name, permute=CASES[name].source)
+    for kind in ("noise", "structure"):
+        for s in range(3):
+            yield "control", f"random {kind}, 30 links", f"seed {s}", lambda k=kind, s=s: check(random_modalities(k, s), Case("a", "b", "key"))  # fmt: skip
+    for a, b in (CITE, CITE[::-1]):
+        yield "related", "links, another donor", f"{a}, {b}", crossed(a, "rna", b, "prot")
+        for one, other in ((T_CELLS, MYELOID), (MYELOID, T_CELLS), (("B",), T_CELLS), (("NK",), ("B",))):
+            case = f"rna of {one[0]} …, proteins of {other[0]} … ({a}, {b})"
+            yield "control", "links, other cell types", case, crossed(a, "rna", b, "prot", (one, other))
+    yield "related", "links, another donor", "rna of both", crossed(CITE[0], "rna", CITE[1], "rna")
+    yield "related", "links, T cells only", CITE[0], crossed(CITE[0], "rna", CITE[0], "prot", (T_CELLS, T_CELLS))
+    yield "open", "links, T cells only", "another donor", crossed(CITE[0], "rna", CITE[1], "prot", (T_CELLS, T_CELLS))
+    for a, m, b, n in (
+        ("visium_lymph", "spatial", "pdac_st", "rna"),
+        ("pdac_st", "spatial", "visium_lymph", "rna"),
+        (CITE[0], "rna", "pdac_st", "rna"),
+        (CITE[0], "rna", "pdac_st", "spatial"),
+        (CITE[1], "rna", "pdac_st", "rna"),
+    ):
+        yield "control", "links, other tissues", f"{a} {m}, {b} {n}", crossed(a, m, b, n)
+    yield "open", "links, blood and lymph node", "", crossed(CITE[0], "rna", "visium_lymph", "spatial")
     for name in PAIRED:
         for n in (10, 30, 100, 0.5):
             if not (name == "scgem" and n == 100):
-                yield f"pairs: {name}, {'half' if n < 1 else n}", "related", standard(name, None, pairs=n)
-        for n in (10, 100 if name != "scgem" else 30):
-            yield f"pairs shuffled: {name}, {n}", "control", standard(name, None, pairs=n, shuffle="pairs")
-    for name in ("pbmc5k_cite", "pbmc10k_cite"):
-        yield f"links and pairs: {name}, 30", "related", standard(name, pairs=30)
-        yield f"links and shuffled pairs: {name}, 30", "control", standard(name, pairs=30, shuffle="pairs")
-        yield f"pairs, permuted features: {name}, 100", "control", standard(name, None, pairs=100, permute="prot")
+                kind = "open" if name == "scicar_a549" else "related"  # whose modalities hardly agree
+                yield kind, f"{n if n > 1 else 'half of the'} pairs", name, of(name, links=False, pairs=n)
+        for n in (10, 30 if name == "scgem" else 100):
+            yield "control", f"{n} pairs shuffled", name, of(name, links=False, pairs=n, shuffle="pairs")
+        yield "open", "nothing known", name, of(name, links=False)
     for name in ("pbmc5k_cite", "snare_cellline", "scgem", "sim_counts"):
         for share in (0.5, 1.0):
-            yield f"labels: {name}, {share:.0%}", "open", standard(name, None, labels=share)
-        yield f"labels shuffled over cells: {name}", "control", standard(name, None, labels=1.0, shuffle="labels")
-        yield f"labels renamed: {name}", "control", standard(name, None, labels=1.0, shuffle="names")
-    for name in PAIRED:
-        yield f"nothing known: {name}", "open", standard(name, None)
-    yield "nothing known, permuted features: pbmc5k_cite", "control", standard("pbmc5k_cite", None, permute="rna")
-    yield "5 links: pbmc5k_cite", "open", standard("pbmc5k_cite", keep=5)
-    yield "9 links: pbmc5k_cite", "open", standard("pbmc5k_cite", keep=9)
-    yield "9 links shuffled: pbmc5k_cite", "control", standard("pbmc5k_cite", keep=9, shuffle="links")
+            yield "open", f"labels of {share:.0%}", name, of(name, links=False, labels=share)
+        yield "control", "labels shuffled over cells", name, of(name, links=False, labels=1.0, shuffle="labels")
+        yield "control", "labels renamed on one side", name, of(name, links=False, labels=1.0, shuffle="names")
+    for n in (5, 9):
+        yield "open", "fewer than ten links", f"{CITE[0]}, {n}", of(CITE[0], n_links=n)
+    yield "control", "fewer than ten links", f"{CITE[0]}, 9 shuffled", of(CITE[0], n_links=9, shuffle="links")
+    yield "control", "nothing known, permuted features", CITE[0], of(CITE[0], links=False, permute="rna")
 
 
-def linked_cases() -> Iterator[Case]:
-    for name in ("pbmc5k_cite", "pbmc10k_cite"):
-        for seed in range(3):
-            yield f"links: {name}, seed {seed}", "related", standard(name, seed=seed)
-            yield f"links, 20 % wrong: {name}, seed {seed}", "related", standard(name, seed=seed, wrong=0.2)
-            yield f"links, 10 of them: {name}, seed {seed}", "related", standard(name, seed=seed, keep=10)
-            yield f"links shuffled: {name}, seed {seed}", "control", standard(name, seed=seed, shuffle="links")
-        for m in ("rna", "prot"):
-            yield f"links, permuted features of {m}: {name}", "control", standard(name, permute=m)
-    for name in ("visium_lymph", "pdac_st", "osmfish_starmap"):
-        yield f"links: {name}", "open", standard(name)
-        yield f"links shuffled: {name}", "control", standard(name, shuffle="links")
-        yield f"links, permuted features: {name}", "control", standard(name, permute=bench.CASES[name][0])
-    for kind in ("noise", "structure"):
-        for seed in range(3):
-            yield f"random {kind}, seed {seed}", "control", lambda k=kind, s=seed: judge(*unrelated(k, s))
-
-
-def crossed_cases() -> Iterator[Case]:
-    five, ten = "pbmc5k_cite", "pbmc10k_cite"
-    for a, b in ((five, ten), (ten, five)):
-        yield (
-            f"another donor: rna of {a}, prot of {b}",
-            "related",
-            crossed((a, "rna", None), (b, "prot", None), "genes"),
-        )
-        for text, left, right in (("T, prot of myeloid", T_CELLS, MYELOID), ("myeloid, prot of T", MYELOID, T_CELLS), ("B, prot of T", ["B"], T_CELLS), ("NK, prot of B", ["NK"], ["B"])):  # fmt: skip
-            yield f"other types: rna of {text} ({a}, {b})", "control", crossed((a, "rna", left), (b, "prot", right), "genes")  # fmt: skip
-    yield "T cells only: pbmc5k_cite", "related", crossed((five, "rna", T_CELLS), (five, "prot", T_CELLS), "genes")
-    yield "T cells only, another donor", "open", crossed((five, "rna", T_CELLS), (ten, "prot", T_CELLS), "genes")
-    yield "another donor: rna of both pbmc", "related", crossed((five, "rna", None), (ten, "rna", None), "var_names")
-    for text, a, b in (
-        ("lymph node spots, pdac cells", ("visium_lymph", "spatial"), ("pdac_st", "rna")),
-        ("pdac spots, lymph node cells", ("pdac_st", "spatial"), ("visium_lymph", "rna")),
-        ("blood cells, pdac cells", (five, "rna"), ("pdac_st", "rna")),
-        ("blood cells, pdac spots", (five, "rna"), ("pdac_st", "spatial")),
-        ("blood cells of donor 2, pdac cells", (ten, "rna"), ("pdac_st", "rna")),
-    ):
-        yield f"other tissues: {text}", "control", crossed((*a, None), (*b, None), "var_names")
-    yield "blood cells, lymph node spots", "open", crossed((five, "rna", None), ("visium_lymph", "spatial", None), "var_names")  # fmt: skip
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The tables of diagnosis.md."""
-    text = []
-    of = {kind: [r for r in rows if r["kind_of_case"] == kind] for kind in ("related", "control", "open")}
-    near = [r for r in of["related"] if r.get("foscttm", 0) < 0.25]
-    text.append(f"- negative controls: {len(of['control'])}, supported: {sum(r['supported'] for r in of['control'])}")
-    text.append(
-        f"- links or pairs and FOSCTTM < .25 (or another donor): {len(near)}, supported: {sum(r['supported'] for r in near)} "
-        f"({np.mean([r['supported'] for r in near]):.0%})"
-    )
-    far = [r for r in rows if r.get("foscttm", 0) >= 0.25]
-    text.append(f"- FOSCTTM ≥ .25, whatever was known: {len(far)}, supported: {sum(r['supported'] for r in far)}")
-    for kind, title in (("control", "Negative controls"), ("related", "Links or pairs"), ("open", "Everything else")):
-        text += [f"\n### {title}\n", "| case | FOSCTTM | held-out links (shuffled, at most) | held-out pairs ± standard error (shuffled, at least) | labels separated, p | verdict |", "|---|---|---|---|---|---|"]  # fmt: skip
-        for r in of[kind]:
-            links = f"{r['links_mean']:.2f} ({r['links_null_max']:.2f})" if "links_mean" in r else ""
-            pairs = (
-                f"{r['pairs_mean']:.2f} ± {r['pairs_error']:.2f} ({r['pairs_null_min']:.2f})"
-                if "pairs_mean" in r
-                else ""
-            )
-            labels = f"{r['labels_separated']:.2f}, {r['labels_p']:.3f}" if "labels_p" in r else ""
-            error = f"{r['foscttm']:.3f}" if "foscttm" in r else ""
-            text.append(f"| {r['case']} | {error} | {links} | {pairs} | {labels} | {r['verdict']} |")
-    return "\n".join(text)
+def report(rows: list[dict[str, Any]]) -> None:
+    """Cases supported, by family, with the ranges of what was measured."""
+    frame = pd.DataFrame(rows)
+    near = frame[(frame["kind"] == "related") & ~(frame.get("foscttm", pd.Series(0.0, frame.index)) >= 0.25)]
+    far = frame[frame.get("foscttm", pd.Series(0.0, frame.index)) >= 0.25]
+    control = frame[frame["kind"] == "control"]
+    for text, part in (("controls", control), ("links or pairs, FOSCTTM < .25", near), ("FOSCTTM ≥ .25", far)):
+        print(f"{text}: {len(part)}, supported: {int(part['supported'].sum())}")
+    measured = [c for c in ("foscttm", "links_mean", "pairs_mean", "labels_separated") if c in frame]
+    table = []
+    for (kind, family), group in frame.groupby(["kind", "family"], sort=False):
+        ranges = [f"{v.min():.2f} to {v.max():.2f}" if len(v := group[c].dropna()) else "" for c in measured]
+        table.append([kind, family, len(group), int(group["supported"].sum()), *ranges])
+    markdown(["kind", "family", "cases", "supported", *measured], table)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--table", action="store_true")
+    parser = arguments(__doc__, seeds=False)
+    parser.add_argument("--only", default="", metavar="TEXT")
     args = parser.parse_args()
-    logging.getLogger("scmmgan").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    if args.table:
-        print(table(done))
-        return
-    for name, kind, go in cases():
-        if args.only not in name or name in {row["case"] for row in done}:
-            continue
-        row = {"case": name, "kind_of_case": kind, **go()}
-        with args.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row["statement"], "| FOSCTTM", row.get("foscttm"), f"{row['seconds']:.1f} s", flush=True)
+    rows = Rows(args.out)
+    for kind, family, case, go in cases(args.data):
+        if args.only in f"{kind}: {family}: {case}":
+            rows.add({"kind": kind, "family": family, "case": case, **go()})
+    report(rows)
 
 
 if __name__ == "__main__":

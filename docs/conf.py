@@ -14,6 +14,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 napoleon_google_docstring = False
 # as written: prose and the list of fields (napoleon would take each line of prose for a type)
 napoleon_custom_sections = ["Returns"]

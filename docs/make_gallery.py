@@ -1,9 +1,9 @@
 """Pictures of docs/gallery.md: aligns real data and draws into docs/images.
 
-python docs/make_gallery.py [NAME ...] [--data DIR] [--cache DIR]
+python docs/make_gallery.py [NAME ...] --data DIR [--cache DIR]
 
-NAME: pbmc5k_cite, visium_lymph, pdac_st, drosophila_embryo (default: all). Alignments are kept in the cache and read from
-there when they are there. About 4 minutes on 2 free cores.
+NAME: pbmc5k_cite, visium_lymph, pdac_st, drosophila_embryo (default: all). DIR holds NAME.h5mu. Alignments are kept in the
+cache, and read from it the next time. About 4 minutes on 2 free cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def aligned(name: str, data: Path, cache: Path, links: str = "auto") -> md.MuDat
     if stored.exists():
         return md.read(stored)
     mdata = md.read(data / f"{name}.h5mu")
-    # equal names are the same cell in some sets: nothing may lean on the order of rows
+    # equal names are the same cell in some sets: nothing may depend on the order of rows
     first, rng = next(iter(mdata.mod)), np.random.default_rng(0)
     rows = {m: rng.permutation(a.n_obs) if m == first else np.arange(a.n_obs) for m, a in mdata.mod.items()}
     mdata = md.MuData({m: a[rows[m]].copy() for m, a in mdata.mod.items()})
@@ -105,7 +105,7 @@ MAKERS = {f.__name__: f for f in (pbmc5k_cite, visium_lymph, pdac_st, drosophila
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(MAKERS))
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, required=True, help="folder with NAME.h5mu")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/scmmgan_gallery"))
     arguments = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)

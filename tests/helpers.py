@@ -10,8 +10,7 @@ from scmmgan.model.space.transform import Transform
 
 
 def transform_of(mdata: md.MuData, name: str) -> Transform:
-    stored = mdata.uns["scmmgan"]["model"]["transforms"][name]
-    return Transform(**{key: np.asarray(value) for key, value in stored.items()})
+    return Transform.from_state(mdata.uns["scmmgan"]["model"]["transforms"][name])
 
 
 def own_space(mdata: md.MuData, name: str) -> np.ndarray:
@@ -24,7 +23,7 @@ def space_of(mdata: md.MuData, name: str, space: str) -> np.ndarray:
     model = smm.get.model(mdata)
     start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(space)])
     block = mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[space]] * model.block_sd[space]
-    return block @ np.linalg.inv(model.stretch[space].astype(np.float64)) if model.stretch else block
+    return block @ np.linalg.inv(model.metric[space].astype(np.float64)) if model.metric else block
 
 
 def swiss_roll(n: int = 256, seed: int = 0) -> np.ndarray:

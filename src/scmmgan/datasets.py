@@ -1,4 +1,4 @@
-"""Data to try things on: made in memory, shipped with scanpy, or downloaded. The true cell identities are in `uns`."""
+"""Data to try things on: made in memory, shipped with scanpy, or read from a file. True cell identities are in `uns`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ _CENTRES = np.array([[0, 0, 0, 0], [2.2, 0, 0, 0], [0.8, 2.8, 0, 0], [-1.5, 1.2,
 _COMMON_SLOPE, _OWN_SLOPES, _SKEW = 4.0, np.array([1.5, -1.5, 0.8, -0.8, 0.0]), 1.5
 
 _TENX_URL = "https://cf.10xgenomics.com/samples/cell-exp/{0}/{1}/{1}_filtered_feature_bc_matrix.h5"
-# copied from the file registry of the package mudatasets (17,129,253 bytes), not yet checked against a download
-_PBMC5K_HASH = "md5:3366a47283177fe9af143d5819fad61f"
 # antibody=genes that code for its antigen; an antibody that is not listed has the name of its gene, as CD4
 _ANTIBODY_GENES = (
     "CD3=CD3D;CD3E;CD3G CD8a=CD8A CD11b=ITGAM CD15=FUT4 CD16=FCGR3A CD20=MS4A1 CD25=IL2RA CD45RA=PTPRC CD45RO=PTPRC "
@@ -187,14 +185,17 @@ def pbmc68k_panels(*, n_linked: int = 12, random_state: int = 0) -> md.MuData:
     return _mudata(modalities, truth=truth, provenance={"source": source})
 
 
-def pbmc5k_citeseq(*, path: str | Path | None = None) -> md.MuData:
+def pbmc5k_citeseq(*, path: str | Path) -> md.MuData:
     """5k PBMCs of a healthy donor, RNA and 29 surface proteins of the same cells (10x Genomics, CC BY 4.0).
+
+    Nothing is downloaded. The file is at
+    https://cf.10xgenomics.com/samples/cell-exp/3.0.2/5k_pbmc_protein_v3/5k_pbmc_protein_v3_filtered_feature_bc_matrix.h5
+    (17 MB).
 
     Parameters
     ----------
     path
-        Local file: 10x's `filtered_feature_bc_matrix.h5`, or an `.h5mu` file, which is read as it is. Default:
-        downloaded once (17 MB), checked, and kept in the user's cache.
+        Local file: 10x's `filtered_feature_bc_matrix.h5`, or an `.h5mu` file, which is read as it is.
 
     Returns
     -------
@@ -213,20 +214,21 @@ def pbmc5k_citeseq(*, path: str | Path | None = None) -> md.MuData:
 
     Raises
     ------
-    ConnectionError, FileNotFoundError, ValueError
-        If the download fails, `path` does not exist, or the file is not the right one.
+    FileNotFoundError, ValueError
+        If `path` does not exist, or the file is not of these kinds.
 
     Examples
     --------
-    >>> mdata = smm.datasets.pbmc5k_citeseq()  # doctest: +SKIP
+    >>> mdata = smm.datasets.pbmc5k_citeseq(path="5k_pbmc_protein_v3_filtered_feature_bc_matrix.h5")  # doctest: +SKIP
     """
-    return _citeseq(_TENX_URL.format("3.0.2", "5k_pbmc_protein_v3"), _PBMC5K_HASH, path)
+    return _citeseq(_TENX_URL.format("3.0.2", "5k_pbmc_protein_v3"), path)
 
 
-def pbmc10k_citeseq(*, path: str | Path | None = None) -> md.MuData:
+def pbmc10k_citeseq(*, path: str | Path) -> md.MuData:
     """10k PBMCs of another healthy donor, RNA and 14 surface proteins of the same cells (10x Genomics, CC BY 4.0).
 
-    No checksum of the original file is recorded yet, so it is not downloaded: hand in a local copy.
+    Nothing is downloaded. The file is at
+    https://cf.10xgenomics.com/samples/cell-exp/3.0.0/pbmc_10k_protein_v3/pbmc_10k_protein_v3_filtered_feature_bc_matrix.h5
 
     Parameters
     ----------
@@ -240,13 +242,13 @@ def pbmc10k_citeseq(*, path: str | Path | None = None) -> md.MuData:
     Raises
     ------
     FileNotFoundError, ValueError
-        If `path` is not given, does not exist or is no such file.
+        If `path` does not exist, or the file is not of these kinds.
 
     Examples
     --------
-    >>> mdata = smm.datasets.pbmc10k_citeseq(path="pbmc_10k_protein_v3.h5")  # doctest: +SKIP
+    >>> mdata = smm.datasets.pbmc10k_citeseq(path="pbmc_10k_protein_v3_filtered_feature_bc_matrix.h5")  # doctest: +SKIP
     """
-    return _citeseq(_TENX_URL.format("3.0.0", "pbmc_10k_protein_v3"), None, path)
+    return _citeseq(_TENX_URL.format("3.0.0", "pbmc_10k_protein_v3"), path)
 
 
 def _renamed(modality: str, values: Any, cell_type: Any, var: pd.DataFrame) -> AnnData:
@@ -351,8 +353,8 @@ def _log_normalized(adata: AnnData) -> AnnData:
     return adata
 
 
-def _citeseq(url: str, known_hash: str | None, path: str | Path | None) -> md.MuData:
-    file = Path(path) if path is not None else _download(url, known_hash)
+def _citeseq(url: str, path: str | Path) -> md.MuData:
+    file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"No file {str(file)!r}. Download {url} and hand it in as `path=`.")
     if file.suffix == ".h5mu":
@@ -361,21 +363,6 @@ def _citeseq(url: str, known_hash: str | None, path: str | Path | None) -> md.Mu
     if file.suffix != ".h5":
         raise ValueError(f"`path` is {str(file)!r}; give the .h5 file of 10x Genomics ({url}) or an .h5mu file.")
     return _read_10x(file, url)
-
-
-def _download(url: str, known_hash: str | None) -> Path:
-    import pooch
-
-    hint = "Download the file yourself and hand it in as `path=`."
-    if known_hash is None:
-        raise ValueError(f"No checksum is recorded for {url}, so a download could not be verified. {hint}")
-    downloader = pooch.HTTPDownloader(headers={"User-Agent": "scmmgan"})
-    try:
-        return Path(pooch.retrieve(url, known_hash, path=pooch.os_cache("scmmgan"), downloader=downloader))
-    except OSError as error:
-        raise ConnectionError(f"Could not download {url}. {hint} Cause: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"What {url} holds is not the file recorded. {hint} Cause: {error}") from error
 
 
 def _read_10x(file: Path, url: str) -> md.MuData:

@@ -213,8 +213,19 @@ def labelled(a: Any, b: Any) -> md.MuData:
     return make(a={"type": a}, b={"type": b})
 
 
-def read_labels(mdata: md.MuData, **columns: str | None) -> dict[str, np.ndarray] | None:
+def read_labels(mdata: md.MuData, **columns: str | None) -> tuple[dict[str, np.ndarray] | None, list[str]]:
     return _known.read_labels(mdata, list(columns), columns)
+
+
+def codes_of(mdata: md.MuData, **columns: str | None) -> dict[str, np.ndarray]:
+    """Codes alone, which point into a sorted vocabulary and nowhere else."""
+    codes, vocabulary = read_labels(mdata, **columns)
+    assert codes is not None
+    assert vocabulary == sorted(set(vocabulary))
+    for found in codes.values():
+        assert found.min() >= -1
+        assert found.max() < len(vocabulary)
+    return codes
 
 
 def decoded(mdata: md.MuData, found: dict[str, np.ndarray], column: str = "type") -> dict[int, set]:
@@ -236,17 +247,18 @@ def test_labels_have_one_vocabulary(dtype: str):
         # categories that no cell has are no labels
         a, b = pd.Categorical(a, categories=["x", "T", "B", "NK"]), pd.Categorical(b)
     mdata = labelled(a, b)
-    found = read_labels(mdata, a="type", b="type")
+    found, vocabulary = read_labels(mdata, a="type", b="type")
     assert decoded(mdata, found) == {0: {"B"}, 1: {"NK"}, 2: {"T"}}
+    assert vocabulary == ["B", "NK", "T"]
 
 
 def test_no_labels():
-    assert read_labels(make(), a=None, b=None) is None
+    assert read_labels(make(), a=None, b=None) == (None, [])
 
 
 def test_labels_of_other_columns():
     mdata = make(a={"type": np.resize(["T", "B"], 60)}, b={"kind": np.resize(["B", "T", "T"], 50)})
-    found = read_labels(mdata, a="type", b="kind")
+    found = codes_of(mdata, a="type", b="kind")
     for m, column in (("a", "type"), ("b", "kind")):
         assert (np.array(["B", "T"])[found[m]] == mdata[m].obs[column]).all()
 
@@ -256,7 +268,7 @@ def test_gaps_of_labels(gap: Any):
     a = pd.Series(np.resize(["T", "B", "NK"], 60), dtype=object)
     a[::4] = gap
     mdata = labelled(a.to_numpy(), np.resize(["NK", "T", "B"], 50))
-    found = read_labels(mdata, a="type", b="type")
+    found = codes_of(mdata, a="type", b="type")
     assert (found["a"] == -1).sum() == 15
     assert (found["b"] >= 0).all()
     kept = found["a"] >= 0
@@ -267,7 +279,7 @@ def test_numbers_as_labels():
     """Whole numbers beside gaps are floats; they are the same labels."""
     a = np.resize([0.0, 1.0, np.nan, 2.0], 60)
     mdata = labelled(a, pd.Categorical(np.resize([2, 1, 0], 50)))
-    found = read_labels(mdata, a="type", b="type")
+    found = codes_of(mdata, a="type", b="type")
     assert decoded(mdata, {"b": found["b"]}) == {0: {"0"}, 1: {"1"}, 2: {"2"}}
     for code in range(3):
         assert (mdata["a"].obs["type"][found["a"] == code] == code).all()
@@ -277,7 +289,7 @@ def test_numbers_as_labels():
 def test_labels_that_one_side_lacks(caplog: pytest.LogCaptureFixture):
     mdata = labelled(np.resize(["T", "B", "NK"], 60), np.resize(["T", "B"], 50))
     with caplog.at_level(logging.WARNING, logger="scmmgan"):
-        found = read_labels(mdata, a="type", b="type")
+        found = codes_of(mdata, a="type", b="type")
     assert caplog.messages == ["Labels ['NK'] of 'a' are missing in 'b': those cells count as unmatched."]
     assert set(found["b"]) == {0, 2}
 
@@ -293,7 +305,7 @@ def test_different_vocabularies_are_shown():
     mdata = labelled(np.resize(list("TBxyz"), 60), np.resize(list("TBuvw"), 50))
     with pytest.raises(ValueError, match="share 2 names"):
         read_labels(mdata, a="type", b="type")
-    found = read_labels(labelled(np.resize(list("TBxy"), 60), np.resize(list("TBuvw"), 50)), a="type", b="type")
+    found = codes_of(labelled(np.resize(list("TBxy"), 60), np.resize(list("TBuvw"), 50)), a="type", b="type")
     assert found["a"].max() == 4 + 5 - 2 - 1
 
 
@@ -301,8 +313,9 @@ def test_vocabulary_of_three_modalities():
     mdata = make("a", "b", "c")
     for m, values in (("a", "TBN"), ("b", "TBM"), ("c", "BT")):
         mdata[m].obs["type"] = np.resize(list(values), SIZES[m])
-    found = read_labels(mdata, a="type", b="type", c="type")
+    found, vocabulary = read_labels(mdata, a="type", b="type", c="type")
     assert decoded(mdata, found) == {0: {"B"}, 1: {"M"}, 2: {"N"}, 3: {"T"}}
+    assert vocabulary == ["B", "M", "N", "T"]
 
 
 @pytest.mark.parametrize(
@@ -328,7 +341,7 @@ def test_labels_refused(columns: Any, error: type[Exception], message: str):
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
-def read_batches(mdata: md.MuData, **columns: Any) -> dict[str, np.ndarray | None]:
+def read_batches(mdata: md.MuData, **columns: Any) -> dict[str, tuple[np.ndarray, ...] | None]:
     return _known.read_batches(mdata, ["a", "b"], {"a": None, "b": None, **columns})
 
 
@@ -350,13 +363,24 @@ def test_batches(values: list, category: bool):
     mdata = batched(pd.Categorical(donor) if category else donor)
     found = read_batches(mdata, a="donor")
     assert found["b"] is None
-    assert set(found["a"]) == {0, 1}
-    assert [len(set(found["a"][(mdata["a"].obs["donor"] == v).to_numpy()])) for v in values] == [1, 1]
+    # row numbers in their own order, every row in one batch
+    rows = found["a"]
+    assert len(rows) == 2
+    assert sorted(np.concatenate(rows)) == list(range(80))
+    for part in rows:
+        assert (np.diff(part) > 0).all()
+    seen = [set(mdata["a"].obs["donor"].iloc[part]) for part in rows]
+    assert sorted(seen, key=str) == sorted(({v} for v in values), key=str)
 
 
 def test_one_batch_is_none():
     assert read_batches(batched("x"), a="donor") == {"a": None, "b": None}
     assert read_batches(make()) == {"a": None, "b": None}
+
+
+def test_just_enough_cells_in_a_batch():
+    found = read_batches(batched(np.repeat(["x", "y"], [48, 32])), a="donor")
+    assert sorted(len(rows) for rows in found["a"]) == [32, 48]
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,6 @@ def test_a_column_that_names_no_genes_is_refused(monkeypatch: pytest.MonkeyPatch
     mdata = make(GENES, ANTIBODIES)
     for m in ("rna", "protein"):
         mdata[m].var["feature_types"] = "Gene Expression"
-    monkeypatch.setattr("scmmgan.data.links.MAX_LINKS", 20)
+    monkeypatch.setattr("scmmgan.data.links.MAX_LINK_TABLE", 20)
     with pytest.raises(ValueError, match=r"'feature_types' gives \d+ links, .* does not name genes"):
         link_table(mdata, "rna", "protein", "feature_types")

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 
 import anndata as ad
-import matplotlib as mpl
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from matplotlib import pyplot as plt
 
-mpl.use("Agg")
+from scmmgan.data.keys import FORMAT
 
 N_SPOTS, N_CELLS, N_STEPS = 60, 45, 200
-
-
-@pytest.fixture(autouse=True)
-def _close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -82,6 +73,7 @@ def aligned() -> md.MuData:
     var_names = {"spots": genes, "cells": cells.var_names.tolist()}
     config = {"modalities": ["spots", "cells"], "widths": widths, "block_sd": block_sd, "var_names": var_names}
     mdata.uns["scmmgan"] = {
+        "format": FORMAT,
         "params": {"links": "gene", "layer": "None"},
         "features": {name: np.array(found, dtype=object) for name, found in var_names.items()},
         "history": history,

@@ -15,7 +15,7 @@ from scmmgan import pl
 
 @pytest.fixture
 def diagnosed(aligned: md.MuData) -> md.MuData:
-    """Four populations of spots and of cells; five links, one of them bad; A and B hardly told apart."""
+    """Four populations of spots and of cells; five links, one of them bad; A and B hard to distinguish."""
     populations = pd.DataFrame(
         {
             "modality": ["spots"] * 4 + ["cells"] * 4,

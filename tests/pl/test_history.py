@@ -32,7 +32,7 @@ def test_lines_are_the_recorded_terms(aligned):
 
 
 def test_terms_differ_in_colour_and_line(aligned):
-    names = ["adversarial", "cycle", "anchors", "links", "geometry", "discriminator", "prior", "more"]
+    names = ["adversarial", "cycle", "anchors", "links", "geometry", "discriminator", "identity", "more"]
     steps = np.arange(5)
     aligned.uns["scmmgan"]["history"] = {"step": steps} | dict.fromkeys(names, steps + 1.0)
     ax = pl.history(aligned, show=False)
@@ -63,7 +63,7 @@ def test_scale(aligned, low, high, scale):
     assert pl.history(aligned, show=False).get_yscale() == scale
 
 
-def test_one_tiny_record_does_not_stretch_the_axis(aligned):
+def test_one_tiny_record_does_not_extend_the_axis(aligned):
     values = np.ones(200)
     values[0] = 1e-9
     aligned.uns["scmmgan"]["history"] = {"step": np.arange(200), "a": values}

@@ -298,7 +298,7 @@ def test_uncertainty_is_relative_from_0_to_1(aligned, with_uncertainty, source):
     np.testing.assert_allclose(spots.get_array(), expected)
     assert spots.get_clim() == (0, 1)
     assert bar_of(axes[0, 2]).get_xlabel() == "variance left / all"
-    assert said(axes[1, 2]) == "too rarely seen to judge"
+    assert said(axes[1, 2]) == "too rarely seen to score"
     assert said(axes[2, 2]) == "not measured in cells"
     assert said(axes[3, 2]) == ""
     assert [bar_of(axes[row, 2])._colorbar.extend for row in (0, 4)] == ["neither", "max"]

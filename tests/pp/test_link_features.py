@@ -1,4 +1,4 @@
-"""`pp.link_features`: the public face of `_links`."""
+"""`pp.link_features`: links by names, columns, tables and places in the genome."""
 
 from __future__ import annotations
 

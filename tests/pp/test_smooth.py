@@ -15,11 +15,11 @@ import scmmgan as smm
 
 
 def operator(x: np.ndarray, k: int, n_pcs: int) -> np.ndarray:
-    """METHOD §2 in plain loops: adaptive Gaussian kernel on the k nearest cells in the PCs of the z-scores."""
+    """In plain loops: adaptive Gaussian kernel on the k nearest cells in the denoised PCs of the z-scores."""
     z = (x - x.mean(0)) / x.std(0)
     u, d, _ = np.linalg.svd(z.astype(float), full_matrices=False)
-    y = (u * d)[:, :n_pcs]
-    n = len(x)
+    n, g = x.shape
+    y = denoised((u * d)[:, :n_pcs], d[:n_pcs] ** 2 / n, g)
     distance = np.sqrt(((y[:, None] - y[None]) ** 2).sum(2))
     kernel = np.zeros((n, n))
     for a in range(n):
@@ -28,6 +28,26 @@ def operator(x: np.ndarray, k: int, n_pcs: int) -> np.ndarray:
             kernel[a, b] = np.exp(-((distance[a, b] / distance[a, others[min(5, k) - 1]]) ** 2))
     kernel = (kernel + kernel.T) / 2 + np.eye(n)
     return kernel / kernel.sum(1, keepdims=True)
+
+
+def denoised(y: np.ndarray, variance: np.ndarray, g: int) -> np.ndarray:
+    """PCs, each shrunk as in Gavish and Donoho (2017); as they are where no feature is left beside them."""
+    n, p = y.shape
+    if g <= p:
+        return y
+    kept = list(range(p))
+    while True:
+        noise = (g - sum(variance[i] for i in kept)) / (g - len(kept))
+        above = [i for i in kept if variance[i] > noise * (1 + (g / n) ** 0.5) ** 2]
+        if above == kept:
+            break
+        kept = above
+    assert len(kept) >= 2
+    out = np.zeros_like(y)
+    for i in kept:
+        v = variance[i] / noise
+        out[:, i] = y[:, i] * ((v - g / n - 1) ** 2 - 4 * g / n) ** 0.5 / v
+    return out
 
 
 @pytest.mark.parametrize(("t", "k", "n_pcs"), [(3, 15, 50), (1, 15, 10), (2, 4, 5)])

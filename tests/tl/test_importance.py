@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan.data import read as _problem
+from scmmgan.data import read as _read
 from scmmgan.data.keys import Keys
 from scmmgan.model.space.smoothing import SmoothedMatrix
 
@@ -27,10 +27,9 @@ def test_knocked_out_features_change_the_prediction(aligned_toy: md.MuData):
     """Top ten set to their mean, against ten at random, through every step of the chain."""
     features = aligned_toy["protein"].var_names[:20].tolist()
     found = table(aligned_toy, features=features)
-    domains = {d.name: d for d in _problem.reread(aligned_toy, Keys()).domains}
+    _, domains = _read.reread(aligned_toy, Keys())
     rna, protein = domains["rna"], domains["protein"]
-    cells, model = rna.cells.columns(np.arange(60)), smm.get.model(aligned_toy)
-    assert rna.own_share == 0.3
+    cells, model = rna.smoothed.columns(np.arange(60)), smm.get.model(aligned_toy)
     np.testing.assert_allclose(rna.transform.transform(SmoothedMatrix(cells)), rna.x, atol=1e-4)
 
     def predicted(without: np.ndarray) -> np.ndarray:
@@ -39,10 +38,10 @@ def test_knocked_out_features_change_the_prediction(aligned_toy: md.MuData):
         x = rna.transform.transform(SmoothedMatrix(changed))
         return protein.transform.inverse(model.translate(x, "rna", "protein"), np.arange(20))
 
-    whole, rng = predicted(np.array([], dtype=int)), np.random.default_rng(0)
+    whole, rng, names = predicted(np.array([], dtype=int)), np.random.default_rng(0), aligned_toy["rna"].var_names
     random = [np.abs(predicted(rng.permutation(60)[:10]) - whole).mean(0) for _ in range(5)]
     top = [
-        np.abs(predicted(rna.var_names.get_indexer(of["source_feature"][:10])) - whole).mean(0)[i]
+        np.abs(predicted(names.get_indexer(of["source_feature"][:10])) - whole).mean(0)[i]
         for i, (_, of) in enumerate(found.groupby("feature", sort=False))
     ]
     assert (np.array(top) > np.array(random)).mean() > 0.9
@@ -50,9 +49,9 @@ def test_knocked_out_features_change_the_prediction(aligned_toy: md.MuData):
 
 def test_one_feature_that_is_copied():
     """A feature that alone decides a mapped one is first, with its sign."""
-    mdata = smm.datasets.toy(n_cells=200)
+    mdata = smm.datasets.toy(n_cells=130, n_features=[30, 20])
     rng = np.random.default_rng(0)
-    hidden = rng.normal(size=400)  # of 200 cells of either side: the same number means the same cell
+    hidden = rng.normal(size=130)  # the same number means the same cell
     for m in ("rna", "protein"):
         cell = mdata.uns["truth"][m]["cell"]
         noise = rng.normal(size=mdata[m].shape).astype(np.float32)
@@ -60,7 +59,7 @@ def test_one_feature_that_is_copied():
         mdata[m].X = noise
     cell = {m: pd.Series(mdata[m].obs_names, index=mdata.uns["truth"][m]["cell"]) for m in ("rna", "protein")}
     pairs = pd.DataFrame(cell).dropna()
-    smm.tl.align(mdata, links=None, pairs=pairs, smooth=None, max_steps=100, progress_bar=False)
+    smm.tl.align(mdata, links=None, pairs=pairs, smooth=None, max_steps=60, progress_bar=False)
     found = table(mdata)
     assert found["source_feature"][0] == mdata["rna"].var_names[0]
     assert found["share"][0] > 0.5
@@ -93,26 +92,26 @@ def test_a_sample_of_cells(aligned_toy: md.MuData):
     assert both[0].corr(both[1]) > 0.95
 
 
-def test_representations(small: md.MuData):
-    small["rna"].obsm["X_pca"] = np.random.default_rng(0).normal(size=(small["rna"].n_obs, 4)).astype(np.float32)
-    smm.tl.align(small, links=None, use_rep={"rna": "X_pca"}, max_steps=5, progress_bar=False)
-    assert sorted(table(small)["source_feature"]) == [f"X_pca_{i}" for i in range(4)]
-    assert table(small, "protein", "rna", features="X_pca_2")["feature"].eq("X_pca_2").all()
+def test_representations(tiny: md.MuData):
+    tiny["rna"].obsm["X_pca"] = np.random.default_rng(0).normal(size=(tiny["rna"].n_obs, 4)).astype(np.float32)
+    smm.tl.align(tiny, links=None, use_rep={"rna": "X_pca"}, max_steps=5, progress_bar=False)
+    assert sorted(table(tiny)["source_feature"]) == [f"X_pca_{i}" for i in range(4)]
+    assert table(tiny, "protein", "rna", features="X_pca_2")["feature"].eq("X_pca_2").all()
 
 
 def test_batches_and_the_coupling_as_a_map():
-    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
-    mdata["rna"].obs["batch"] = np.where(np.arange(120) % 2, "a", "b")
+    mdata = smm.datasets.toy(n_cells=80, n_features=[30, 20])
+    mdata["rna"].obs["batch"] = np.where(np.arange(80) % 2, "a", "b")
     smm.tl.align(mdata, links="gene", batch={"rna": "batch"}, method="coupling", progress_bar=False)
     assert table(mdata)["share"].sum() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["h5mu", "zarr"])
-def test_survives_a_file(small_aligned: md.MuData, form: str, tmp_path: Path):
-    found = table(small_aligned)
-    table(small_aligned, "protein", "rna", features="rna_gene_0")
+def test_survives_a_file(small_coupled: md.MuData, form: str, tmp_path: Path):
+    found = table(small_coupled)
+    table(small_coupled, "protein", "rna", features="rna_gene_0")
     file = tmp_path / f"a.{form}"
-    (small_aligned.write if form == "h5mu" else small_aligned.write_zarr)(file)
+    (small_coupled.write if form == "h5mu" else small_coupled.write_zarr)(file)
     again = md.read(file) if form == "h5mu" else md.read_zarr(file)
     stored = again.uns["scmmgan"]["importance"]
     assert set(stored) == {"rna", "protein"}

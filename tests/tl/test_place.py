@@ -16,13 +16,15 @@ import scmmgan as smm
 from helpers import own_space, space_of
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.coupling.landmarks import Landmarks
+from scmmgan.model.defaults import LOSS_WEIGHTS
 from scmmgan.model.nets import training
 from scmmgan.model.nets.aligner import Aligner, Frame
 
-SLOT, SPREAD = "scmmgan_coordinates_rna", "scmmgan_spread"
+SLOT, SPREAD, LANDMARK = "scmmgan_coordinates_rna", "scmmgan_spread", "scmmgan_landmark"
+N = 180
 
 
-def tissue(n: int = 240, seed: int = 0, d: int = 2, noise: float = 0.15) -> tuple[md.MuData, pd.DataFrame, np.ndarray]:
+def tissue(n: int = N, seed: int = 0, d: int = 2, noise: float = 0.15) -> tuple[md.MuData, pd.DataFrame, np.ndarray]:
     """Spots on a band far from the origin with genes that vary smoothly over it, cells of the same band, shuffled, truth."""
     rng = np.random.default_rng(seed)
     places = rng.random((2 * n, d)) * np.array([4.0, 1.0, 0.5])[:d]
@@ -47,7 +49,7 @@ def error(placed: np.ndarray, truth: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def _placed() -> tuple[md.MuData, np.ndarray]:
     mdata, links, truth = tissue()
-    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=150, progress_bar=False)
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=120, progress_bar=False)
     return mdata, truth
 
 
@@ -75,46 +77,63 @@ def test_cells_are_placed_near_the_truth(placed: tuple[md.MuData, np.ndarray], m
 def test_three_columns_and_two_tissues():
     mdata, links, truth = tissue(d=3)
     mdata["cells"].obsm["spatial"] = truth[:, :2] / 10
-    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=100, progress_bar=False)
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=60, progress_bar=False)
     for source, target in (("cells", "rna"), ("rna", "cells")):
         smm.tl.place(mdata, source, target, method="generator")
     assert error(mdata["cells"].obsm[SLOT], truth) < 0.4 * error(truth.mean(0)[None], truth)
-    assert mdata["rna"].obsm["scmmgan_coordinates_cells"].shape == (240, 2)
+    assert mdata["rna"].obsm["scmmgan_coordinates_cells"].shape == (N, 2)
     own = mdata["rna"].obsm["spatial"][:, :2] / 10
     assert error(mdata["rna"].obsm["scmmgan_coordinates_cells"], own) < 0.4 * error(own.mean(0)[None], own)
 
 
-def test_spread_and_mean_under_the_plan(placed: tuple[md.MuData, np.ndarray]):
-    """Against the plain sum over all pairs of a cell and a spot."""
-    mdata, _ = placed
-    smm.tl.place(mdata, "cells", "rna", method="plan")
-    x, places = own_space(mdata, "rna").astype(float), mdata["rna"].obsm["spatial"]
-    nodes = mdata["rna"].obs_names.get_indexer(mdata.uns["scmmgan"]["landmarks"]["rna"])
-    label = ((x[:, None] - x[nodes][None]) ** 2).sum(2).argmin(1)
+def under_plan(mdata: md.MuData) -> tuple[np.ndarray, np.ndarray]:
+    """Mean place and spread of every cell: the plain sum over all pairs of a cell and a spot."""
+    places, label = mdata["rna"].obsm["spatial"], mdata["rna"].obs[LANDMARK].to_numpy()
     plan = mdata["cells"].obsm["scmmgan_plan_rna"].toarray().astype(float)
-    weight = plan[:, label] / np.bincount(label)[label]
+    weight = np.zeros((len(plan), len(places)))
+    for spot, landmark in enumerate(label):
+        weight[:, spot] = plan[:, landmark] / (label == landmark).sum()
     mean = weight @ places
-    spread = np.sqrt((weight * ((places[None] - mean[:, None]) ** 2).sum(2)).sum(1))
-    np.testing.assert_allclose(mdata["cells"].obsm[SLOT], mean, rtol=1e-5)
-    np.testing.assert_allclose(mdata["cells"].obs[SPREAD], spread, rtol=1e-3)
+    return mean, np.sqrt((weight * ((places[None] - mean[:, None]) ** 2).sum(2)).sum(1))
+
+
+def test_spread_and_mean_under_the_plan(placed: tuple[md.MuData, np.ndarray]):
+    """Every spot counts with the landmark that stood for it in the coupling, not with the nearest one."""
+    mdata, _ = placed
+    x, label = own_space(mdata, "rna").astype(float), mdata["rna"].obs[LANDMARK].to_numpy()
+    nodes = mdata["rna"].obs_names.get_indexer(mdata.uns["scmmgan"]["landmarks"]["rna"])
+    np.testing.assert_array_equal(label[nodes], np.arange(len(nodes)))
+    guessed = ((x[:, None] - x[nodes][None]) ** 2).sum(2).argmin(1)
+    assert (guessed != label).mean() > 0.02
+    spreads = []
+    for landmark in (label, np.random.default_rng(0).permutation(label)):
+        mdata["rna"].obs[LANDMARK] = landmark
+        smm.tl.place(mdata, "cells", "rna", method="plan")
+        mean, spread = under_plan(mdata)
+        np.testing.assert_allclose(mdata["cells"].obsm[SLOT], mean, rtol=1e-5)
+        np.testing.assert_allclose(mdata["cells"].obs[SPREAD], spread, rtol=1e-3)
+        spreads.append(spread)
+    # spots of one landmark lie together
+    assert np.median(spreads[0]) < 0.6 * np.median(spreads[1])
 
 
 def test_spread_says_where_a_tissue_repeats_itself():
     """Two halves with the same genes: a cell of them fits both, a cell of the middle one place."""
     rng = np.random.default_rng(0)
-    at = rng.random(400)
+    n = 150
+    at = rng.random(2 * n)
     folded = np.abs(at - 0.5)
-    values = np.sin(6 * folded[:, None] * rng.normal(size=24) + rng.random(24) * 6) + 0.05 * rng.normal(size=(400, 24))
-    order = rng.permutation(200)
-    spots = ad.AnnData(values[:200].astype(np.float32), obsm={"spatial": np.column_stack([at, 0.01 * at])[:200]})
-    cells = ad.AnnData(values[200:][order].astype(np.float32))
-    spots.obs_names, cells.obs_names = [f"s{i}" for i in range(200)], [f"q{i}" for i in range(200)]
+    values = np.sin(6 * folded[:, None] * rng.normal(size=24) + rng.random(24) * 6) + 0.05 * rng.normal(size=(2 * n, 24))
+    order = rng.permutation(n)
+    spots = ad.AnnData(values[:n].astype(np.float32), obsm={"spatial": np.column_stack([at, 0.01 * at])[:n]})
+    cells = ad.AnnData(values[n:][order].astype(np.float32))
+    spots.obs_names, cells.obs_names = [f"s{i}" for i in range(n)], [f"q{i}" for i in range(n)]
     spots.var_names = cells.var_names = [f"G{i}" for i in range(24)]
     with md.set_options(pull_on_update=False):
         mdata = md.MuData({"cells": cells, "rna": spots})
     smm.tl.align(mdata, links="var_names", method="coupling", progress_bar=False)
     smm.tl.place(mdata, "cells", "rna")
-    far = folded[200:][order]
+    far = folded[n:][order]
     spread = mdata["cells"].obs[SPREAD].to_numpy()
     # two places at 2 · far of each other: their rms distance from the middle is far
     assert np.corrcoef(spread, far)[0, 1] > 0.9
@@ -128,13 +147,13 @@ def test_nearest_is_the_most_central_of_twenty_spots(placed: tuple[md.MuData, np
     distance = ((y[:, None] - own_space(mdata, "rna")[None]) ** 2).sum(2)
     near = mdata["rna"].obsm["spatial"][np.argsort(distance, axis=1)[:, :20]]
     apart = np.sqrt(((near[:, :, None] - near[:, None]) ** 2).sum(3)).sum(2)
-    np.testing.assert_array_equal(mdata["cells"].obsm[SLOT], near[np.arange(240), apart.argmin(1)])
+    np.testing.assert_array_equal(mdata["cells"].obsm[SLOT], near[np.arange(N), apart.argmin(1)])
 
 
 def test_without_spatial_the_nearest_spots_serve_and_the_log_says_so(caplog: pytest.LogCaptureFixture):
     mdata, links, truth = tissue()
     mdata["rna"].obsm["other"] = mdata["rna"].obsm["spatial"] * 2
-    smm.tl.align(mdata, links=links, max_steps=20, progress_bar=False)
+    smm.tl.align(mdata, links=links, method="coupling", progress_bar=False)
     with caplog.at_level("INFO", "scmmgan"):
         smm.tl.place(mdata, "cells", "rna", spatial="other")
     assert "'rna' was aligned without `spatial`" in caplog.text
@@ -196,7 +215,7 @@ def test_terms_that_see_coordinates():
         for name in names:
             patch.setattr(training.losses, name, spy(name))
         Aligner.fit(
-            x, found, {("a", "b"): link, ("b", "a"): link}, shared=True, weights=training.WEIGHTS,
+            x, found, {("a", "b"): link, ("b", "a"): link}, shared=True, weights=LOSS_WEIGHTS,
             recipe=training.Recipe(4, 32, 1e-3), random_state=0, device="cpu", progress_bar=False,
             coordinates={"b": rng.normal(size=(64, 3))},
         )  # fmt: skip
@@ -266,9 +285,9 @@ def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarr
 
 
 @pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
-def test_round_trip(placed: tuple[md.MuData, np.ndarray], tmp_path: Path, fmt: str):
-    mdata, _ = placed
-    smm.tl.place(mdata, "cells", "rna")
+def test_round_trip(three_aligned: md.MuData, tmp_path: Path, fmt: str):
+    mdata = three_aligned
+    smm.tl.place(mdata, "atac", "rna", key="mine")
     path = tmp_path / f"a.{fmt}"
     if fmt == "h5mu":
         mdata.write(path)
@@ -276,10 +295,10 @@ def test_round_trip(placed: tuple[md.MuData, np.ndarray], tmp_path: Path, fmt: s
     else:
         mdata.write_zarr(path)
         back = md.read_zarr(path)
-    pd.testing.assert_frame_equal(smm.get.coordinates(back, "cells", "rna"), smm.get.coordinates(mdata, "cells", "rna"))
-    before = mdata["cells"].obsm[SLOT]
-    smm.tl.place(back, "cells", "rna")
-    np.testing.assert_allclose(back["cells"].obsm[SLOT], before, rtol=1e-6)
+    before, after = (smm.get.coordinates(m, "atac", "rna", key="mine") for m in (mdata, back))
+    pd.testing.assert_frame_equal(after, before)
+    smm.tl.place(back, "atac", "rna", key="mine")
+    pd.testing.assert_frame_equal(smm.get.coordinates(back, "atac", "rna", key="mine"), before)
 
 
 def test_writes_only_its_slots(placed: tuple[md.MuData, np.ndarray], fingerprint):
@@ -302,14 +321,12 @@ def test_the_next_alignment_removes_places(placed: tuple[md.MuData, np.ndarray])
         smm.get.coordinates(mdata, "cells", "rna")
 
 
-def test_three_modalities_name_the_target():
-    mdata = smm.datasets.toy(n_cells=80, n_modalities=3, spatial=True)
-    smm.tl.align(mdata, links="gene", spatial="spatial", max_steps=2, progress_bar=False)
-    smm.tl.place(mdata, "atac", "rna")
-    smm.tl.place(mdata, "protein", "rna", method="plan")
-    assert "scmmgan_spread_rna" in mdata["atac"].obs
-    assert smm.get.coordinates(mdata, "atac", "rna").attrs["method"] == "nearest"
-    assert smm.get.coordinates(mdata, "protein", "rna").attrs["method"] == "plan"
+def test_three_modalities_name_the_target(three_aligned: md.MuData):
+    smm.tl.place(three_aligned, "atac", "rna", key="mine")
+    smm.tl.place(three_aligned, "protein", "rna", method="plan", key="mine")
+    assert "mine_spread_rna" in three_aligned["atac"].obs
+    assert smm.get.coordinates(three_aligned, "atac", "rna", key="mine").attrs["method"] == "nearest"
+    assert smm.get.coordinates(three_aligned, "protein", "rna", key="mine").attrs["method"] == "plan"
 
 
 @pytest.mark.parametrize(
@@ -336,7 +353,7 @@ def test_errors_before_anything_is_written(placed, fingerprint, change, argument
     if change == "gone":
         del mdata["rna"].obsm["spatial"]
     elif change == "nan":
-        mdata["rna"].obsm["spatial"] = np.where(np.arange(240)[:, None] == 3, np.nan, mdata["rna"].obsm["spatial"])
+        mdata["rna"].obsm["spatial"] = np.where(np.arange(N)[:, None] == 3, np.nan, mdata["rna"].obsm["spatial"])
     elif change == "taken":
         mdata["cells"].obs[SPREAD] = 1.0
     before = fingerprint(mdata)
@@ -348,17 +365,27 @@ def test_errors_before_anything_is_written(placed, fingerprint, change, argument
 
 def test_a_view_is_refused(placed: tuple[md.MuData, np.ndarray]):
     with pytest.raises(ValueError, match="is a view"):
-        smm.tl.place(placed[0][:400], "cells", "rna")
+        smm.tl.place(placed[0][: N + 100], "cells", "rna")
 
 
-def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray]):
+def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray], fingerprint):
     mdata, _ = placed
-    kept = np.ones(240, bool)
-    kept[mdata["rna"].obs_names.get_loc(mdata.uns["scmmgan"]["landmarks"]["rna"][0])] = False
+    kept = (mdata["rna"].obs[LANDMARK] != 3).to_numpy()
     with md.set_options(pull_on_update=False):
         cut = md.MuData({"cells": mdata["cells"].copy(), "rna": mdata["rna"][kept].copy()}, uns=dict(mdata.uns))
-    with pytest.raises(KeyError, match="a landmark of the alignment"):
+    with pytest.raises(KeyError, match="1 of 90 landmarks of the alignment 'scmmgan' have no cell left in 'rna'"):
         smm.tl.place(cut, "cells", "rna")
+    # some spots less are no loss
+    first = np.unique(mdata["rna"].obs[LANDMARK], return_index=True)[1]
+    with md.set_options(pull_on_update=False):
+        cut = md.MuData({"cells": mdata["cells"].copy(), "rna": mdata["rna"][first].copy()}, uns=dict(mdata.uns))
+    smm.tl.place(cut, "cells", "rna", method="plan")
+    np.testing.assert_allclose(cut["cells"].obs[SPREAD], under_plan(cut)[1], rtol=1e-3)
+    del mdata["rna"].obs[LANDMARK]
+    before = fingerprint(mdata)
+    with pytest.raises(KeyError, match=r"'rna' has no obs column 'scmmgan_landmark': align it again"):
+        smm.tl.place(mdata, "cells", "rna")
+    assert fingerprint(mdata) == before
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,6 @@ import scmmgan as smm
 SLOT = "scmmgan_protein_cell_type"
 
 
-@pytest.fixture(scope="module")
-def _without_e() -> md.MuData:
-    mdata = smm.datasets.toy(overlap=0.8)
-    smm.tl.align(mdata, links="gene", max_steps=100, progress_bar=False)
-    return mdata
-
-
-@pytest.fixture
-def without_e(_without_e: md.MuData) -> md.MuData:
-    """ "protein" lacks "type_E"."""
-    return _without_e.copy()
-
-
 def test_labels(aligned_toy: md.MuData):
     truth = aligned_toy["rna"].obs.pop("cell_type").astype(str)
     smm.tl.transfer(aligned_toy, "rna", "protein", obs="cell_type")
@@ -132,20 +119,20 @@ def test_types_of_columns(small_aligned: md.MuData, kind: str):
 
 
 @pytest.mark.parametrize("form", ["h5mu", "zarr"])
-def test_survives_a_file(small_aligned: md.MuData, form: str, tmp_path: Path):
-    small_aligned["protein"].obs["a label"] = np.where(np.arange(small_aligned["protein"].n_obs) % 3, "x/y", "z")
-    smm.tl.transfer(small_aligned, "rna", "protein", obs=["cell_type", "a label", "gradient"])
+def test_survives_a_file(small_coupled: md.MuData, form: str, tmp_path: Path):
+    small_coupled["protein"].obs["a label"] = np.where(np.arange(small_coupled["protein"].n_obs) % 3, "x/y", "z")
+    smm.tl.transfer(small_coupled, "rna", "protein", obs=["cell_type", "a label", "gradient"])
     file = tmp_path / f"a.{form}"
-    (small_aligned.write if form == "h5mu" else small_aligned.write_zarr)(file)
+    (small_coupled.write if form == "h5mu" else small_coupled.write_zarr)(file)
     again = md.read(file) if form == "h5mu" else md.read_zarr(file)
     for name in (SLOT, "scmmgan_protein_a label", "scmmgan_protein_gradient", f"{SLOT}_unassigned"):
-        pd.testing.assert_series_equal(again["rna"].obs[name], small_aligned["rna"].obs[name])
+        pd.testing.assert_series_equal(again["rna"].obs[name], small_coupled["rna"].obs[name])
     names = again.uns["scmmgan"]["transfer"]["rna"]["scmmgan_protein_a label"]
     assert names.tolist() == ["x/y", "z"]
     smm.tl.transfer(again, "protein", "rna", obs="cell_type")
     assert set(again.uns["scmmgan"]["transfer"]) == {"rna", "protein"}
     # the next alignment takes it all away
-    smm.tl.align(again, links="gene", max_steps=5, progress_bar=False)
+    smm.tl.align(again, links="gene", method="coupling", progress_bar=False)
     assert not [c for c in again["rna"].obs if c.startswith("scmmgan_protein")]
     assert "transfer" not in again.uns["scmmgan"]
 

@@ -133,7 +133,7 @@ def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
         )
     sparse = sp.issparse(values)
     with np.errstate(over="ignore"):  # what float32 cannot hold is counted below
-        out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.array(values[...], dtype=np.float32)
+        out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.asarray(values[...], dtype=np.float32)
     n, g = out.shape
     if n < MIN_CELLS or g == 0:
         raise ValueError(f"{name!r} has {n} cells and {g} features; {MIN_CELLS} cells and 1 feature are the minimum.")

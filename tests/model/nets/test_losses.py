@@ -1,4 +1,4 @@
-"""Every objective against a float64 reference written out from METHOD §5; the heat loss is in test_diffusion."""
+"""Every objective against a float64 reference, written out; the heat loss is in test_diffusion."""
 
 from __future__ import annotations
 

@@ -11,11 +11,17 @@ import pytest
 import torch
 
 from scmmgan.model.coupling.coupling import couple_known
-from scmmgan.model.nets import methods, training
+from scmmgan.model.coupling.landmarks import find_landmarks
+from scmmgan.model.defaults import LOSS_WEIGHTS
+from scmmgan.model.nets import methods
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.networks import BarycentricMap, Generator, PaperGenerator
 
 NAMES = ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"]
+
+
+def marks(x: dict) -> dict:
+    return {m: find_landmarks(v) for m, v in x.items()}
 
 
 def data(n: int = 120, seed: int = 0) -> tuple[dict, dict, dict]:
@@ -27,13 +33,13 @@ def data(n: int = 120, seed: int = 0) -> tuple[dict, dict, dict]:
     linked = {m: v @ directions for m, v in latent.items()}
     sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in x}
     loadings = {(s, t): (sides[s], sides[t], np.ones(3), np.ones(3)) for s, t in (("a", "b"), ("b", "a"))}
-    return x, couple_known(x, linked), loadings
+    return x, couple_known(x, marks(x), linked), loadings
 
 
 def fit(method: str, x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict]:
     found = methods.lookup(method)
     own = {name: getattr(found, name) for name in ("weights", "lr", "geometry")}
-    settings = {"shared": False, "max_steps": 6, "batch_size": 32, "cycle_as_real": False, "random_state": 0}
+    settings = {"shared": False, "max_steps": 3, "batch_size": 32, "cycle_as_real": False, "random_state": 0}
     rest = {"device": "cpu", "progress_bar": False}
     return methods.fit(method, x, couplings, loadings, **{**own, **settings, **rest, **arguments})
 
@@ -80,11 +86,10 @@ def test_known_geometries(known: str | None):
     assert methods.check_geometry(known) == known
 
 
-def test_settings_of_the_method_text():
-    """METHOD §5."""
+def test_settings_of_the_methods():
     default, paper, cyclegan = (methods.lookup(name) for name in ("scmmgan", "scmmgan-paper", "cyclegan"))
     assert (default.max_steps, default.batch_size, default.lr, default.betas) == (1_000, 256, 1e-3, (0.5, 0.99))
-    assert default.weights == training.WEIGHTS
+    assert default.weights == LOSS_WEIGHTS
     assert default.geometry == "heat"
     assert (paper.max_steps, paper.batch_size, paper.lr, paper.betas) == (20_000, 256, 1e-4, (0.9, 0.999))
     assert paper.weights == {"adversarial": 1, "cycle": 1, "anchors": 10, "links": 10, "geometry": 1, "identity": 0}
@@ -160,7 +165,9 @@ def test_who_follows_known_pairs(method: str):
 def test_known_pairs_of_the_published_setting_are_learnt():
     x, couplings, _ = data()
     known = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < 60) for pair, c in couplings.items()}
-    aligner, history = fit("scmmgan-paper", x, known, {}, max_steps=120, lr=1e-3, geometry=None)
+    # the cells that are followed do not depend on the critics, which cost most of the time
+    weights = {**methods.lookup("scmmgan-paper").weights, "adversarial": 0.0}
+    aligner, history = fit("scmmgan-paper", x, known, {}, max_steps=60, lr=3e-3, geometry=None, weights=weights)
     assert history["anchors"][-1] < history["anchors"][0] / 2
     error = ((aligner.translate(x["a"], "a", "b") - couplings["a", "b"].anchors)[60:] ** 2).mean()
     assert error < 0.3 * couplings["a", "b"].anchors.var()
@@ -180,7 +187,7 @@ def test_cyclegan_starts_nowhere_near_the_coupling():
 def test_shared_space_is_the_identity_for_the_default_networks_only():
     x, _, _ = data()
     x["b"] = x["b"][:, :4]
-    couplings = couple_known(x, x)
+    couplings = couple_known(x, marks(x), x)
     for method, identity in (("scmmgan", True), ("cyclegan", True), ("scmmgan-paper", False)):
         aligner, _ = fit(method, x, couplings, {}, max_steps=1, lr=1e-12, shared=True)
         assert np.allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5) == identity
@@ -206,8 +213,8 @@ def test_coupling_maps_cells_it_has_not_seen():
     part = {}
     for (s, t), c in couplings.items():
         of = {name: getattr(c, name)[kept[s]] for name in ("plan", "anchors", "weight", "known")}
-        marks = dataclasses.replace(c.landmarks, label=c.landmarks.label[kept[t]])
-        part[s, t] = dataclasses.replace(c, landmarks=marks, **of)
+        rest = dataclasses.replace(c.landmarks, label=c.landmarks.label[kept[t]])
+        part[s, t] = dataclasses.replace(c, landmarks=rest, **of)
     aligner, _ = fit("coupling", {m: v[kept[m]] for m, v in x.items()}, part, loadings)
     for (s, t), c in couplings.items():
         goal = c.anchors[~kept[s]]
@@ -218,7 +225,7 @@ def test_coupling_maps_cells_it_has_not_seen():
 def test_coupling_remembers_so_many_cells_at_most(monkeypatch: pytest.MonkeyPatch):
     from scmmgan.model.nets import aligner as module
 
-    monkeypatch.setattr(module, "REMEMBERED", 50)
+    monkeypatch.setattr(module, "REMEMBERED_CELLS", 50)
     x, couplings, loadings = data()
     aligner, _ = fit("coupling", x, couplings, loadings)
     assert [len(v) for name, v in state(aligner).items() if "cells" in name] == [50, 50]
@@ -228,12 +235,12 @@ def test_coupling_remembers_so_many_cells_at_most(monkeypatch: pytest.MonkeyPatc
 
 def test_coupling_does_not_ask_unmatched_cells():
     x, couplings, loadings = data()
-    lost = {}
+    found = {}
     for pair, c in couplings.items():
         gone = np.arange(len(c.anchors)) % 2 == 0
         anchors = np.where(gone[:, None], 50, c.anchors).astype(np.float32)
-        lost[pair] = dataclasses.replace(c, anchors=anchors, weight=1.0 - gone)
-    aligner, _ = fit("coupling", x, lost, loadings)
+        found[pair] = dataclasses.replace(c, anchors=anchors, weight=1.0 - gone)
+    aligner, _ = fit("coupling", x, found, loadings)
     assert aligner.translate(x["a"], "a", "b").max() < 20
     none = {pair: dataclasses.replace(c, weight=np.zeros(len(c.anchors))) for pair, c in couplings.items()}
     aligner, _ = fit("coupling", x, none, loadings)
@@ -274,14 +281,6 @@ def test_state_restores_the_aligner(fitted: tuple):
     new = (x["b"] + 0.1).astype(np.float32)
     np.testing.assert_array_equal(again.translate(new, "b", "a"), aligner.translate(new, "b", "a"))
     np.testing.assert_array_equal(again.embed(x["a"], "a"), aligner.embed(x["a"], "a"))
-
-
-def test_state_of_the_default_networks_before_there_were_others():
-    x, couplings, loadings = data()
-    aligner, _ = fit("scmmgan", x, couplings, loadings)
-    config, weights = aligner.state()
-    old = {name: value for name, value in json.loads(config).items() if name != "networks"}
-    assert same(Aligner.from_state(json.dumps(old), weights), aligner)
 
 
 @pytest.mark.parametrize("method", NAMES)

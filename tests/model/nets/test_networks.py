@@ -1,4 +1,4 @@
-"""Generators start linear, discriminators judge every cell alone."""
+"""Generators start linear, discriminators score every cell alone."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_mlp_layers():
 
 
 def test_sizes_of_the_default_networks():
-    # METHOD §4: 128-128 and a linear skip; 256-128
+    # 128-128 and a linear skip; 256-128
     generator = {name: tuple(p.shape) for name, p in Generator(50, 30).named_parameters() if p.ndim == 2}
     assert sorted(generator.values()) == sorted([(30, 50), (128, 50), (128, 128), (30, 128)])
     discriminator = [tuple(p.shape) for p in Discriminator(30).parameters() if p.ndim == 2]
@@ -114,22 +114,22 @@ def test_sizes_of_the_default_networks():
 
 
 def test_sizes_of_the_published_networks():
-    # METHOD §4: 128-256-512 without skip; 1024-512-256, 15 closeness features after the first layer
+    # 128-256-512 without skip; 1024-512-256, 15 closeness features after the first layer
     generator = [tuple(p.shape) for p in PaperGenerator(50, 30).parameters() if p.ndim == 2]
     assert generator == [(128, 50), (256, 128), (512, 256), (30, 512)]
     kinds = [type(layer) for layer in PaperGenerator(50, 30).body]
     assert kinds == [nn.Linear, BatchNorm, nn.LeakyReLU] * 3 + [nn.Linear]
-    judge = PaperDiscriminator(30)
-    shapes = [tuple(p.shape) for p in judge.parameters() if p.ndim == 2]
+    critic = PaperDiscriminator(30)
+    shapes = [tuple(p.shape) for p in critic.parameters() if p.ndim == 2]
     assert shapes == [(1024, 30), (150, 1024), (512, 1039), (256, 512), (1, 256)]
-    kinds = [type(layer) for layer in judge.body]
+    kinds = [type(layer) for layer in critic.body]
     middle = [nn.Linear, BatchNorm, nn.LeakyReLU]
     assert kinds == [nn.Linear, nn.LeakyReLU, MinibatchFeatures, *middle, *middle, nn.Linear]
     slopes = [
-        layer.negative_slope for layer in [*judge.body, *PaperGenerator(3, 2).body] if hasattr(layer, "negative_slope")
+        layer.negative_slope for layer in [*critic.body, *PaperGenerator(3, 2).body] if hasattr(layer, "negative_slope")
     ]
     assert slopes == [0.2] * 6
-    assert judge(torch.randn(7, 30)).shape == (7,)
+    assert critic(torch.randn(7, 30)).shape == (7,)
 
 
 def test_batch_norm_is_that_of_torch():
@@ -284,8 +284,8 @@ def test_cells_without_a_partner_are_not_asked():
     wrong = anchors.clone()
     wrong[::2] = 100
     net.remember(cells, wrong, share)
-    lost = net(cells[::2])
-    assert float(lost.max()) < 10
+    alone = net(cells[::2])
+    assert float(alone.max()) < 10
     np.testing.assert_allclose(net(cells[1::2]).numpy(), anchors[1::2].numpy(), atol=1e-4)
 
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from scmmgan.model.coupling.coupling import couple_known
+from scmmgan.model.coupling.landmarks import find_landmarks
+from scmmgan.model.defaults import LOSS_WEIGHTS
 from scmmgan.model.nets import losses, training
-from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.aligner import Aligner, split
 
 TERMS = ("adversarial", "cycle", "anchors", "links", "geometry")
 # the loss function of each term
@@ -43,7 +45,8 @@ def data(n: int = 130, modalities: str = "ab", seed: int = 0) -> tuple[dict, dic
     couplings: dict = {}
     for i, a in enumerate(modalities):
         for b in modalities[i + 1 :]:
-            couplings |= couple_known({a: x[a], b: x[b]}, {a: linked[a], b: linked[b]})
+            own, marks = {a: x[a], b: x[b]}, {m: find_landmarks(x[m]) for m in (a, b)}
+            couplings |= couple_known(own, marks, {a: linked[a], b: linked[b]})
             sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in (a, b)}
             for s, t in ((a, b), (b, a)):
                 loadings[s, t] = (sides[s], sides[t], np.ones(3), np.ones(3))
@@ -51,7 +54,7 @@ def data(n: int = 130, modalities: str = "ab", seed: int = 0) -> tuple[dict, dic
 
 
 def fit(x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict[str, list[float]]]:
-    rules = {"max_steps": 20, "batch_size": 64, "lr": 1e-3}
+    rules = {"max_steps": 20, "batch_size": 32, "lr": 1e-3}
     names = {field.name for field in dataclasses.fields(training.Recipe)}
     rules |= {name: arguments.pop(name) for name in names & set(arguments)}
     settings = {
@@ -61,7 +64,7 @@ def fit(x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Ali
         "progress_bar": False,
         **arguments,
         "recipe": training.Recipe(**rules),
-        "weights": {**training.WEIGHTS, **arguments.get("weights", {})},
+        "weights": {**LOSS_WEIGHTS, **arguments.get("weights", {})},
     }
     return Aligner.fit(x, couplings, loadings, **settings)
 
@@ -115,7 +118,7 @@ def break_term(
 # --- history -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("max_steps", [1, 2, 9, 10, 11, 12, 13, 22, 50, 52])
+@pytest.mark.parametrize("max_steps", [1, 9, 10, 11, 13, 52])
 def test_history_has_one_value_per_term_and_entry(problem: tuple, max_steps: int):
     _, history = fit(*problem, max_steps=max_steps)
     steps = sorted({*range(10, max_steps + 1, 10), max_steps})
@@ -209,7 +212,7 @@ def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.Monke
     seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     rows: list[np.ndarray] = []
     hooked: list[torch.Tensor] = []
-    original, drawn = losses.anchor_loss, training.Problem.anchored
+    original, drawn = losses.anchor_loss, training.TrainingData.anchored
 
     def anchored(self: Any, source: str, target: str, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if source == "a":
@@ -225,7 +228,7 @@ def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.Monke
             mapped.register_hook(lambda slope: seen.append((at, error, slope.numpy())))
         return original(mapped, anchors, share)
 
-    monkeypatch.setattr(training.Problem, "anchored", anchored)
+    monkeypatch.setattr(training.TrainingData, "anchored", anchored)
     monkeypatch.setattr(losses, "anchor_loss", loss)
     weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0, "identity": 0.0}
     _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=True)
@@ -258,9 +261,9 @@ def test_cells_without_a_partner_are_left_out(problem: tuple):
     for noise in (0.0, 10.0):
         found = {}
         for pair, c in couplings.items():
-            lost = np.arange(len(c.anchors)) % 3 == 0
-            anchors = np.where(lost[:, None], c.anchors + noise * rng.normal(size=c.anchors.shape), c.anchors)
-            found[pair] = dataclasses.replace(c, anchors=anchors.astype(np.float32), weight=1.0 - lost)
+            alone = np.arange(len(c.anchors)) % 3 == 0
+            anchors = np.where(alone[:, None], c.anchors + noise * rng.normal(size=c.anchors.shape), c.anchors)
+            found[pair] = dataclasses.replace(c, anchors=anchors.astype(np.float32), weight=1.0 - alone)
         runs.append(fit(x, found, loadings))
     (first, history), (second, again) = runs
     assert history == again
@@ -343,7 +346,7 @@ def test_round_trips_count_as_real_where_asked(modalities: str, cycle_as_real: b
     # without a cycle term, too
     fit(x, couplings, loadings, max_steps=2, cycle_as_real=cycle_as_real, weights={"cycle": 0.0})
     others = len(modalities) - 1
-    assert set(map(str, sizes)) == {str((64 * (1 + others * cycle_as_real), [64] * others))}
+    assert set(map(str, sizes)) == {str((32 * (1 + others * cycle_as_real), [32] * others))}
 
 
 def test_round_trips_change_the_discriminator(problem: tuple):
@@ -413,7 +416,7 @@ def first_layer(problem: tuple, rows: list[torch.Tensor], weights: list[np.ndarr
 
 
 def test_statistics_are_those_of_measured_cells(problem: tuple, monkeypatch: pytest.MonkeyPatch):
-    """One count per step, of the real batch; round trips, held-out cells and the judge's fakes leave no trace."""
+    """One count per step, of the real batch; round trips, held-out cells and the critic's fakes leave no trace."""
     seen: list[torch.Tensor] = []
     original = training._batches
 
@@ -431,7 +434,7 @@ def test_statistics_are_those_of_measured_cells(problem: tuple, monkeypatch: pyt
 
     monkeypatch.setattr(training, "_batches", batches)
     monkeypatch.setattr(training, "_held_out_score", later_is_better)
-    monkeypatch.setattr(training, "CHECK", 5)
+    monkeypatch.setattr(training, "CHECK_EVERY", 5)
     # weights hardly move, so the statistics can be recomputed
     aligner, _ = paper(*problem, lr=1e-12, max_steps=20)
     assert len(looks) == 3  # none before the first entry of the history
@@ -463,7 +466,7 @@ def test_averaged_weights_come_with_the_statistics_of_their_step(problem: tuple,
     assert not any(torch.equal(a, b) for a, b in zip(kept, scores[2]))
 
 
-def test_held_out_cells_are_judged_as_new_cells_are_mapped(problem: tuple, monkeypatch: pytest.MonkeyPatch):
+def test_held_out_cells_are_scored_as_new_cells_are_mapped(problem: tuple, monkeypatch: pytest.MonkeyPatch):
     """With running statistics, not with those of the held-out cells."""
     modes = []
     original = losses.cycle_loss
@@ -474,7 +477,7 @@ def test_held_out_cells_are_judged_as_new_cells_are_mapped(problem: tuple, monke
 
     monkeypatch.setattr(losses, "cycle_loss", spy)
     aligner, _ = paper(*problem, max_steps=10)
-    assert (False, 13) in modes
+    assert (False, 7) in modes
     assert not any(net.training for net in aligner.generators.values())
 
 
@@ -661,7 +664,7 @@ def test_the_best_weights_are_restored(problem: tuple, monkeypatch: pytest.Monke
 
 def test_looking_at_held_out_cells_changes_nothing(problem: tuple, monkeypatch: pytest.MonkeyPatch):
     first, history = fit(*problem, max_steps=20)
-    monkeypatch.setattr(training, "CHECK", 5)
+    monkeypatch.setattr(training, "CHECK_EVERY", 5)
     second, again = fit(*problem, max_steps=20)
     assert history == again
     assert differences(first, second) == []

@@ -1,6 +1,9 @@
-"""Smoothing graph, kernel and heat operator against float64 references written out from METHOD §2 and §6."""
+"""Smoothing graph, kernel and heat operator, against float64 references in plain loops."""
 
 from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from scmmgan.model.space import diffusion
 
 
 def kernel_reference(x: np.ndarray, width: np.ndarray | None = None) -> np.ndarray:
-    """METHOD §6 in plain loops; `width` replaces s, which carries no gradient."""
+    """Plain loops; `width` replaces s, which carries no gradient."""
     n = len(x)
     k = max(5, round(0.1 * n))
     d = np.zeros((n, n))
@@ -128,7 +131,7 @@ def test_heat_operator_is_not_rank_one():
     assert values[-1] >= 0
 
 
-# --- heat loss: the traps of METHOD §6 ---------------------------------------------------------------------------
+# --- heat loss: traps --------------------------------------------------------------------------------------------
 
 
 def grid(side: int = 12) -> np.ndarray:
@@ -155,7 +158,7 @@ def test_loss_is_zero_for_isometries(name: str):
 
 @pytest.mark.parametrize(("name", "at_least"), [("grid", 0.5), ("swiss_roll", 0.5), ("noisy", 0.35), ("small", 0.25)])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_loss_tells_shuffled_pairs(name: str, at_least: float, seed: int):
+def test_loss_sees_shuffled_pairs(name: str, at_least: float, seed: int):
     x, rng = SETS[name], np.random.default_rng(seed)
     shuffled = loss(x, x[rng.permutation(len(x))])
     jittered = loss(x, x + 0.01 * x.std() * rng.normal(size=x.shape))
@@ -287,11 +290,81 @@ def test_nearest_neighbors_of_few_cells():
     assert indices.shape == distances.shape == (4, 3)
 
 
-def test_approximate_neighbors(monkeypatch: pytest.MonkeyPatch):
+def test_nearest_cells_of_another_set():
+    x, y = cells(30, 3), cells(50, 3, seed=1)
+    y[10:20] = x[4]
+    indices, distances = diffusion.nearest(x, y, 8)
+    d = np.sqrt(((x[:, None] - y[None]) ** 2).sum(2))
+    np.testing.assert_allclose(distances, np.sort(d, axis=1)[:, :8], atol=1e-10)
+    np.testing.assert_allclose(np.take_along_axis(d, indices, 1), distances, atol=1e-10)
+    # a copy counts, and there are no more than there are
+    np.testing.assert_array_equal(distances[4], 0)
+    assert diffusion.nearest(x, y[:3], 8)[0].shape == (30, 3)
+
+
+class Search:
+    """Approximate search of pynndescent by brute force, the cell itself among its neighbours, or lost among its copies."""
+
+    asked: list[tuple[int, int]] = []
+
+    def __init__(self, data: np.ndarray, n_neighbors: int, random_state: int) -> None:
+        self.data = data
+        self.asked.append((n_neighbors, random_state))
+        indices, distances = self.query(data, n_neighbors + 1)
+        at = np.arange(len(data))[:, None]
+        others = indices != at
+        # copies: some cells are not among their own neighbours
+        lost = (distances[:, -1] == 0) & (np.arange(len(data)) % 2 == 0)
+        indices = np.array([i[o][:n_neighbors] if gone else i[:n_neighbors] for i, o, gone in zip(indices, others, lost)])
+        self.neighbor_graph = indices, np.sqrt(((data[:, None] - data[indices]) ** 2).sum(2)).astype(np.float32)
+
+    def query(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        d = np.sqrt(((x[:, None] - self.data[None]) ** 2).sum(2))
+        indices = np.argsort(d, axis=1, kind="stable")[:, :k]
+        return indices, np.take_along_axis(d, indices, 1).astype(np.float32)
+
+
+def test_neighbours_of_many_cells_are_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """What the approximate search finds is handled as exact neighbours are: its result without the cells themselves."""
+    x, other = cells(150, 4), cells(20, 4, seed=1)
+    x[:40] = x[0]  # more copies than neighbours
+    d = np.sqrt(((x[:, None] - x[None]) ** 2).sum(2))
+    np.fill_diagonal(d, np.inf)
+    near = diffusion.nearest(other, x[39:], 5)
+    monkeypatch.setattr(Search, "asked", [])
+    monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=Search))
+    monkeypatch.setattr(diffusion, "EXACT_NEIGHBORS_BELOW", 110)
+    found, distances = diffusion.nearest_neighbors(x, 15, random_state=3)
+    assert found.shape == distances.shape == (150, 15)
+    assert distances.dtype == np.float64
+    assert (found != np.arange(150)[:, None]).all()
+    np.testing.assert_allclose(distances, np.sort(d, axis=1)[:, :15], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(np.where(np.isinf(d), 0, d), found, 1), distances, atol=1e-6)
+    got, away = diffusion.nearest(other, x[39:], 5, random_state=4)
+    np.testing.assert_array_equal(got, near[0])
+    np.testing.assert_allclose(away, near[1], atol=1e-6)
+    assert away.dtype == np.float64
+    # one neighbour more than is asked for, the cell itself; and never so few that the search misses them
+    assert Search.asked[0] == (16, 3)
+    assert Search.asked[1][0] >= 15
+    assert Search.asked[1][1] == 4
+    # up to the limit search is exact
+    monkeypatch.setattr(diffusion, "EXACT_NEIGHBORS_BELOW", 150)
+    diffusion.nearest_neighbors(x, 15)
+    diffusion.nearest(other, x[39:], 5)
+    assert len(Search.asked) == 2
+
+
+@pytest.mark.slow  # compiles for about a minute
+def test_approximate_neighbours(monkeypatch: pytest.MonkeyPatch):
+    """Of many cells: nearly the same neighbours, the same ones every time; graphs and questions of other cells as well."""
     x = cells(1_500, 10)
     x[:30] = x[0]  # more copies than neighbours
+    other = cells(200, 10, seed=1)
     exact, distance = diffusion.nearest_neighbors(x, 15)
-    monkeypatch.setattr(diffusion, "EXACT_BELOW", 100)
+    near, _ = diffusion.nearest(other, x[30:], 15)
+    operator = diffusion.smoothing_operator(x[30:]).toarray()
+    monkeypatch.setattr(diffusion, "EXACT_NEIGHBORS_BELOW", 100)
     found, approximate = diffusion.nearest_neighbors(x, 15, random_state=0)
     again, _ = diffusion.nearest_neighbors(x, 15, random_state=0)
     np.testing.assert_array_equal(found, again)
@@ -301,6 +374,13 @@ def test_approximate_neighbors(monkeypatch: pytest.MonkeyPatch):
     assert recall > 0.95
     np.testing.assert_allclose(approximate[:30], 0, atol=1e-6)
     assert np.abs(approximate[:, -1] / np.maximum(distance[:, -1], 1e-9))[30:].max() < 1.5
+    got = diffusion.smoothing_operator(x[30:]).toarray()
+    np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
+    assert np.abs(got - operator).sum(1).mean() < 0.02
+    rows, to = diffusion.nearest(other, x[30:], 15, random_state=0)
+    np.testing.assert_array_equal(rows, diffusion.nearest(other, x[30:], 15, random_state=0)[0])
+    assert np.mean([len(set(a) & set(b)) / 15 for a, b in zip(near, rows)]) > 0.9
+    np.testing.assert_allclose(to, np.sqrt(((other[:, None] - x[30:][rows]) ** 2).sum(2)), rtol=1e-4)
 
 
 def smoothing_reference(x: np.ndarray, k: int) -> np.ndarray:
@@ -355,15 +435,6 @@ def test_smoothing_operator_inside_labels():
     few = diffusion.smoothing_operator(x, n_neighbors=7, labels=labels).toarray()
     assert few[0, 0] == 1
     np.testing.assert_allclose(few[1:3, 1:3].sum(1), 1, atol=1e-6)
-
-
-def test_approximate_smoothing_operator(monkeypatch: pytest.MonkeyPatch):
-    x = cells(1_000, 8)
-    exact = diffusion.smoothing_operator(x).toarray()
-    monkeypatch.setattr(diffusion, "EXACT_BELOW", 100)
-    got = diffusion.smoothing_operator(x).toarray()
-    np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
-    assert np.abs(got - exact).sum(1).mean() < 0.02
 
 
 def test_geodesics_follow_the_graph():

@@ -1,11 +1,36 @@
-"""Ridge regression, and anchors that are moved to it."""
+"""Ridge regression, anchors that are moved to it, and correlations of columns, against plain references."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scmmgan.model.space.linear import OUTLINE, ridge, straightened, unexplained
+from scmmgan.model.defaults import STRAIGHT_RIDGE
+from scmmgan.model.space.linear import column_correlation, ridge, solve_ridge, straightened, unexplained
+
+# --- ridge -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [1e-9, 0.1, 1.0, 10.0])
+def test_solve_ridge_is_penalised_least_squares(penalty: float):
+    """In units of the mean variance: least squares with p more rows, the root of the penalty on the diagonal."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)) * [5, 3, 1, 0.3, 0.1], rng.normal(size=(60, 7))
+    got = solve_ridge(x.T @ x, x.T @ y, penalty)
+    strength = penalty * (x**2).sum() / 5
+    rows = np.vstack([x, np.sqrt(strength) * np.eye(5)])
+    expected = np.linalg.lstsq(rows, np.vstack([y, np.zeros((5, 7))]), rcond=None)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+    # the unit of x is none of the penalty's
+    np.testing.assert_allclose(solve_ridge(9 * x.T @ x, 3 * x.T @ y, penalty), expected / 3, atol=1e-7)
+
+
+def test_solve_ridge_where_nothing_varies():
+    np.testing.assert_array_equal(solve_ridge(np.zeros((3, 3)), np.zeros((3, 2)), 0.1), 0)
+    # one direction of three: no division by zero without a penalty
+    x = np.outer(np.arange(5.0), [1, 0, 0])
+    got = solve_ridge(x.T @ x, x.T @ (2 * x[:, :1]), 0)
+    np.testing.assert_allclose(got, [[2], [0], [0]], atol=1e-9)
 
 
 def test_ridge_is_weighted_least_squares_with_a_penalty():
@@ -40,6 +65,9 @@ def test_cells_without_a_match_do_not_bend_the_line():
     np.testing.assert_allclose(ridge(x, y, np.zeros(60), penalty=0)[0], ridge(x, y, np.ones(60), penalty=0)[0])
 
 
+# --- anchors -----------------------------------------------------------------------------------------------------
+
+
 def straight_and_noise(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cells, the line they are on in the first dimension (the second is noise), and anchors."""
     rng = np.random.default_rng(3)
@@ -51,7 +79,7 @@ def straight_and_noise(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def test_straightened_anchors_by_hand():
     x, _, anchors = straight_and_noise()
     weight = np.random.default_rng(4).random(len(x))
-    slope, intercept = ridge(x, anchors, weight, penalty=OUTLINE)
+    slope, intercept = ridge(x, anchors, weight, penalty=STRAIGHT_RIDGE)
     on_line = x @ slope.T + intercept
     for got, line, anchor in zip(straightened(anchors, x, weight).T, on_line.T, anchors.T):
         spread = np.average((anchor - np.average(anchor, weights=weight)) ** 2, weights=weight)
@@ -61,7 +89,7 @@ def test_straightened_anchors_by_hand():
         np.testing.assert_allclose(got, explained * line + (1 - explained) * anchor, atol=1e-10)
 
 
-def test_what_a_line_tells_loses_its_noise_and_the_rest_keeps_its_spread():
+def test_what_a_line_explains_is_rid_of_noise_and_the_rest_keeps_its_spread():
     x, line, anchors = straight_and_noise()
     got = straightened(anchors, x, np.ones(len(x)))
     error = ((got - line) ** 2).mean(0) / ((anchors - line) ** 2).mean(0)
@@ -102,3 +130,51 @@ def test_share_that_a_line_leaves():
     expected = 12 / (12 + (slope**2).sum())
     assert unexplained(anchors, x, np.ones(2000)) == pytest.approx(expected, rel=0.06)
     assert unexplained(np.ones((2000, 3)), x, np.ones(2000)) == 1
+    # of the cells that have a match
+    weight = np.r_[np.ones(1000), np.zeros(1000)]
+    anchors[1000:] = 100
+    assert unexplained(anchors, x, weight) == pytest.approx(expected, rel=0.1)
+    np.testing.assert_allclose(unexplained(anchors, x, weight), unexplained(anchors[:1000], x[:1000], weight[:1000]))
+
+
+# --- correlations ------------------------------------------------------------------------------------------------
+
+
+def test_correlation_of_columns():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(2, 3, (40, 5)), rng.normal(size=(40, 5))
+    b += a * [1, -1, 0.2, 0, 0.5]
+    expected = [np.corrcoef(u, v)[0, 1] for u, v in zip(a.T, b.T)]
+    np.testing.assert_allclose(column_correlation(a, b), expected, atol=1e-12)
+    np.testing.assert_allclose(column_correlation(a, 3 - 2 * a), -1)
+    # numpy takes integer weights by repeating rows
+    times = rng.integers(0, 4, 40)
+    repeated = [np.corrcoef(np.repeat(u, times), np.repeat(v, times))[0, 1] for u, v in zip(a.T, b.T)]
+    np.testing.assert_allclose(column_correlation(a, b, times / times.sum()), repeated, atol=1e-12)
+    covariance = [np.cov(u, v, aweights=times) for u, v in zip(a.T, b.T)]
+    expected = [c[0, 1] / np.sqrt(c[0, 0] * c[1, 1]) for c in covariance]
+    np.testing.assert_allclose(column_correlation(a, b, times / times.sum()), expected, atol=1e-12)
+
+
+def test_correlation_of_stacks():
+    """One matrix against a stack of others, or two stacks: each as if it were alone."""
+    rng = np.random.default_rng(0)
+    a, b, weight = rng.normal(size=(30, 4)), rng.normal(size=(3, 2, 30, 4)), rng.dirichlet(np.ones(30))
+    for w in (None, weight):
+        got = column_correlation(a, b, w)
+        assert got.shape == (3, 2, 4)
+        both = column_correlation(np.broadcast_to(a, b.shape) + b, b, w)
+        for i in range(3):
+            for j in range(2):
+                np.testing.assert_allclose(got[i, j], column_correlation(a, b[i, j], w), atol=1e-12)
+                np.testing.assert_allclose(both[i, j], column_correlation(a + b[i, j], b[i, j], w), atol=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3.0, 1e6])
+def test_correlation_with_a_constant_column_is_none(constant: float):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(31, 3)), rng.normal(size=(31, 3))
+    a[:, 0] = b[:, 1] = constant
+    a[:, 2] = b[:, 2] = constant
+    for weight in (None, rng.dirichlet(np.ones(31))):
+        np.testing.assert_allclose(column_correlation(a, b, weight), 0, atol=1e-7)

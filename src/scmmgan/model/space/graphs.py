@@ -96,8 +96,9 @@ def graph_scores(
 def denoised(scores: np.ndarray, n_features: int) -> np.ndarray:
     """Scores (n × p) of z-scored features, each component shrunk by its share of noise (Gavish and Donoho 2017).
 
-    Noise is what the `n_features` vary by beside the components that rise above it. As they were where there are no
-    features beside the components, or fewer than two components that rise.
+    Noise is what the `n_features` vary by beside the components that rise above it: an estimate from below where the
+    features' noise is unequal, so that too little is taken away. Scores stay as they were where there are no features
+    beside the components, or fewer than two components that rise.
     """
     n, p = scores.shape
     variance = np.square(scores, dtype=np.float64).mean(0)

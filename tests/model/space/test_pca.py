@@ -1,0 +1,166 @@
+"""Moments, choice of features and principal axes, against dense float64 references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scmmgan.model.space import pca
+from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.pca import Standardized, column_moments, dispersed, principal_axes
+from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
+
+FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
+NONE = np.array([], dtype=int)
+
+
+def expression(n: int = 120, g: int = 60, rank: int = 6, seed: int = 0) -> np.ndarray:
+    """log1p of counts with `rank` programmes, about a third of them zero."""
+    rng = np.random.default_rng(seed)
+    rate = np.exp(rng.normal(size=(n, rank)) @ rng.normal(size=(rank, g)) / np.sqrt(rank) + rng.normal(size=g) / 2)
+    return np.log1p(rng.poisson(rate)).astype(np.float32)
+
+
+def zscored(s: np.ndarray) -> np.ndarray:
+    s = s.astype(np.float64)
+    return (s - s.mean(0)) / s.std(0)
+
+
+def standardized(matrix: SmoothedMatrix | BatchedMatrix) -> Standardized:
+    return Standardized(matrix, *matrix.moments())
+
+
+# --- moments and features ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_column_moments(kind: str):
+    x = expression()
+    x[:, 0] += 1e4  # float32 sums would lose the spread
+    mean, sd = column_moments(FORMATS[kind](x))
+    assert mean.dtype == sd.dtype == np.float64
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(sd, x.astype(np.float64).std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("constant", [0.0, 0.1, 3.0, 1e6])
+def test_rounding_is_no_variance(kind: str, constant: float):
+    x = np.full((150, 2), constant, np.float32)
+    x[:, 1] += 1e-3 * max(constant, 1) * np.arange(150)
+    x[0, 0] = np.nextafter(x[0, 0], np.float32(np.inf)) if constant else 0
+    sd = column_moments(FORMATS[kind](x))[1]
+    assert sd[0] == 0
+    assert sd[1] > 0
+
+
+def test_up_to_2000_features_all_enter():
+    rng = np.random.default_rng(0)
+    allowed = np.sort(rng.permutation(2_500)[:2_000])
+    np.testing.assert_array_equal(dispersed(rng.random(2_500), rng.random(2_500), allowed, np.arange(5)), allowed)
+
+
+def test_of_more_features_the_most_dispersed_and_the_linked_enter():
+    rng = np.random.default_rng(0)
+    mean, sd = rng.uniform(0.1, 3, 2_600), rng.random(2_600)
+    # a mask wins against links
+    allowed = np.arange(2_500)
+    got = dispersed(mean, sd, allowed, np.array([2_400, 2_550, 3]))
+    score = sd[:2_500] ** 2 / mean[:2_500]
+    top = np.argsort(-score, kind="stable")[:2_000]
+    np.testing.assert_array_equal(got, np.union1d(top, [2_400, 3]))
+    # next to 0 the mean is no measure: such a feature is not the most dispersed of all
+    mean[7], sd[7] = 1e-12, 1e-4
+    assert 7 not in dispersed(mean, sd, allowed, NONE)
+
+
+# --- products ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("t", [0, 2])
+def test_standardized_products(kind: str, t: int):
+    x, rng = expression(), np.random.default_rng(0)
+    operator = smoothing_operator(x) if t else None
+    s = np.linalg.matrix_power(operator.toarray().astype(np.float64), t) @ x if t else x.astype(np.float64)
+    z = standardized(SmoothedMatrix(FORMATS[kind](x), operator, t))
+    assert z.shape == (120, 60)
+    v, u = rng.normal(size=(60, 3)), rng.normal(size=(120, 2))
+    np.testing.assert_allclose(z.dot(v), zscored(s) @ v, atol=2e-4)
+    np.testing.assert_allclose(z.tdot(u), zscored(s).T @ u, atol=2e-4)
+
+
+# --- axes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_axes_are_those_of_a_plain_svd(kind: str):
+    x = expression()
+    got = principal_axes([standardized(SmoothedMatrix(FORMATS[kind](x)))], 8)
+    expected = np.linalg.svd(zscored(x), full_matrices=False)[2][:8]
+    np.testing.assert_allclose(np.abs((got * expected).sum(1)), 1, atol=1e-6)
+    # the largest loading of each is positive
+    largest = np.take_along_axis(got, np.abs(got).argmax(1)[:, None], 1)
+    assert (largest > 0).all()
+
+
+def test_number_of_axes():
+    x = expression(g=10)
+    z = standardized(SmoothedMatrix(x))
+    assert principal_axes([z], 50).shape == (10, 10)
+    assert principal_axes([z], 0).shape == (1, 10)
+
+
+def test_modalities_count_alike_whatever_their_sizes():
+    a, b = expression(200, 30, seed=0), expression(50, 30, seed=1)
+    got = principal_axes([standardized(SmoothedMatrix(v)) for v in (a, b)], 5)
+    za, zb = zscored(a), zscored(b)
+    vectors = np.linalg.eigh(za.T @ za / 200 + zb.T @ zb / 50)[1][:, ::-1][:, :5]
+    np.testing.assert_allclose(np.abs((got * vectors.T).sum(1)), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_iterative_axes_are_those_of_a_plain_svd(parts: int, tolerance: float, monkeypatch: pytest.MonkeyPatch):
+    """Of many features few axes; with a tolerance nearly the same ones, of signal that is."""
+    calls = []
+    original = pca.svds
+    monkeypatch.setattr(pca, "svds", lambda *a, **k: (calls.append(k["tol"]), original(*a, **k))[1])
+    values = [expression(n, 600, seed=n) for n in (300, 200)][:parts]
+    z = [standardized(SmoothedMatrix(v)) for v in values]
+    got = principal_axes(z, 6, tolerance=tolerance)
+    assert calls == [tolerance]
+    stacked = np.vstack([zscored(v) / np.sqrt(len(v)) for v in values])
+    expected = np.linalg.svd(stacked, full_matrices=False)[2][:6]
+    np.testing.assert_allclose(np.abs((got * expected).sum(1)), 1, atol=1e-3 if tolerance else 1e-6)
+    np.testing.assert_array_equal(principal_axes(z, 6, tolerance=tolerance), got)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("batches", [False, True])
+@pytest.mark.parametrize("g", [300, 700])
+def test_axes_of_chosen_columns_are_those_of_the_whole_matrix(kind: str, batches: bool, g: int):
+    """Products with the columns that enter only: the same axes as when all columns are multiplied and the rest has no say."""
+    x = expression(150, g)
+    at = np.sort(np.random.default_rng(0).permutation(g)[: g - 100])
+    rows = [np.arange(0, 150, 2), np.arange(1, 150, 2)] if batches else [np.arange(150)]
+    parts = [SmoothedMatrix(FORMATS[kind](x[r]), smoothing_operator(x[r]), 1) for r in rows]
+    matrix = BatchedMatrix(parts, rows) if batches else parts[0]
+    mean, sd = matrix.moments()
+    sliced = Standardized(matrix.take(at), mean[at], sd[at])
+
+    class Whole(Standardized):
+        def dot(self, v: np.ndarray) -> np.ndarray:
+            full = np.zeros((g, v.shape[1]))
+            full[at] = v / sd[at, None]
+            return matrix.dot(full) - mean @ full
+
+        def tdot(self, u: np.ndarray) -> np.ndarray:
+            return ((matrix.tdot(u) - np.outer(mean, u.sum(0))) / sd[:, None])[at]
+
+    whole = Whole(matrix.take(at), mean[at], sd[at])
+    got, expected = (principal_axes([z], 5) for z in (sliced, whole))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+    reference = np.linalg.svd(zscored(matrix.columns(np.arange(g)))[:, at], full_matrices=False)[2][:5]
+    np.testing.assert_allclose(np.abs((got * reference).sum(1)), 1, atol=1e-4)
