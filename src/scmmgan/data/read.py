@@ -153,7 +153,7 @@ def _fewer(links: Links, a: Modality, b: Modality) -> Links:
 
 def _shared_features(modalities: Mapping[str, Modality], known: Mapping[Pair, Known]) -> dict[str, np.ndarray] | None:
     """Positions of equal names of all modalities, in one order, where they are many enough to make one space."""
-    linked = [(k, k.links) for k in known.values() if k.links is not None]
+    linked = [k for k in known.values() if k.links is not None]
     if not linked or any(m.embedded for m in modalities.values()):
         return None
     names = {m: pd.Index(of.features) for m, of in modalities.items()}
@@ -162,7 +162,7 @@ def _shared_features(modalities: Mapping[str, Modality], known: Mapping[Pair, Kn
         common = common[common.isin(names[name] if of.allowed is None else names[name][of.allowed])]
     smallest = min(len(of) for of in names.values())
     # the links must say so too: equal names may mean nothing when the user links other features
-    for k, links in linked:
+    for k in linked:
         a, b = (modalities[m].features[k.positions(m)] for m in k.names)
         if (a == b).mean() <= 0.5:
             return None
