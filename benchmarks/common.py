@@ -266,7 +266,7 @@ def number(values: pd.Series, *, low: bool) -> str:
     values = values.dropna()
     if values.empty:
         return ""
-    form = ".0f" if values.abs().median() >= 100 else ".3f"
+    form = ".0f" if pd.api.types.is_integer_dtype(values) or values.abs().median() >= 100 else ".3f"
     worst = f" \\| {values.max() if low else values.min():{form}}" if len(values) > 1 else ""
     return f"{values.median():{form}}{worst}"
 

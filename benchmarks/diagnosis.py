@@ -10,7 +10,7 @@ without the known pairs. Rows are shuffled and cells renamed in every modality.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def check(
     n_links: int = 0,
     pairs: float = 0,
     labels: float = 0,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Couple, diagnose, and score where the truth is known. `shuffle`: "links", "pairs", "labels" or "names" of labels."""
     rng = np.random.default_rng(seed)
@@ -63,7 +64,7 @@ def check(
         if shuffle == "names":
             names = sorted(of["label"].dropna().unique())
             of["label"] = of["label"].map(dict(zip(names, names[1:] + names[:1])))
-    smm.tl.align(hidden.mdata, *case[:2], method="coupling", progress_bar=False, **given)
+    smm.tl.align(hidden.mdata, *case[:2], **{"method": "coupling", "progress_bar": False, **given, **(more or {})})
     record = smm.get.diagnosis(hidden.mdata, *case[:2])
     row = {"verdict": record["verdict"], "supported": bool(record["supported"])}
     if scored.any() and not permute:
@@ -91,12 +92,13 @@ def random_modalities(kind: str, seed: int) -> dict[str, anndata.AnnData]:
     return found
 
 
-def cases(folder: Path) -> Iterator[tuple[str, str, str, Callable[[], dict[str, Any]]]]:
-    """Kind (control, related, open), family, case, and what runs it."""
+def cases(folder: Path, more: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Callable[[], dict[str, Any]]]]:
+    """Kind (control, related, open), family, case, and what runs it; `more`: arguments of `tl.align`."""
+    run = partial(check, more=more)
 
     def of(name: str, links: bool = True, **options: Any) -> Callable[[], dict[str, Any]]:
         case = CASES[name] if links else CASES[name]._replace(links=None)
-        return lambda: check(load(folder, name).mod, case, **options)
+        return lambda: run(load(folder, name).mod, case, **options)
 
     def crossed(a: str, m: str, b: str, n: str, types: Any = (None, None)) -> Callable[[], dict[str, Any]]:
         """Modality m of one data set with modality n of another."""
@@ -106,7 +108,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, str, Callable[[], dict[str, 
             if a != b:
                 other.obs_names = "other_" + other.obs_names
             keep = {k: t for k, t in zip(("x", "y"), types) if t}
-            return check({"x": one, "y": other}, Case("x", "y", "genes" if n == "prot" else "var_names"), keep=keep)
+            return run({"x": one, "y": other}, Case("x", "y", "genes" if n == "prot" else "var_names"), keep=keep)
 
         return go
 
@@ -130,7 +132,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, str, Callable[[], dict[str, 
         yield "control", "links, permuted features", name, of(name, permute=CASES[name].source)
     for kind in ("noise", "structure"):
         for s in range(3):
-            yield "control", f"random {kind}, 30 links", f"seed {s}", lambda k=kind, s=s: check(random_modalities(k, s), Case("a", "b", "key"))  # fmt: skip
+            yield "control", f"random {kind}, 30 links", f"seed {s}", lambda k=kind, s=s: run(random_modalities(k, s), Case("a", "b", "key"))  # fmt: skip
     for a, b in (CITE, CITE[::-1]):
         yield "related", "links, another donor", f"{a}, {b}", crossed(a, "rna", b, "prot")
         for one, other in ((T_CELLS, MYELOID), (MYELOID, T_CELLS), (("B",), T_CELLS), (("NK",), ("B",))):
@@ -188,7 +190,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT")
     args = parser.parse_args()
     rows = Rows(args.out)
-    for kind, family, case, go in cases(args.data):
+    for kind, family, case, go in cases(args.data, dict(args.set)):
         if args.only in f"{kind}: {family}: {case}":
             rows.add({"kind": kind, "family": family, "case": case, **go()})
     report(rows)

@@ -89,18 +89,21 @@ def test_decoded_features_equal_written_ones(small_aligned: md.MuData):
     )
 
 
-def test_alignments_from_before_directions_were_weighed(small_aligned: md.MuData):
-    mdata = small_aligned.copy()
+def test_axes_without_a_metric_count_alike(small_aligned: md.MuData):
+    """As those of methods that follow no coupling: the same cells in another embedding decode to the same values."""
+    mdata = small_aligned
     cells = {m: {o: space_of(mdata, m, o) for o in mdata.mod} for m in mdata.mod}
     sd = {m: float(cells[m][m].std()) for m in mdata.mod}
     written = smm.get.mapped(mdata, "rna", "protein")
     stored = mdata.uns["scmmgan"]["model"]
-    stored["weights"] = {k: v for k, v in stored["weights"].items() if not k.startswith("stretch")}
+    assert {"metric:0", "metric:1"} <= set(stored["weights"])
+    stored["weights"] = {k: v for k, v in stored["weights"].items() if not k.startswith("metric:")}
     stored["config"] = json.dumps({**json.loads(stored["config"]), "block_sd": sd})
     for m in mdata.mod:
         mdata[m].obsm["X_scmmgan"] = np.hstack([cells[m][o] / sd[o] for o in mdata.mod]).astype(np.float32)
     decoded = smm.get.mapped(mdata, "rna", "protein", features=written.var_names[:5])
     np.testing.assert_allclose(decoded.X, written[:, :5].X, atol=1e-4)
+    assert smm.get.model(mdata).metric == {}
     embedded = smm.get.model(mdata).embed(cells["rna"]["rna"].astype(np.float32), "rna")
     np.testing.assert_allclose(embedded, mdata["rna"].obsm["X_scmmgan"], atol=1e-4)
 
@@ -325,7 +328,7 @@ def test_variance_of_chosen_features(small_aligned: md.MuData, fingerprint: Call
     np.testing.assert_allclose(smm.get.uncertainty(part, "rna", "protein", features=names).X, got.X[10:40], rtol=1e-6)
 
 
-def test_unmatched_share_counts_as_not_determined(small_aligned: md.MuData):
+def test_unmatched_share_counts_as_uncertain(small_aligned: md.MuData):
     smm.tl.uncertainty(small_aligned, "rna", "protein")
     small_aligned["rna"].obs["scmmgan_unmatched"] = np.r_[1.0, np.zeros(small_aligned["rna"].n_obs - 1)]
     features = list(small_aligned["protein"].var_names)

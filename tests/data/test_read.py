@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
@@ -54,9 +55,6 @@ def toy(n_cells: int = 60, **arguments: Any) -> md.MuData:
 
 def test_modalities_as_arrays():
     mdata = toy(spatial=True)
-    mdata["rna"].obs["donor"] = np.repeat(["x", "y", "x"], [20, 32, 8])
-    mdata["rna"].obs["donor"] = np.resize(["x", "y"], 60)
-    mdata["rna"].X = np.vstack([mdata["rna"].X] * 1)
     problem = read(mdata, smooth={"rna": 2, "protein": None}, n_pcs={"rna": 7, "protein": None}, spatial="spatial")
     assert problem.names == ["rna", "protein"]
     for name, found in problem.modalities.items():
@@ -131,7 +129,7 @@ def test_masks_choose_what_enters_the_space():
         assert domains["rna"].x.shape == (60, 12)
         np.testing.assert_array_equal(domains["protein"].transform.encoded, np.arange(20))
     mdata["rna"].X[:, :3] = 2
-    with pytest.raises(ValueError, match="All features of 'rna' that `mask_var` chooses are constant. Choose others"):
+    with pytest.raises(ValueError, match="All features of 'rna' that `mask_var` chooses are constant"):
         read(mdata, mask_var={"rna": np.arange(30) < 3})
 
 
@@ -627,15 +625,12 @@ def known_aligned(_known_aligned: md.MuData) -> md.MuData:
     return _known_aligned.copy()
 
 
-@pytest.mark.parametrize("fmt", [None, "h5mu", "zarr"])
-def test_an_alignment_is_read_again(known_aligned: md.MuData, fmt: str | None, tmp_path: Path):
+@pytest.mark.parametrize("file", [False, True])
+def test_an_alignment_is_read_again(known_aligned: md.MuData, file: bool, tmp_path: Path):
     mdata = known_aligned
-    if fmt == "h5mu":
+    if file:
         mdata.write(tmp_path / "x.h5mu")
         mdata = md.read_h5mu(tmp_path / "x.h5mu")
-    elif fmt == "zarr":
-        mdata.write_zarr(tmp_path / "x.zarr")
-        mdata = md.read_zarr(tmp_path / "x.zarr")
     problem, domains = _read.reread(mdata, Keys())
     assert problem.fingerprint == str(mdata.uns["scmmgan"]["params"]["known"])
     assert (problem.of("rna", "protein").n_links, problem.of("rna", "protein").n_pairs) == (15, 20)
@@ -760,9 +755,8 @@ PATHS: dict[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_touches_the_mudata_between_reading_and_writing(monkeypatch: pytest.MonkeyPatch, path: str):
-    mdata = toy(
-        64, n_linked=8, spatial=True, **({"shared_genes": True, "n_features": [50, 50]} if "shared" in path else {})
-    )
+    genes = {"shared_genes": True, "n_features": [50, 50]} if path == "shared space" else {"n_linked": 8}
+    mdata = toy(64, spatial=True, **genes)
     mdata["rna"].obs["donor"] = np.resize(["x", "y"], 64)
     mdata["protein"].obsm["X_rep"] = mdata["protein"].X[:, :6].copy()
     if path == "everything":
@@ -774,20 +768,30 @@ def test_nothing_touches_the_mudata_between_reading_and_writing(monkeypatch: pyt
     assert "X_scmmgan" in mdata["rna"].obsm
 
 
-@pytest.mark.parametrize("peek", ["mdata.n_obs", "mdata['rna']", "adata.X", "adata[:3]", "'rna' in mdata.mod"])
-@pytest.mark.parametrize("stage", ["coupling.couple.couple", "evidence.quality.score_map", "evidence.verdict.verdicts"])
+@pytest.mark.parametrize(
+    ("peek", "stage"),
+    [
+        ("mdata.n_obs", "coupling.couple.couple"),
+        ("mdata['rna']", "evidence.populations.diagnose"),
+        ("'rna' in mdata.mod", "nets.methods.fit_problem"),
+        ("adata.X", "evidence.quality.score_map"),
+        ("adata[:3]", "evidence.verdict.verdicts"),
+    ],
+)
 def test_the_checker_sees_a_peek(monkeypatch: pytest.MonkeyPatch, peek: str, stage: str):
     """A stage that looks at the data once more, after it has been read."""
     mdata = toy(50, n_linked=8)
-    adata = mdata["rna"]
-    original = getattr(__import__(f"scmmgan.model.{stage.rsplit('.', 1)[0]}", fromlist=["x"]), stage.rsplit(".", 1)[1])
+    adata, (module, name) = mdata["rna"], stage.rsplit(".", 1)
+    original, peeked = getattr(importlib.import_module(f"scmmgan.model.{module}"), name), []
 
     def peeking(*arguments: Any, **settings: Any) -> Any:
-        eval(peek, {"mdata": mdata, "adata": adata})
+        peeked.append(eval(peek, {"mdata": mdata, "adata": adata}))
         return original(*arguments, **settings)
 
     monkeypatch.setattr(f"scmmgan.model.{stage}", peeking)
     with untouchable(monkeypatch), pytest.raises(TouchedError):
         smm.tl.align(mdata, links="gene", method="coupling")
-    # and without the guard it would go unseen
+    assert peeked == []
+    # without the guard it goes unseen
     smm.tl.align(mdata, links="gene", method="coupling")
+    assert len(peeked) == 1

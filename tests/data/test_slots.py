@@ -16,19 +16,49 @@ import scipy.sparse as sp
 
 import scmmgan as smm
 from scmmgan.data import slots as _slots
-from scmmgan.data.keys import Keys
+from scmmgan.data.keys import FORMAT, Keys
+
+
+@pytest.fixture(autouse=True)
+def _few_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes that are matched anyhow: their search for minima takes most of the time."""
+    monkeypatch.setattr("scmmgan.model.coupling.gromov.N_STARTS", 2)
+    monkeypatch.setattr("scmmgan.model.coupling.gromov.N_POLISHED", 1)
+
+
+def toy(n_cells: int = 60, **arguments: Any) -> md.MuData:
+    # fewer links than can be held out: nothing here depends on whether they support the map
+    return smm.datasets.toy(n_cells=n_cells, **{"n_features": [30, 20], "n_linked": 8, **arguments})
+
+
+@pytest.fixture
+def small() -> md.MuData:
+    """60 cells, not aligned: rna with 30 and protein with 20 features, 8 of them linked."""
+    return toy()
+
+
+@pytest.fixture(scope="module")
+def _small_aligned() -> md.MuData:
+    mdata = toy()
+    align(mdata, max_steps=10)
+    return mdata
+
+
+@pytest.fixture
+def small_aligned(_small_aligned: md.MuData) -> md.MuData:
+    return _small_aligned.copy()
 
 
 def align(mdata: md.MuData, *names: str, **arguments: Any) -> md.MuData | None:
     return smm.tl.align(mdata, *names, **{"links": "gene", "max_steps": 3, "progress_bar": False, **arguments})
 
 
-def shared(n_cells: int = 120) -> md.MuData:
-    return smm.datasets.toy(n_cells=n_cells, shared_genes=True)
+def shared() -> md.MuData:
+    return toy(shared_genes=True, n_features=[60, 60])
 
 
 def three() -> md.MuData:
-    return smm.datasets.toy(n_cells=120, n_modalities=3, n_features=[30, 20, 25])
+    return toy(n_modalities=3, n_features=[30, 20, 25])
 
 
 # --- names and shapes --------------------------------------------------------------------------------------------
@@ -37,6 +67,7 @@ def three() -> md.MuData:
 def test_names():
     keys = Keys("k")
     assert (keys.uns, keys.embedding, keys.mapped("b"), keys.plan("b")) == ("k", "X_k", "k_b", "k_plan_b")
+    assert keys.landmark == "k_landmark"
     assert Keys().embedding == "X_scmmgan"
 
 
@@ -44,38 +75,56 @@ def test_every_slot(small_aligned: md.MuData):
     for name, target in (("rna", "protein"), ("protein", "rna")):
         adata, other = small_aligned[name], small_aligned[target]
         assert set(adata.obsm) == {"X_scmmgan", f"scmmgan_{target}", f"scmmgan_plan_{target}"}
+        assert set(adata.obs) - {"cell_type", "gradient"} == {
+            f"scmmgan_{column}" for column in ("landmark", "unmatched", "ambiguous")
+        }
+        assert list(adata.layers) == list(adata.varm) == list(adata.uns) == []
         mapped = adata.obsm[f"scmmgan_{target}"]
         assert type(mapped) is np.ndarray
         assert mapped.dtype == np.float32
         assert mapped.shape == (adata.n_obs, other.n_vars)
-        assert adata.obsm["X_scmmgan"].shape == (120, 50)
+        assert adata.obsm["X_scmmgan"].shape == (60, 50)
         assert adata.obsm["X_scmmgan"].dtype == np.float32
+        assert adata.obs["scmmgan_ambiguous"].dtype == bool
         plan = adata.obsm[f"scmmgan_plan_{target}"]
         assert sp.issparse(plan)
         np.testing.assert_allclose(np.asarray(plan.sum(1)).ravel(), 1, atol=1e-5)
         assert np.diff(sp.csr_matrix(plan).indptr).max() <= 32
     record = small_aligned.uns["scmmgan"]
-    assert set(record) == {"params", "features", "landmarks", "history", "diagnosis", "model"}
+    assert set(record) == {"format", "params", "features", "landmarks", "history", "diagnosis", "model"}
+    assert record["format"] == FORMAT
     for name in ("rna", "protein"):
         assert record["features"][name].tolist() == small_aligned[name].var_names.tolist()
-        other = "protein" if name == "rna" else "rna"
-        landmarks = record["landmarks"][name]
-        assert len(landmarks) == small_aligned[other].obsm[f"scmmgan_plan_{name}"].shape[1]
-        assert set(landmarks) <= set(small_aligned[name].obs_names)
     config = json.loads(record["model"]["config"])
     assert config["modalities"] == ["rna", "protein"]
     assert config["widths"] == {"rna": 30, "protein": 20}
-    assert set(record["model"]["transforms"]["rna"]) == {
-        "mean",
-        "sd",
-        "encoded",
-        "encoder",
-        "decoder",
-        "scale",
-        "offset",
-        "penalty",
-    }
+    for name in ("rna", "protein"):
+        assert config["var_names"][name] == small_aligned[name].var_names.tolist()
+        fields = set(record["model"]["transforms"][name])
+        assert fields == {"mean", "sd", "encoded", "encoder", "decoder", "scale", "penalty"}
     assert len({len(v) for v in record["history"].values()}) == 1
+
+
+@pytest.mark.parametrize("n_modalities", [2, 3])
+def test_landmarks(n_modalities: int):
+    """Every cell has one, numbered as the columns of plans into its modality, by the cell that stands for it."""
+    mdata = toy() if n_modalities == 2 else three()
+    align(mdata, method="coupling")
+    for name, adata in mdata.mod.items():
+        label, names = adata.obs["scmmgan_landmark"], mdata.uns["scmmgan"]["landmarks"][name]
+        assert label.dtype == np.int32
+        assert sorted(set(label)) == list(range(30))
+        assert len(set(names)) == 30
+        # k-means: a centroid's nearest cell lies in its cluster
+        assert label[names].tolist() == list(range(30))
+        for other in mdata.mod:
+            if other != name:
+                assert mdata[other].obsm[f"scmmgan_plan_{name}"].shape == (60, 30)
+
+
+def test_landmarks_of_the_cells_that_are_left(small_aligned: md.MuData):
+    part = small_aligned["rna"][20:40]
+    assert part.obs["scmmgan_landmark"].tolist() == small_aligned["rna"].obs["scmmgan_landmark"].tolist()[20:40]
 
 
 def test_params_say_what_was_used(small_aligned: md.MuData):
@@ -93,6 +142,9 @@ def test_params_say_what_was_used(small_aligned: md.MuData):
     assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 256, 1e-3, 0)
     assert params["device"] in ("cpu", "cuda")
     assert params["shared_space"] is False
+    # the steps that were taken, not that they were left to what is known
+    assert params["smooth"] == {"rna": 1, "protein": 1}
+    assert len(params["known"]) == 64
     assert params["coupling"]["rna"]["protein"]["kind"] == "links"
     assert params["versions"]["scmmgan"] == smm.__version__
     assert 0 < params["seconds"] < 600
@@ -112,14 +164,14 @@ def test_whole_embedding_in_another_order(small: md.MuData):
     mdata = md.MuData({"protein": b, "rna": a})
     align(mdata, "rna", "protein")
     at = mdata.obs_names.get_indexer(mdata["rna"].obs_names)
-    assert at[0] == 120
+    assert at[0] == 60
     np.testing.assert_array_equal(mdata.obsm["X_scmmgan"][at], mdata["rna"].obsm["X_scmmgan"])
 
 
 def test_cell_names_in_two_modalities(small: md.MuData, caplog: pytest.LogCaptureFixture):
     parts = {name: adata.copy() for name, adata in small.mod.items()}
     for adata in parts.values():
-        adata.obs_names = [f"cell{i}" for i in range(120)]
+        adata.obs_names = [f"cell{i}" for i in range(60)]
     mdata = md.MuData(parts)
     with caplog.at_level(logging.INFO, logger="scmmgan"):
         align(mdata)
@@ -128,7 +180,7 @@ def test_cell_names_in_two_modalities(small: md.MuData, caplog: pytest.LogCaptur
     found = smm.get.embedding(mdata)
     assert found.obs_names.is_unique
     assert found.obs_names[0] == "rna:cell0"
-    assert found.n_obs == 240
+    assert found.n_obs == 120
 
 
 def test_whole_embedding_needs_all_cells():
@@ -137,7 +189,7 @@ def test_whole_embedding_needs_all_cells():
     assert "X_scmmgan" not in mdata.obsm
     assert list(mdata["atac"].obsm) == []
     align(mdata)
-    assert mdata.obsm["X_scmmgan"].shape == (360, 75)
+    assert mdata.obsm["X_scmmgan"].shape == (180, 75)
 
 
 # --- layers and chosen features ----------------------------------------------------------------------------------
@@ -148,7 +200,7 @@ def test_equal_names_go_to_layers():
     align(mdata, links="var_names")
     for name, target in (("rna", "protein"), ("protein", "rna")):
         assert f"scmmgan_{target}" not in mdata[name].obsm
-        assert mdata[name].layers[f"scmmgan_{target}"].shape == (120, 60)
+        assert mdata[name].layers[f"scmmgan_{target}"].shape == (60, 60)
         assert type(mdata[name].layers[f"scmmgan_{target}"]) is np.ndarray
         assert mdata[name].layers[f"scmmgan_{target}"].dtype == np.float32
 
@@ -190,25 +242,25 @@ def test_chosen_features(small: md.MuData):
     assert len(small.uns["scmmgan"]["features"]["rna"]) == 0
     # one name is a name, not letters
     align(small, features={"protein": wanted[0]})
-    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 1)
+    assert small["rna"].obsm["scmmgan_protein"].shape == (60, 1)
 
 
 def test_too_many_values_are_not_written(
     small: md.MuData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(_slots, "MAX_WRITTEN", 120 * 20)
+    monkeypatch.setattr(_slots, "MAX_WRITTEN", 60 * 20)
     with caplog.at_level(logging.INFO, logger="scmmgan"):
         align(small)
     # protein's 20 features fit, rna's 30 do not
-    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 20)
+    assert small["rna"].obsm["scmmgan_protein"].shape == (60, 20)
     assert "scmmgan_rna" not in small["protein"].obsm
-    assert "120 × 30 mapped values for 'rna' are not written" in caplog.text
+    assert "60 × 30 mapped values for 'rna' are not written" in caplog.text
     with pytest.raises(ValueError, match="which `features`"):
         smm.get.mapped(small, "protein", "rna")
-    assert smm.get.mapped(small, "protein", "rna", features=small["rna"].var_names[:4]).shape == (120, 4)
+    assert smm.get.mapped(small, "protein", "rna", features=small["rna"].var_names[:4]).shape == (60, 4)
     # asked for, they are written whatever their number
     align(small, features={"rna": small["rna"].var_names.tolist()})
-    assert small["protein"].obsm["scmmgan_rna"].shape == (120, 30)
+    assert small["protein"].obsm["scmmgan_rna"].shape == (60, 30)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +299,10 @@ def test_second_alignment_replaces_the_first(small: md.MuData):
     align(small)
     align(small, features={"protein": small["protein"].var_names[:3].tolist(), "rna": []}, random_state=1)
     assert set(small["protein"].obsm) == {"X_scmmgan", "scmmgan_plan_rna"}
-    assert small["rna"].obsm["scmmgan_protein"].shape == (120, 3)
+    assert [c for c in small["protein"].obs if c.startswith("scmmgan")] == [
+        f"scmmgan_{column}" for column in ("landmark", "unmatched", "ambiguous")
+    ]
+    assert small["rna"].obsm["scmmgan_protein"].shape == (60, 3)
 
 
 def test_second_alignment_of_fewer_modalities_leaves_nothing_behind():
@@ -259,9 +314,10 @@ def test_second_alignment_of_fewer_modalities_leaves_nothing_behind():
     }
     align(mdata, "rna", "protein")
     assert list(mdata["atac"].obsm) == []
+    assert set(mdata["atac"].obs) == {"cell_type", "gradient"}
     assert set(mdata["rna"].obsm) == {"X_scmmgan", "scmmgan_protein", "scmmgan_plan_protein"}
     assert "X_scmmgan" not in mdata.obsm
-    assert smm.get.embedding(mdata).n_obs == 240
+    assert smm.get.embedding(mdata).n_obs == 120
 
 
 def test_layers_of_the_first_go_when_the_second_needs_none():
@@ -269,16 +325,16 @@ def test_layers_of_the_first_go_when_the_second_needs_none():
     align(mdata, links="var_names")
     align(mdata, links="var_names", features=mdata["rna"].var_names[:5].tolist())
     assert list(mdata["rna"].layers) == []
-    assert mdata["rna"].obsm["scmmgan_protein"].shape == (120, 5)
+    assert mdata["rna"].obsm["scmmgan_protein"].shape == (60, 5)
 
 
 # --- nothing that is not ours is replaced ------------------------------------------------------------------------
 
 
 def test_other_data_is_not_replaced(small: md.MuData, fingerprint: Callable):
-    small["rna"].obsm["X_pca"] = np.ones((120, 2))
-    small["protein"].obsm["mine_rna"] = np.ones((120, 2))
-    small["protein"].layers["ours_rna"] = np.ones((120, 20))
+    small["rna"].obsm["X_pca"] = np.ones((60, 2))
+    small["protein"].obsm["mine_rna"] = np.ones((60, 2))
+    small["protein"].layers["ours_rna"] = np.ones((60, 20))
     before = fingerprint(small)
     for key, message in (
         ("truth", r"`mdata.uns\['truth'\]` holds something else than an alignment"),
@@ -364,6 +420,15 @@ def test_a_column_of_the_user_is_not_replaced(small: md.MuData, fingerprint: Cal
     assert (small["protein"].obs["scmmgan_unmatched"] == "mine").all()
 
 
+@pytest.mark.parametrize("column", ["landmark", "ambiguous"])
+def test_other_columns_of_the_user_are_not_replaced(small: md.MuData, fingerprint: Callable, column: str):
+    small["rna"].obs[f"scmmgan_{column}"] = "mine"
+    before = fingerprint(small)
+    with pytest.raises(ValueError, match=f"'rna' has 'scmmgan_{column}' already.*another `key_added`"):
+        align(small)
+    assert fingerprint(small) == before
+
+
 @pytest.mark.parametrize("reload", [False, True])
 def test_a_column_beside_an_alignment_that_flagged_nothing(small: md.MuData, reload: bool, tmp_path: Path):
     """The alignment is there, but the column is not its own."""
@@ -386,7 +451,7 @@ def test_a_column_beside_an_alignment_that_flagged_nothing(small: md.MuData, rel
 def test_columns_of_modalities_that_join_later():
     mdata = three()
     align(mdata, "rna", "protein", method="coupling")
-    mdata["atac"].obsm["scmmgan_rna"] = np.ones((120, 2))
+    mdata["atac"].obsm["scmmgan_rna"] = np.ones((60, 2))
     with pytest.raises(ValueError, match="'atac' has 'scmmgan_rna' already"):
         align(mdata)
     del mdata["atac"].obsm["scmmgan_rna"]
@@ -454,17 +519,17 @@ def check_usable(again: md.MuData, names: list[str], key: str = "scmmgan") -> No
 
 
 CASES = {
-    "two": (lambda: smm.datasets.toy(n_cells=120, n_features=[30, 20]), {}),
+    "two": (lambda: toy(n_linked=15), {}),
     "three": (three, {}),
     "layers": (shared, {"links": "var_names"}),
     "sparse": (lambda: sparse_toy(), {}),
-    "spatial": (lambda: smm.datasets.toy(n_cells=120, spatial=True), {}),
-    "geometry": (lambda: smm.datasets.toy(n_cells=80, n_features=[30, 20]), {"links": None}),
+    "spatial": (lambda: toy(spatial=True), {"spatial": "spatial"}),
+    "geometry": (toy, {"links": None}),
 }
 
 
 def sparse_toy() -> md.MuData:
-    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
+    mdata = toy()
     for adata in mdata.mod.values():
         adata.X = sp.csr_matrix(adata.X)
     return mdata
@@ -530,6 +595,7 @@ def test_round_trip_of_every_argument(small: md.MuData, fmt: str, tmp_path: Path
     check_usable(again, ["protein", "rna"], key="my key.1")
     params = again.uns["my key.1"]["params"]
     assert params["n_pcs"]["rna"] == 9
+    assert params["smooth"] == {"protein": 0, "rna": 1}
     assert params["weights"]["cycle"] == 2
     assert (params["max_steps"], params["random_state"]) == (4, 3)
     assert list(params["links"].columns) == ["protein", "rna", "weight", "sign"]
@@ -537,15 +603,16 @@ def test_round_trip_of_every_argument(small: md.MuData, fmt: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
-def test_round_trip_of_knowledge(small: md.MuData, fmt: str, tmp_path: Path):
+def test_round_trip_of_knowledge(fmt: str, tmp_path: Path):
     """Pairs with gaps, labels and batches by modality; the arguments stored serve again."""
+    small = toy(80)
     truth = small.uns["truth"]
     cells = {m: small[m].obs_names[np.argsort(truth[m]["cell"])][:27].to_list() for m in small.mod}
     pairs = pd.DataFrame({**cells, "a/b": [{"x"}] * 27, 3: pd.Timestamp("2020-01-01")})
     pairs.loc[25, "rna"] = None
     pairs.loc[26, "protein"] = np.nan
-    small["rna"].obs["type"] = small["rna"].obs["cell_type"].astype(object).where(np.arange(120) % 3 > 0)
-    small["rna"].obs["donor"] = np.repeat([1, 2], 60)
+    small["rna"].obs["type"] = small["rna"].obs["cell_type"].astype(object).where(np.arange(80) % 3 > 0)
+    small["rna"].obs["donor"] = np.repeat([1, 2], 40)
     arguments = {"labels": {"rna": "type", "protein": "cell_type"}, "batch": {"rna": "donor"}, "method": "coupling"}
     align(small, pairs=pairs, **arguments)
     again = reread(small, tmp_path, fmt)
@@ -566,7 +633,7 @@ def test_round_trip_of_knowledge(small: md.MuData, fmt: str, tmp_path: Path):
 @pytest.mark.parametrize("dtype", ["Int64", "float64", "category"])
 def test_round_trip_of_pairs_by_number(small: md.MuData, dtype: str, tmp_path: Path):
     for m in small.mod:
-        small.mod[m].obs_names = [str(i) for i in range(120)]
+        small.mod[m].obs_names = [str(i) for i in range(60)]
     small = md.MuData(dict(small.mod))
     pairs = pd.DataFrame({"rna": range(30), "protein": range(30, 60)}).astype("Int64")
     pairs.loc[4, "rna"] = pd.NA
@@ -582,7 +649,7 @@ def test_round_trip_of_pairs_by_number(small: md.MuData, dtype: str, tmp_path: P
     [(("my mod.x", "d>e"), "h5mu"), (("ü (1)", "key"), "zarr"), (("b", "b:x"), "h5mu")],
 )
 def test_round_trip_of_odd_names(names: tuple[str, str], fmt: str, tmp_path: Path):
-    small = smm.datasets.toy(n_cells=80, n_features=[20, 16])
+    small = toy(50, n_features=[20, 16])
     parts = {new: adata.copy() for new, adata in zip(names, small.mod.values())}
     for name, adata in parts.items():
         adata.var_names = [f"{i}/{name};'\"> ü" for i in range(adata.n_vars)]
@@ -595,7 +662,7 @@ def test_round_trip_of_odd_names(names: tuple[str, str], fmt: str, tmp_path: Pat
 
 
 def test_nothing_that_files_cannot_hold(small_aligned: md.MuData):
-    """DESIGN §3: str, bool, numbers, arrays, tables with string columns, dicts with str keys without "/"."""
+    """Str, bool, numbers, arrays, tables with string columns, dicts with str keys without "/"."""
 
     def wrong(value: Any, where: str) -> list[str]:
         if isinstance(value, Mapping):
@@ -609,6 +676,87 @@ def test_nothing_that_files_cannot_hold(small_aligned: md.MuData):
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
+
+
+OLD = [None, FORMAT - 1, FORMAT + 1, "2.0"]
+
+
+def aged(mdata: md.MuData, number: Any) -> md.MuData:
+    """The same alignment, as a version of other slots would have left it."""
+    record = dict(mdata.uns["scmmgan"])
+    record.pop("format")
+    mdata.uns["scmmgan"] = record if number is None else record | {"format": number}
+    return mdata
+
+
+READERS: dict[str, Callable[[md.MuData], Any]] = {
+    "record": lambda mdata: _slots.record(mdata, Keys()),
+    "config": lambda mdata: _slots.config(mdata, Keys()),
+    "check_aligned": lambda mdata: _slots.check_aligned(mdata, ["rna"], Keys()),
+    "model_space": lambda mdata: _slots.model_space(mdata, "rna", "protein", Keys()),
+    "mapped": lambda mdata: smm.get.mapped(mdata, "rna", "protein"),
+    "embedding": smm.get.embedding,
+    "history": smm.get.history,
+    "model": smm.get.model,
+    "diagnosis": lambda mdata: smm.get.diagnosis(mdata, "rna", "protein"),
+    "coordinates": lambda mdata: smm.get.coordinates(mdata, "rna", "protein"),
+    "tl.diagnose": smm.tl.diagnose,
+    "tl.match": lambda mdata: smm.tl.match(mdata, "rna", "protein"),
+    "tl.transfer": lambda mdata: smm.tl.transfer(mdata, "rna", "protein", obs="cell_type"),
+    "tl.cluster": lambda mdata: smm.tl.cluster(mdata, "rna", "protein", n_clusters=3),
+    "tl.uncertainty": lambda mdata: smm.tl.uncertainty(mdata, "rna", "protein"),
+    "tl.place": lambda mdata: smm.tl.place(mdata, "protein", "rna"),
+    "pl.history": lambda mdata: smm.pl.history(mdata, show=False),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_records_of_another_format(small_aligned: md.MuData, reader: str, fingerprint: Callable):
+    """One clear error, whatever is asked for, and nothing is written."""
+    for number in OLD:
+        before = fingerprint(aged(small_aligned, number))
+        message = (
+            rf"'scmmgan' was written by another version of scmmgan \(format {number}; this one reads {FORMAT}\). Align"
+        )
+        with pytest.raises(ValueError, match=message):
+            READERS[reader](small_aligned)
+        assert fingerprint(small_aligned) == before
+
+
+@pytest.mark.parametrize("number", OLD)
+def test_an_alignment_replaces_one_of_another_format(number: Any):
+    """With all that it left: slots that are written no more, and what tools made of it."""
+    mdata = three()
+    align(mdata)
+    smm.tl.match(mdata, "rna", "protein")
+    aged(mdata, number)
+    for name, adata in mdata.mod.items():
+        for other in set(mdata.mod) - {name}:
+            adata.obsm[f"scmmgan_told_{other}"] = np.ones((60, 2))
+    mdata["rna"].obsm["X_mine"] = np.ones((60, 2))
+    align(mdata, "rna", "protein", method="coupling")
+    assert mdata.uns["scmmgan"]["format"] == FORMAT
+    assert set(mdata["rna"].obsm) == {"X_mine", "X_scmmgan", "scmmgan_protein", "scmmgan_plan_protein"}
+    assert set(mdata["atac"].obsm) == set()
+    for name in mdata.mod:
+        left = {c for c in mdata[name].obs if c.startswith("scmmgan")}
+        assert left == ({f"scmmgan_{c}" for c in ("landmark", "unmatched", "ambiguous")} if name != "atac" else set())
+    assert smm.get.mapped(mdata, "rna", "protein").shape == (60, 20)
+
+
+def test_a_record_of_another_format_is_no_alignment_of_the_user(small_aligned: md.MuData, fingerprint: Callable):
+    """What is read is not replaced, also where an earlier version wrote it."""
+    aged(small_aligned, 1)
+    before = fingerprint(small_aligned)
+    with pytest.raises(ValueError, match="'X_scmmgan' of 'rna' is read and would be replaced"):
+        align(small_aligned, links=None, use_rep="X_scmmgan")
+    assert fingerprint(small_aligned) == before
+
+
+@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+def test_the_format_survives_a_file(small_aligned: md.MuData, fmt: str, tmp_path: Path):
+    again = reread(small_aligned, tmp_path, fmt)
+    assert _slots.record(again, Keys())["format"] == FORMAT
 
 
 def test_records_that_are_not_there(small: md.MuData):

@@ -130,7 +130,7 @@ def test_nothing_found_is_drawn_as_well(drawn: md.MuData):
 
 
 def test_returns_and_files(drawn: md.MuData, tmp_path: Path):
-    figure = smm.pl.correlations(drawn, "spots", "cells", return_fig=True)
+    figure = smm.pl.correlations(drawn, "spots", "cells", gene="G1", return_fig=True)
     for suffix in ("pdf", "svg", "png"):
         figure.savefig(tmp_path / f"a.{suffix}")
         # points are rasterised

@@ -349,17 +349,17 @@ def with_image(aligned):
     return aligned
 
 
-def rendered(axes):
-    figure = axes[0, 0].figure
+def rendered(ax):
+    """The picture as pixels, rows × columns × RGB."""
+    figure = ax.figure
     figure.set_dpi(200)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3]
 
 
-def around(ax, xy, offset):
+def around(pixels, ax, xy, offset):
     """Rendered colours at an offset (units of the coordinates) of each spot, (spots, 3), and whether it is in the map."""
     places = xy + offset
-    pixels = rendered(np.array([[ax]]))
     x, y = np.rint(ax.transData.transform(places)).astype(int).T
     inside = ((places > [ax.get_xlim()[0], ax.get_ylim()[1]]) & (places < [ax.get_xlim()[1], ax.get_ylim()[0]])).all(1)
     return pixels[len(pixels) - 1 - y.clip(0, len(pixels) - 1), x.clip(0, pixels.shape[1] - 1)], inside
@@ -376,14 +376,14 @@ def test_image_and_spots_lie_on_each_other(with_image, kind):
     np.testing.assert_allclose(spots.get_widths(), 0.8)
     assert ax.images[0].get_zorder() < spots.get_zorder()
     # a spot has a radius of .4, its white square half a width of .75, the next spot is 2 away
-    half = 0.55
+    half, pixels = 0.55, rendered(ax)
     for offset in ([half, 0], [-half, 0], [0, half], [0, -half], [half, half], [-half, -half]):
-        colors, inside = around(ax, xy, np.array(offset))
+        colors, inside = around(pixels, ax, xy, np.array(offset))
         inside &= (xy + offset >= 0).all(1)  # the image begins at 0
         assert inside.sum() >= 40
         assert (colors[inside] > 200).all()
     for offset in ([1.0, 0], [0, 1.0], [1.0, 1.0]):
-        colors, inside = around(ax, xy, np.array(offset))
+        colors, inside = around(pixels, ax, xy, np.array(offset))
         inside &= (xy + offset < [21, 13]).all(1)
         assert inside.sum() >= 40
         assert (colors[inside] < 60).all()

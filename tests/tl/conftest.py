@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import mudata as md
 import pytest
 
@@ -23,8 +25,8 @@ def aligned_toy(_aligned_toy: md.MuData) -> md.MuData:
 
 @pytest.fixture(scope="session")
 def _without_e() -> md.MuData:
-    mdata = smm.datasets.toy(n_cells=300, overlap=0.8)
-    smm.tl.align(mdata, links="gene", max_steps=60, progress_bar=False)
+    mdata = smm.datasets.toy(overlap=0.8)
+    smm.tl.align(mdata, links="gene", max_steps=40, progress_bar=False)
     return mdata
 
 
@@ -66,3 +68,11 @@ def three_aligned(_three_aligned: md.MuData) -> md.MuData:
 def tiny() -> md.MuData:
     """A toy of 60 cells, not aligned: what `small` is, for what no number depends on."""
     return smm.datasets.toy(n_cells=60, n_features=[30, 20])
+
+
+@pytest.fixture
+def few_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out links are compared with three shuffled tables, not 99: no verdict is asked for, and they cost most."""
+    from scmmgan.model.evidence import heldout
+
+    monkeypatch.setattr(heldout, "held_out_links", partial(heldout.held_out_links, n_null=3))

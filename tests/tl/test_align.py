@@ -22,6 +22,12 @@ import torch
 import scmmgan as smm
 from helpers import own_space, transform_of
 from scmmgan import metrics
+from scmmgan.data import read as _read
+from scmmgan.data.keys import Keys
+from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.graphs import graph_scores
+
+pytestmark = pytest.mark.usefixtures("few_tables")
 
 QUICK = {"links": "gene", "max_steps": 3, "progress_bar": False}
 
@@ -105,56 +111,56 @@ def test_one_cell_alone_and_in_any_order(aligned_toy: md.MuData):
 
 def test_training_helps_less_than_it_could_harm():
     """The map is no worse than the coupling it starts from, within a margin."""
-    mdata = smm.datasets.toy(n_cells=200)
+    mdata = smm.datasets.toy(n_cells=160)
     align(mdata, max_steps=1, key_added="start")
-    align(mdata, max_steps=150, key_added="end")
+    align(mdata, max_steps=80, key_added="end")
     assert foscttm(mdata, key="end") < foscttm(mdata, key="start") + 0.02
     assert foscttm(mdata, key="end") < 0.1
 
 
 def test_shared_genes():
-    mdata = smm.datasets.toy(n_cells=200, shared_genes=True)
-    align(mdata, links="auto", max_steps=100)
+    mdata = smm.datasets.toy(n_cells=150, shared_genes=True)
+    align(mdata, links="auto", max_steps=40)
     assert mdata.uns["scmmgan"]["params"]["shared_space"]
     assert foscttm(mdata) < 0.06
 
 
 def test_three_modalities():
-    mdata = smm.datasets.toy(n_cells=150, n_modalities=3)
-    align(mdata, max_steps=60)
+    mdata = smm.datasets.toy(n_cells=120, n_modalities=3)
+    align(mdata, max_steps=30)
     for a, b in (("rna", "protein"), ("rna", "atac"), ("protein", "atac")):
         assert foscttm(mdata, a, b) < 0.2
-        assert mdata[a].obsm[f"scmmgan_{b}"].shape == (150, mdata[b].n_vars)
-        assert mdata[b].obsm[f"scmmgan_{a}"].shape == (150, mdata[a].n_vars)
+        assert mdata[a].obsm[f"scmmgan_{b}"].shape == (120, mdata[b].n_vars)
+        assert mdata[b].obsm[f"scmmgan_{a}"].shape == (120, mdata[a].n_vars)
     coupling = mdata.uns["scmmgan"]["params"]["coupling"]
     assert {a: set(found) for a, found in coupling.items()} == {a: set(mdata.mod) - {a} for a in mdata.mod}
 
 
-def test_wrong_links_are_followed_and_right_ones_found():
-    """Signs count: with the signs of half the links turned, the same data aligns the same way."""
-    mdata = smm.datasets.toy(n_cells=200)
+def test_signs_of_links_count():
+    """With half of the linked features turned and their signs with them, the same data aligns the same way."""
+    mdata = smm.datasets.toy(n_cells=150)
     table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
     flipped = mdata.copy()
     turned = table["protein"].iloc[::2]
     at = flipped["protein"].var_names.get_indexer(turned)
     flipped["protein"].X[:, at] = flipped["protein"].X[:, at].max(0) - flipped["protein"].X[:, at]
     signs = table.assign(sign=np.where(table["protein"].isin(turned), -1.0, 1.0))
-    align(flipped, links=signs, max_steps=60)
+    align(flipped, links=signs, max_steps=30)
     assert foscttm(flipped) < 0.12
     # without the signs half of the links pull the wrong way
-    align(flipped, links=table, max_steps=60, key_added="wrong")
+    align(flipped, links=table, max_steps=30, key_added="wrong")
     assert foscttm(flipped, key="wrong") > foscttm(flipped) + 0.1
 
 
 def test_weights_of_links_count():
-    """Links of no weight may say anything."""
-    mdata = smm.datasets.toy(n_cells=200)
+    """Links of hardly any weight may say anything."""
+    mdata = smm.datasets.toy(n_cells=150)
     right = smm.pp.link_features(mdata, "rna", "protein", on="gene")
     rng = np.random.default_rng(0)
     noise = pd.DataFrame({m: rng.permutation(mdata[m].var_names[:40])[:30] for m in ("rna", "protein")})
     light, heavy = (pd.concat([right, noise.assign(weight=w, sign=1.0)]) for w in (1e-3, 100.0))
-    align(mdata, links=light, max_steps=40, key_added="light")
-    align(mdata, links=heavy, max_steps=40, key_added="heavy")
+    align(mdata, links=light, max_steps=20, key_added="light")
+    align(mdata, links=heavy, max_steps=20, key_added="heavy")
     assert foscttm(mdata, key="light") < 0.12
     assert foscttm(mdata, key="heavy") > foscttm(mdata, key="light") + 0.05
 
@@ -186,7 +192,7 @@ def rotated(seed: int) -> md.MuData:
 
 def finds_rotation(seed: int) -> bool:
     mdata = rotated(seed)
-    align(mdata, links=None, use_rep="x", max_steps=50, random_state=seed)
+    align(mdata, links=None, use_rep="x", max_steps=20, random_state=seed)
     labels = {m: mdata[m].obs["cluster"].to_numpy() for m in "ab"}
     x, y = (mdata[m].obsm["X_scmmgan"] for m in "ab")
     nearest = ((x[:, None] - y[None]) ** 2).sum(2).argmin(1)
@@ -209,25 +215,25 @@ def test_rotation_without_links_in_ten_seeds():
 
 def test_same_seed_same_bits(small: md.MuData, fingerprint: Callable):
     first, second, other = small.copy(), small.copy(), small.copy()
-    align(first, max_steps=20)
-    # whatever was drawn before, and in whatever state the generators are
+    align(first, max_steps=8)
+    # in whatever state the global generators are
     np.random.seed(5)
     torch.manual_seed(5)
-    align(second, max_steps=20)
+    align(second, max_steps=8)
     # the seconds it took are all that differs
     first.uns["scmmgan"]["params"]["seconds"] = second.uns["scmmgan"]["params"]["seconds"] = 0
     assert fingerprint(first) == fingerprint(second)
-    align(other, max_steps=20, random_state=1)
+    align(other, max_steps=8, random_state=1)
     for name in ("rna", "protein"):
         assert not np.array_equal(other[name].obsm["X_scmmgan"], first[name].obsm["X_scmmgan"])
 
 
-def test_same_seed_same_bits_without_links(small: md.MuData):
-    again = small.copy()
-    align(small, links=None)
+def test_same_seed_same_bits_without_links(tiny: md.MuData):
+    again = tiny.copy()
+    align(tiny, links=None)
     align(again, links=None)
     for name in ("rna", "protein"):
-        np.testing.assert_array_equal(small[name].obsm["X_scmmgan"], again[name].obsm["X_scmmgan"])
+        np.testing.assert_array_equal(tiny[name].obsm["X_scmmgan"], again[name].obsm["X_scmmgan"])
 
 
 def test_same_bits_in_another_process_with_other_threads(small: md.MuData, tmp_path: Path):
@@ -244,15 +250,15 @@ def test_same_bits_in_another_process_with_other_threads(small: md.MuData, tmp_p
     np.testing.assert_array_equal(np.load(file), small["rna"].obsm["X_scmmgan"])
 
 
-def test_global_state_is_untouched(small: md.MuData):
+def test_global_state_is_untouched(tiny: md.MuData):
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
     threads = torch.get_num_threads()
     before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
-    align(small)
-    align(small, links=None, key_added="geometry")
-    smm.get.model(small)
+    align(tiny)
+    align(tiny, links=None, key_added="geometry")
+    smm.get.model(tiny)
     after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
@@ -265,15 +271,15 @@ def test_global_state_is_untouched(small: md.MuData):
 
 
 @pytest.mark.parametrize("method", ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"])
-def test_methods_end_to_end(small: md.MuData, tmp_path: Path, method: str):
+def test_methods_end_to_end(tiny: md.MuData, tmp_path: Path, method: str):
     """Written, read again, and ready to translate other cells."""
-    align(small, method=method, batch_size=32)
-    small.write(tmp_path / "a.h5mu")
+    align(tiny, method=method, batch_size=32)
+    tiny.write(tmp_path / "a.h5mu")
     again = md.read(tmp_path / "a.h5mu")
     assert again.uns["scmmgan"]["params"]["method"] == method
-    found, stored = smm.get.model(small), smm.get.model(again)
+    found, stored = smm.get.model(tiny), smm.get.model(again)
     for source, target in (("rna", "protein"), ("protein", "rna")):
-        other = own_space(small, source) * 1.1
+        other = own_space(tiny, source) * 1.1
         np.testing.assert_array_equal(stored.translate(other, source, target), found.translate(other, source, target))
         alone = np.concatenate([stored.translate(row[None], source, target) for row in other[:20]])
         np.testing.assert_allclose(alone, stored.translate(other, source, target)[:20], atol=1e-5)
@@ -282,28 +288,28 @@ def test_methods_end_to_end(small: md.MuData, tmp_path: Path, method: str):
     smm.pl.history(again, show=False)
 
 
-def test_default_method_is_scmmgan_with_heat(small: md.MuData):
-    align(small)
-    align(small, method="scmmgan", geometry="heat", lr=1e-3, batch_size=256, weights={"cycle": 1}, key_added="same")
-    np.testing.assert_array_equal(small["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_same"])
-    params = small.uns["scmmgan"]["params"]
+def test_default_method_is_scmmgan_with_heat(tiny: md.MuData):
+    align(tiny)
+    align(tiny, method="scmmgan", geometry="heat", lr=1e-3, batch_size=256, weights={"cycle": 1}, key_added="same")
+    np.testing.assert_array_equal(tiny["rna"].obsm["X_scmmgan"], tiny["rna"].obsm["X_same"])
+    params = tiny.uns["scmmgan"]["params"]
     assert (params["geometry"], params["lr"], params["batch_size"]) == ("heat", 1e-3, 256)
 
 
-def test_what_is_not_given_is_the_methods_own(small: md.MuData):
+def test_what_is_not_given_is_the_methods_own(tiny: md.MuData):
     for method, expected in (("scmmgan-paper", ("eigvec", 1e-4, 10.0)), ("cyclegan", ("None", 1e-3, 0.0))):
-        align(small, method=method, key_added=method)
-        params = small.uns[method]["params"]
+        align(tiny, method=method, key_added=method)
+        params = tiny.uns[method]["params"]
         assert (str(params["geometry"]), params["lr"], params["weights"]["links"]) == expected
-    align(small, method="scmmgan-paper", lr=1e-3, geometry=None, weights={"links": 3}, key_added="changed")
-    params = small.uns["changed"]["params"]
+    align(tiny, method="scmmgan-paper", lr=1e-3, geometry=None, weights={"links": 3}, key_added="changed")
+    params = tiny.uns["changed"]["params"]
     assert (str(params["geometry"]), params["lr"]) == ("None", 1e-3)
     assert (params["weights"]["links"], params["weights"]["cycle"]) == (3, 1)
-    assert "geometry" not in small.uns["changed"]["history"]
-    assert "geometry" in small.uns["scmmgan-paper"]["history"]
+    assert "geometry" not in tiny.uns["changed"]["history"]
+    assert "geometry" in tiny.uns["scmmgan-paper"]["history"]
 
 
-def test_default_steps(small: md.MuData, monkeypatch: pytest.MonkeyPatch):
+def test_default_steps(tiny: md.MuData, monkeypatch: pytest.MonkeyPatch):
     from scmmgan.model.nets import methods
 
     seen = []
@@ -315,8 +321,8 @@ def test_default_steps(small: md.MuData, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(methods, "Recipe", spy)
     for method in ("scmmgan", "scmmgan-paper", "cyclegan"):
-        align(small, method=method, max_steps=None)
-    align(small, max_steps=7)
+        align(tiny, method=method, max_steps=None)
+    align(tiny, max_steps=7)
     assert seen == [1_000, 20_000, 1_000, 7]
 
 
@@ -324,7 +330,7 @@ def test_coupling_alone_and_cyclegan():
     """The coupling finds the cells without any training; the CycleGAN does not know where to go."""
     mdata = smm.datasets.toy(n_cells=200)
     align(mdata, method="coupling", key_added="coupling")
-    align(mdata, method="cyclegan", max_steps=60, key_added="cyclegan")
+    align(mdata, method="cyclegan", max_steps=20, key_added="cyclegan")
     assert foscttm(mdata, key="coupling") < 0.06
     assert foscttm(mdata, key="cyclegan") > 0.2
 
@@ -332,63 +338,63 @@ def test_coupling_alone_and_cyclegan():
 @pytest.mark.parametrize("geometry", ["subspace", "eigvec", None])
 def test_geometries(geometry: str | None):
     mdata = smm.datasets.toy(n_cells=150)
-    align(mdata, geometry=geometry, max_steps=60)
+    align(mdata, geometry=geometry, max_steps=25)
     assert foscttm(mdata) < 0.08
     assert ("geometry" in mdata.uns["scmmgan"]["history"]) == (geometry is not None)
 
 
-def test_round_trips_as_measured_cells(small: md.MuData):
-    align(small)
-    align(small, cycle_as_real=True, key_added="real")
-    assert small.uns["real"]["params"]["cycle_as_real"]
-    assert not np.array_equal(small["rna"].obsm["X_scmmgan"], small["rna"].obsm["X_real"])
+def test_round_trips_as_measured_cells(tiny: md.MuData):
+    align(tiny)
+    align(tiny, cycle_as_real=True, key_added="real")
+    assert tiny.uns["real"]["params"]["cycle_as_real"]
+    assert not np.array_equal(tiny["rna"].obsm["X_scmmgan"], tiny["rna"].obsm["X_real"])
 
 
 # --- inputs are read-only ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
-def test_inputs_are_left_alone(small: md.MuData, fingerprint: Callable, fmt: Callable):
-    for adata in small.mod.values():
+def test_inputs_are_left_alone(tiny: md.MuData, fingerprint: Callable, fmt: Callable):
+    for adata in tiny.mod.values():
         adata.X = fmt(adata.X)
         adata.layers["other"] = adata.X.copy()
-        adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(120, 3))
+        adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(60, 3))
         adata.uns["mine"] = {"a": np.arange(3)}
         adata.obs["modality"] = "mine"
-    small.uns["mine"] = {"b": "c"}
-    before = fingerprint(small)
-    assert align(small) is None
-    align(small, layer="other", key_added="other")
-    after = fingerprint(small)
+    tiny.uns["mine"] = {"b": "c"}
+    before = fingerprint(tiny)
+    assert align(tiny) is None
+    align(tiny, layer="other", key_added="other")
+    after = fingerprint(tiny)
     assert {name: after[name] for name in before} == before
     new = {name.split("[")[0] for name in set(after) - set(before)}
     assert new == {".uns", ".obsm", *(f"{name}.{slot}" for name in ("rna", "protein") for slot in ("obs", "obsm"))}
 
 
-def test_copy(small: md.MuData, fingerprint: Callable):
-    before = fingerprint(small)
-    out = align(small, copy=True)
-    assert fingerprint(small) == before
+def test_copy(tiny: md.MuData, fingerprint: Callable):
+    before = fingerprint(tiny)
+    out = align(tiny, copy=True)
+    assert fingerprint(tiny) == before
     assert isinstance(out, md.MuData)
-    written = small.copy()
+    written = tiny.copy()
     assert align(written) is None
     for name in ("rna", "protein"):
         assert set(out[name].obsm) == set(written[name].obsm)
         np.testing.assert_array_equal(out[name].obsm["X_scmmgan"], written[name].obsm["X_scmmgan"])
     out["rna"].X[:] = 0
     out.uns["truth"]["rna"]["cell"][:] = 0
-    assert fingerprint(small) == before
+    assert fingerprint(tiny) == before
 
 
 # --- arguments ---------------------------------------------------------------------------------------------------
 
 
 def test_order_and_choice_of_modalities():
-    mdata = smm.datasets.toy(n_cells=80, n_modalities=3)
+    mdata = smm.datasets.toy(n_cells=60, n_modalities=3)
     align(mdata, "atac", "rna")
     assert smm.get.model(mdata).modalities == ["atac", "rna"]
     assert "scmmgan_protein" not in mdata["rna"].obsm
-    assert mdata["rna"].obsm["X_scmmgan"].shape == (80, 100)
+    assert mdata["rna"].obsm["X_scmmgan"].shape == (60, 100)
 
 
 def test_arguments_by_modality(small: md.MuData):
@@ -452,18 +458,45 @@ def test_links_that_are_too_few(small: md.MuData, fingerprint: Callable, caplog:
 
 
 @pytest.mark.parametrize("name", ["adversarial", "cycle", "anchors", "links", "geometry"])
-def test_a_term_can_be_left_out(small: md.MuData, name: str):
-    align(small, weights={name: 0}, max_steps=8)
-    assert name not in small.uns["scmmgan"]["history"]
-    assert small.uns["scmmgan"]["params"]["weights"][name] == 0
-    assert np.isfinite(small["rna"].obsm["scmmgan_protein"]).all()
+def test_a_term_can_be_left_out(tiny: md.MuData, name: str):
+    align(tiny, weights={name: 0}, max_steps=5)
+    assert name not in tiny.uns["scmmgan"]["history"]
+    assert set(tiny.uns["scmmgan"]["history"]) > {"adversarial", "cycle", "anchors", "links", "geometry"} - {name}
+    assert tiny.uns["scmmgan"]["params"]["weights"][name] == 0
+    assert np.isfinite(tiny["rna"].obsm["scmmgan_protein"]).all()
 
 
 @pytest.mark.parametrize("arguments", [{"max_steps": 1}, {"batch_size": 32}, {"batch_size": 10**9}, {"n_pcs": 1}])
-def test_extreme_settings(small: md.MuData, arguments: dict[str, Any]):
-    align(small, **arguments)
+def test_extreme_settings(tiny: md.MuData, arguments: dict[str, Any]):
+    align(tiny, **arguments)
+    params = tiny.uns["scmmgan"]["params"]
+    for name, value in arguments.items():
+        assert params[name] == ({"rna": 1, "protein": 1} if name == "n_pcs" else value)
     for a, b in (("rna", "protein"), ("protein", "rna")):
-        assert np.isfinite(small[a].obsm[f"scmmgan_{b}"]).all()
+        assert np.isfinite(tiny[a].obsm[f"scmmgan_{b}"]).all()
+
+
+@pytest.mark.parametrize(
+    ("smooth", "stored", "steps"),
+    [
+        ("not given", {"rna": 1, "protein": 1}, (1, 1)),
+        (2, {"rna": 2, "protein": 2}, (2, 2)),
+        (None, "None", (0, 0)),
+        (0, {"rna": 0, "protein": 0}, (0, 0)),
+        ({"rna": 3}, {"rna": 3, "protein": 1}, (3, 1)),
+        ({"rna": None}, {"rna": "None", "protein": 1}, (0, 1)),
+    ],
+)
+def test_smoothing_is_one_step_unless_asked_otherwise(tiny: md.MuData, smooth: Any, stored: Any, steps: tuple):
+    align(tiny, method="coupling", **({} if smooth == "not given" else {"smooth": smooth}))
+    assert tiny.uns["scmmgan"]["params"]["smooth"] == stored
+    problem, domains = _read.reread(tiny, Keys())
+    assert tuple(m.steps for m in problem.modalities.values()) == steps
+    for (name, domain), t in zip(domains.items(), steps):
+        graph = smoothing_operator(graph_scores(tiny[name].X))
+        expected = np.linalg.matrix_power(graph.toarray().astype(float), t) @ tiny[name].X
+        np.testing.assert_allclose(domain.smoothed.columns(np.arange(tiny[name].n_vars)), expected, atol=1e-5)
+        np.testing.assert_allclose(transform_of(tiny, name).sd, expected.std(0), rtol=1e-4)
 
 
 def test_fewest_cells():
@@ -478,31 +511,41 @@ def test_fewest_cells():
 # --- unusual, but fine -------------------------------------------------------------------------------------------
 
 
+def of_counts(tiny: md.MuData) -> md.MuData:
+    for adata in tiny.mod.values():
+        adata.X = np.rint(np.expm1(adata.X)).astype(np.float32)
+    return tiny
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, md.MuData]:
+    """Dense float32: by default smoothing, and by three steps of it with a step of training."""
+    found = {}
+    for name, arguments in (("coupled", {"method": "coupling"}), ("trained", {"smooth": 3, "max_steps": 1})):
+        found[name] = of_counts(smm.datasets.toy(n_cells=60, n_features=[30, 20]))
+        align(found[name], **arguments)
+    return found
+
+
 @pytest.mark.parametrize("kind", ["csr", "csc", "csr_array", "float64", "int64", "uint16", "fortran"])
-def test_formats_give_the_same(small: md.MuData, kind: str):
-    counts = {name: np.rint(np.expm1(adata.X)) for name, adata in small.mod.items()}
-    for name, adata in small.mod.items():
-        adata.X = counts[name].astype(np.float32)
-    reference = small.copy()
+def test_formats_give_the_same(tiny: md.MuData, references: dict[str, md.MuData], kind: str):
     convert = {
         "csr": sp.csr_matrix,
         "csc": sp.csc_matrix,
         "csr_array": sp.csr_array,
         "fortran": np.asfortranarray,
     }.get(kind, lambda v: v.astype(kind))
-    for adata in small.mod.values():
+    for adata in of_counts(tiny).mod.values():
         adata.X = convert(adata.X)
-    for mdata in (reference, small):
-        align(mdata, method="coupling")
+    align(tiny, method="coupling")
     # measured cells in their own space: the default smoothing, whatever the coupling and what it weighs
     for name in ("rna", "protein"):
-        np.testing.assert_allclose(own_space(small, name), own_space(reference, name), atol=1e-4)
+        np.testing.assert_allclose(own_space(tiny, name), own_space(references["coupled"], name), atol=1e-4)
     # smoothed in one piece or inside of products: equal up to rounding, and so is one step of training; of so few cells
     # that are hardly smoothed k-means falls one way or the other by rounding alone
-    align(reference, smooth=3, max_steps=1)
-    align(small, smooth=3, max_steps=1)
+    align(tiny, smooth=3, max_steps=1)
     for a, b in (("rna", "protein"), ("protein", "rna")):
-        got, expected = small[a].obsm[f"scmmgan_{b}"], reference[a].obsm[f"scmmgan_{b}"]
+        got, expected = tiny[a].obsm[f"scmmgan_{b}"], references["trained"][a].obsm[f"scmmgan_{b}"]
         np.testing.assert_allclose(got, expected, atol=1e-2 * expected.std())
 
 
@@ -510,14 +553,14 @@ def test_constant_features_are_mapped_to_their_constant(small: md.MuData):
     for name, at in (("rna", 4), ("protein", 9)):
         small[name].X[:, at] = 2.5
     small["protein"].X[:, 10] = 0
-    align(small, max_steps=60)
+    align(small, max_steps=20)
     np.testing.assert_allclose(small["rna"].obsm["scmmgan_protein"][:, 9], 2.5, atol=1e-3)
     np.testing.assert_allclose(small["rna"].obsm["scmmgan_protein"][:, 10], 0, atol=1e-3)
     np.testing.assert_allclose(small["protein"].obsm["scmmgan_rna"][:, 4], 2.5, atol=1e-3)
 
 
 def test_constant_features_in_a_shared_space():
-    mdata = smm.datasets.toy(n_cells=120, shared_genes=True)
+    mdata = smm.datasets.toy(n_cells=60, shared_genes=True)
     mdata["protein"].X[:, 7] = 2.5
     align(mdata, links="var_names")
     np.testing.assert_allclose(mdata["rna"].layers["scmmgan_protein"][:, 7], 2.5, atol=1e-3)
@@ -535,33 +578,33 @@ def test_many_equal_cells(small: md.MuData, links: str | None):
     assert mapped[:90].std(0).mean() < 0.25 * mapped[90:].std(0).mean()
 
 
-def test_linked_features_that_are_constant(small: md.MuData, caplog: pytest.LogCaptureFixture):
-    """Ten links and more, but of features that tell no cells apart: they do not count."""
-    linked = np.flatnonzero(small["protein"].var["gene"].isin(small["rna"].var["gene"]))
+def test_linked_features_that_are_constant(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
+    """Ten links and more, but of features that are alike in all cells: they do not count."""
+    linked = np.flatnonzero(tiny["protein"].var["gene"].isin(tiny["rna"].var["gene"]))
     assert len(linked) == 15
     for n_constant in (15, 13):
-        mdata = small.copy()
+        mdata = tiny.copy()
         mdata["protein"].X[:, linked[:n_constant]] = 1
         with pytest.raises(ValueError, match=f"Of 15 links .* {15 - n_constant} have features that vary in both"):
-            align(mdata, max_steps=10)
+            align(mdata)
         assert "scmmgan" not in mdata.uns
-    mdata = small.copy()
+    mdata = tiny.copy()
     mdata["protein"].X[:, linked[:8]] = 1
-    align(mdata, max_steps=10)
+    align(mdata)
     assert "8 of 15 links name a constant feature" in caplog.text
     assert len(mdata.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["link_weight"]) == 7
     assert "links" in mdata.uns["scmmgan"]["history"]
-    small["protein"].X[:, linked[:4]] = 1
-    align(small, max_steps=10)
-    assert small.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["kind"] == "links"
-    assert np.isfinite(small["rna"].obsm["scmmgan_protein"]).all()
+    tiny["protein"].X[:, linked[:4]] = 1
+    align(tiny)
+    assert tiny.uns["scmmgan"]["params"]["coupling"]["rna"]["protein"]["kind"] == "links"
+    assert np.isfinite(tiny["rna"].obsm["scmmgan_protein"]).all()
 
 
 def test_one_modality_much_smaller():
-    mdata = smm.datasets.toy(n_cells=300, n_features=[30, 20])
+    mdata = smm.datasets.toy(n_cells=240, n_features=[30, 20])
     mdata = md.MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][:40].copy()})
     align(mdata)
-    assert mdata["rna"].obsm["scmmgan_plan_protein"].shape == (300, 20)
+    assert mdata["rna"].obsm["scmmgan_plan_protein"].shape == (240, 20)
     assert np.isfinite(mdata["rna"].obsm["scmmgan_protein"]).all()
 
 
@@ -578,11 +621,11 @@ def test_lacking_population():
 
 
 @pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
-def test_backed(small: md.MuData, fmt: Callable, tmp_path: Path):
-    for adata in small.mod.values():
+def test_backed(tiny: md.MuData, fmt: Callable, tmp_path: Path):
+    for adata in tiny.mod.values():
         adata.X = fmt(adata.X)
     file = tmp_path / "toy.h5mu"
-    small.write(file)
+    tiny.write(file)
     content = file.read_bytes()
     backed = md.read_h5mu(file, backed=True)
     try:
@@ -593,10 +636,10 @@ def test_backed(small: md.MuData, fmt: Callable, tmp_path: Path):
         mapped = smm.get.mapped(backed, "rna", "protein")
     finally:
         backed.file.close()
-    align(small)
+    align(tiny)
     for name, values in found.items():
-        np.testing.assert_array_equal(values, small[name].obsm["X_scmmgan"])
-    np.testing.assert_array_equal(mapped.X, small["rna"].obsm["scmmgan_protein"])
+        np.testing.assert_array_equal(values, tiny[name].obsm["X_scmmgan"])
+    np.testing.assert_array_equal(mapped.X, tiny["rna"].obsm["scmmgan_protein"])
     assert file.read_bytes() == content
 
 
@@ -621,10 +664,10 @@ def test_views(small: md.MuData, fingerprint: Callable):
 
 def test_shared_features_axis():
     """MuData(axis=1) of two batches with the same genes."""
-    mdata = smm.datasets.toy(n_cells=100, shared_genes=True)
+    mdata = smm.datasets.toy(n_cells=60, shared_genes=True)
     mdata = md.MuData({name: adata.copy() for name, adata in mdata.mod.items()}, axis=1)
     align(mdata, links="auto")
-    assert mdata["rna"].layers["scmmgan_protein"].shape == (100, 60)
+    assert mdata["rna"].layers["scmmgan_protein"].shape == (60, 60)
 
 
 # --- refused -----------------------------------------------------------------------------------------------------
@@ -722,6 +765,8 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
     "n_pcs": (nothing, (), {"n_pcs": 0}, ValueError, "`n_pcs` must be at least 1, got 0"),
     "n_pcs type": (nothing, (), {"n_pcs": {"rna": 2.5}}, TypeError, "`n_pcs` must be a whole number, got 2.5"),
     "smooth": (nothing, (), {"smooth": -1}, ValueError, "`smooth` must be at least 0"),
+    "smooth type": (nothing, (), {"smooth": "auto"}, TypeError, "`smooth` must be a whole number, got 'auto'"),
+    "smooth of none": (nothing, (), {"smooth": {"adt": 1}}, KeyError, r"`smooth` names modalities \['adt'\]"),
     "max_steps": (nothing, (), {"max_steps": 0}, ValueError, "`max_steps` must be at least 1"),
     "method": (
         nothing,
@@ -811,46 +856,46 @@ def test_no_matrix(small: md.MuData, fingerprint: Callable):
     assert small["protein"].obsm["scmmgan_rna"].shape == (120, 30)
 
 
-def test_training_that_breaks_writes_nothing(small: md.MuData, fingerprint: Callable, monkeypatch: pytest.MonkeyPatch):
+def test_training_that_breaks_writes_nothing(tiny: md.MuData, fingerprint: Callable, monkeypatch: pytest.MonkeyPatch):
     from scmmgan.model.nets import losses
 
-    align(small, key_added="before")
+    align(tiny, key_added="before")
     original = losses.cycle_loss
     monkeypatch.setattr(losses, "cycle_loss", lambda *a: original(*a) * float("nan"))
-    before = fingerprint(small)
+    before = fingerprint(tiny)
     for key in ("scmmgan", "before"):
         with pytest.raises(ValueError, match=r"cycle.*Lower `lr`"):
-            align(small, max_steps=100, key_added=key)
-        assert fingerprint(small) == before
+            align(tiny, max_steps=100, key_added=key)
+        assert fingerprint(tiny) == before
 
 
-def test_nothing_to_train_on(small: md.MuData, fingerprint: Callable):
+def test_nothing_to_train_on(tiny: md.MuData, fingerprint: Callable):
     """Only links weigh, and there are none."""
-    before = fingerprint(small)
+    before = fingerprint(tiny)
     weights = {**dict.fromkeys(["adversarial", "cycle", "anchors", "geometry"], 0), "links": 1}
     with pytest.raises(ValueError, match=r"No loss is left to train on.*links"):
-        align(small, links=None, weights=weights)
-    assert fingerprint(small) == before
-    align(small, weights=weights)
-    assert set(small.uns["scmmgan"]["history"]) >= {"step", "links"}
+        align(tiny, links=None, weights=weights)
+    assert fingerprint(tiny) == before
+    align(tiny, weights=weights)
+    assert set(tiny.uns["scmmgan"]["history"]) >= {"step", "links"}
 
 
-def test_negative_values_are_no_counts(small: md.MuData, fingerprint: Callable):
-    """`align` takes any real values; `pp.normalize` is told that they are counts."""
-    small["rna"].X = small["rna"].X - 2
-    before = fingerprint(small)
+def test_negative_values_are_no_counts(tiny: md.MuData, fingerprint: Callable):
+    """`align` takes any real values; `pp.normalize` takes counts."""
+    tiny["rna"].X = tiny["rna"].X - 2
+    before = fingerprint(tiny)
     for kind in ("log1p", "clr", "tfidf"):
         with pytest.raises(ValueError, match=r"negative values.*no counts"):
-            smm.pp.normalize(small, "rna", kind=kind)
-    assert fingerprint(small) == before
-    align(small)
-    assert np.isfinite(small["protein"].obsm["scmmgan_rna"]).all()
+            smm.pp.normalize(tiny, "rna", kind=kind)
+    assert fingerprint(tiny) == before
+    align(tiny)
+    assert np.isfinite(tiny["protein"].obsm["scmmgan_rna"]).all()
 
 
-def test_progress_bar(small: md.MuData, capfd: pytest.CaptureFixture[str]):
-    align(small)
+def test_progress_bar(tiny: md.MuData, capfd: pytest.CaptureFixture[str]):
+    align(tiny)
     assert capfd.readouterr() == ("", "")
-    align(small, progress_bar=True)
+    align(tiny, progress_bar=True)
     out, err = capfd.readouterr()
     assert out == ""
     assert "3/3" in err
@@ -861,7 +906,7 @@ def test_progress_bar(small: md.MuData, capfd: pytest.CaptureFixture[str]):
 
 def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently():
     """Names link rna with protein, nothing links atac: still one set of landmarks for every modality."""
-    mdata = smm.datasets.toy(n_cells=400, n_modalities=3)
+    mdata = smm.datasets.toy(n_cells=310, n_modalities=3, n_features=[20, 20, 20], n_linked=12)
     linked = mdata["protein"].var["gene"].isin(mdata["rna"].var["gene"]).to_numpy()
     own = mdata["rna"].var.reset_index().set_index("gene")["index"]
     names = mdata["protein"].var_names.to_numpy(dtype=object)
@@ -869,13 +914,14 @@ def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently():
     with md.set_options(pull_on_update=False):
         mdata["protein"].var_names = names
         mdata = md.MuData(dict(mdata.mod))
-    align(mdata, links="auto")
+    align(mdata, links="auto", method="coupling")
     coupling = mdata.uns["scmmgan"]["params"]["coupling"]
     assert (coupling["rna"]["protein"]["kind"], coupling["rna"]["atac"]["kind"]) == ("links", "geometry")
     for a in mdata.mod:
         for b in set(mdata.mod) - {a}:
             n_landmarks = mdata[a].obsm[f"scmmgan_plan_{b}"].shape[1]
-            assert n_landmarks == len(mdata.uns["scmmgan"]["landmarks"][b]) > 100
+            assert n_landmarks == len(mdata.uns["scmmgan"]["landmarks"][b]) == 150
+            assert set(mdata[b].obs["scmmgan_landmark"]) == set(range(150))
 
 
 def test_what_the_user_keeps_in_obsm_is_not_replaced(small: md.MuData):
@@ -908,12 +954,13 @@ def test_names_that_are_paths_are_refused(small: md.MuData, key: str):
         align(small, key_added=key)
 
 
-def test_a_dict_leaves_the_default_to_the_others(small: md.MuData):
-    align(small)
-    whole = small["rna"].obsm["X_scmmgan"].copy()
-    align(small, smooth={"rna": 1}, n_pcs={"protein": 50})
-    assert small.uns["scmmgan"]["params"]["smooth"] == {"rna": 1, "protein": 1}
-    np.testing.assert_array_equal(small["rna"].obsm["X_scmmgan"], whole)
+def test_a_dict_leaves_the_default_to_the_others(tiny: md.MuData):
+    align(tiny)
+    whole = tiny["rna"].obsm["X_scmmgan"].copy()
+    align(tiny, smooth={"rna": 1}, n_pcs={"protein": 50})
+    assert tiny.uns["scmmgan"]["params"]["smooth"] == {"rna": 1, "protein": 1}
+    assert tiny.uns["scmmgan"]["params"]["n_pcs"] == {"rna": 50, "protein": 50}
+    np.testing.assert_array_equal(tiny["rna"].obsm["X_scmmgan"], whole)
 
 
 def test_only_whole_devices(small: md.MuData):
@@ -957,7 +1004,7 @@ def test_thirty_pairs_place_the_others():
     assert found < 0.08
     assert found < without - 0.05
     # training keeps to them
-    align(mdata, links=None, pairs=pairs, max_steps=60)
+    align(mdata, links=None, pairs=pairs, max_steps=30)
     assert foscttm_without(mdata, pairs) < found + 0.03
     assert "pairs" in mdata.uns["scmmgan"]["history"]
     # pairs that are none are believed, too
@@ -999,7 +1046,7 @@ def test_equal_names_are_no_pairs_unless_asked_for(small: md.MuData):
 
 def test_pairs_in_three_modalities():
     """Protein is paired with both others; they are paired through it nowhere."""
-    mdata = smm.datasets.toy(n_cells=240, n_modalities=3, n_features=[40, 30, 35])
+    mdata = smm.datasets.toy(n_cells=200, n_modalities=3, n_features=[40, 30, 35])
     whole = true_pairs(mdata, 180)
     pairs = pd.concat([whole[["rna", "protein"]][:130], whole[["protein", "atac"]][50:]])
     align(mdata, **COUPLING, pairs=pairs)
@@ -1086,7 +1133,7 @@ def test_labels_bring_cells_home_that_look_like_others():
         rna.X[cell] = 0.4 * rna.X[cell] + 0.6 * rna.X[other]
     agreement = []
     for labels in (None, "cell_type"):
-        align(mdata, labels=labels, max_steps=100)
+        align(mdata, labels=labels, max_steps=40)
         agreement.append(label_agreement(mdata, "cell_type"))
     assert agreement[1] > 0.98
     assert agreement[1] > agreement[0] + 0.02
@@ -1112,12 +1159,12 @@ def test_labels_foreign_to_the_data_do_not_enter_the_smoothing():
 
 
 @pytest.mark.parametrize("case", ["one label in a batch", "a batch without labels", "rare labels", "half"])
-def test_labels_are_judged_by_those_that_can_be(case: str):
-    mdata = smm.datasets.toy(n_cells=240)
+def test_purity_is_that_of_the_labels_that_can_have_one(case: str):
+    mdata = smm.datasets.toy(n_cells=160)
     obs, rng = mdata["rna"].obs, np.random.default_rng(0)
     for adata in mdata.mod.values():
         adata.obs["label"] = adata.obs["cell_type"].astype(object)
-    batch = np.full(240, "x", dtype=object)
+    batch = np.full(160, "x", dtype=object)
     if case == "one label in a batch":
         batch[(obs["cell_type"] == "type_A").to_numpy()] = "y"
     elif case == "a batch without labels":
@@ -1126,7 +1173,7 @@ def test_labels_are_judged_by_those_that_can_be(case: str):
     elif case == "rare labels":
         obs.iloc[:8, obs.columns.get_loc("label")] = [f"rare_{i}" for i in range(8)]
     else:
-        obs.loc[rng.random(240) < 0.5, "label"] = None
+        obs.loc[rng.random(160) < 0.5, "label"] = None
     obs["batch"] = batch
     align(mdata, **COUPLING, labels="label", batch={"rna": "batch"})
     record = smm.get.diagnosis(mdata, "rna", "protein")

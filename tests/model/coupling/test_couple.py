@@ -3,204 +3,261 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import anndata as ad
 import mudata as md
 import numpy as np
-import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan.data import known as _known
-from scmmgan.data import links as _links
-from scmmgan.data import modality as _domain
-from scmmgan.model.coupling import couple as _prior
+from scmmgan.data.read import PER_MODALITY
+from scmmgan.data.read import read as read_data
+from scmmgan.model.coupling import couple as module
+from scmmgan.model.coupling import gromov
+from scmmgan.model.coupling.couple import couple, landmark_count, linked_values, smoothed_links
+from scmmgan.model.coupling.coupling import Coupling, couple_geometry, couple_known
+from scmmgan.model.coupling.landmarks import find_landmarks
+from scmmgan.model.problem import Known, Links, Modality, Problem
+from scmmgan.model.space import transform
+from scmmgan.model.space.domain import Domain, model_space
+
+PAIR, BACK = ("rna", "protein"), ("protein", "rna")
+Started = tuple[Problem, dict[str, Domain]]
 
 
-def read(mdata: md.MuData, links: Any = None, smooth: int | None = None) -> tuple[list[_domain.Domain], dict, bool]:
-    names = list(mdata.mod)
-    nothing = dict.fromkeys(names)
-    tables = _prior.tables(mdata, names, links, nothing)
-    domains, shared = _domain.read_domains(
-        mdata, names, layer=nothing, use_rep=nothing, mask_var=nothing, smooth=dict.fromkeys(names, smooth), n_pcs=nothing,
-        links=tables, batches=nothing, labels=None, denoise=False, own_share=0.0, random_state=0,
-    )  # fmt: skip
-    return domains, tables, shared
+@pytest.fixture(scope="module", autouse=True)
+def _short_search() -> Iterator[None]:
+    """Few minima are polished: which one is found does not matter here."""
+    before = gromov.N_POLISHED
+    gromov.N_POLISHED = 3
+    yield
+    gromov.N_POLISHED = before
+
+
+def read(mdata: md.MuData, links: Any = None, **given: Any) -> Started:
+    """The problem as `tl.align` reads it, and its model space."""
+    arguments = {**PER_MODALITY, "links": links, "pairs": None, **given}
+    problem = read_data(mdata, list(mdata.mod), arguments)
+    return problem, model_space(problem, random_state=0)
+
+
+def knowing(of: Started, **known: Any) -> Started:
+    """The same model space, with other knowledge of rna and protein."""
+    return of[0].only(*PAIR, **known), of[1]
+
+
+def with_domain(of: Started, name: str, domain: Domain) -> dict[str, Domain]:
+    return {**of[1], name: domain}
 
 
 def true_pairs(mdata: md.MuData, k: int) -> np.ndarray:
     """Row numbers of k cells that are the same."""
-    rows = [np.argsort(mdata.uns["truth"][m]["cell"]) for m in ("rna", "protein")]
+    rows = [np.argsort(mdata.uns["truth"][m]["cell"]) for m in PAIR]
     return np.stack(rows, axis=1)[np.random.default_rng(0).permutation(mdata["rna"].n_obs)[:k]]
 
 
-def couple(mdata: md.MuData, links: Any = None, pairs: int = 0, labels: bool = False) -> tuple[dict, dict]:
-    domains, tables, shared = read(mdata, links)
-    known = {("rna", "protein"): true_pairs(mdata, pairs)} if pairs else {}
-    codes = _known.read_labels(mdata, list(mdata.mod), dict.fromkeys(mdata.mod, "cell_type")) if labels else None
-    return _prior.couplings(domains, tables, known, codes, shared=shared, random_state=0)
+def codes_of(mdata: md.MuData) -> dict[str, np.ndarray]:
+    names = sorted(set().union(*(mdata[m].obs["cell_type"] for m in mdata.mod)))
+    return {m: np.array([names.index(v) for v in mdata[m].obs["cell_type"]]) for m in mdata.mod}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny() -> md.MuData:
-    """120 cells, for what Gromov-Wasserstein is run on."""
     return smm.datasets.toy(n_cells=120, n_features=[30, 20])
+
+
+@pytest.fixture(scope="module")
+def linked(tiny: md.MuData) -> Started:
+    """120 cells, 15 links."""
+    return read(tiny, "gene", smooth=2)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Started:
+    """A space of equal names."""
+    found = read(smm.datasets.toy(n_cells=100, n_features=[60, 60], shared_genes=True), "auto")
+    assert found[0].shared is not None
+    return found
+
+
+# --- what decides ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("links", "pairs", "labels", "kind", "relaxed"),
     [
-        ("gene", 0, False, "links", True),
-        ("gene", 5, True, "links", True),
-        (None, 100, False, "pairs", True),
-        (None, 100, True, "pairs", True),
-        (None, 99, False, "geometry", False),
-        (None, 0, True, "geometry", True),
-        (None, 0, False, "geometry", False),
+        (True, 0, False, "links", True),
+        (True, 5, True, "links", True),
+        # nine links or fewer, a hundred pairs or more: all that is known serves
+        (9, 110, False, "links", True),
+        (3, 0, False, "links", True),
+        (False, 100, False, "pairs", True),
+        (False, 100, True, "pairs", True),
+        (False, 99, False, "geometry", False),
+        (False, 0, True, "geometry", True),
+        (False, 0, False, "geometry", False),
     ],
 )
-def test_what_makes_the_coupling(tiny: md.MuData, links: Any, pairs: int, labels: bool, kind: str, relaxed: bool):
-    found, loadings = couple(tiny, links, pairs, labels)
-    assert set(found) == {("rna", "protein"), ("protein", "rna")}
+def test_what_makes_the_coupling(
+    tiny: md.MuData, linked: Started, links: bool | int, pairs: int, labels: bool, kind: str, relaxed: bool
+):
+    table = linked[0].of(*PAIR).links
+    if links is not True:
+        table = table.take(np.arange(links)) if links else None
+    rows = true_pairs(tiny, pairs) if pairs else None
+    problem, domains = knowing(linked, links=table, pairs=rows, labels=codes_of(tiny) if labels else None)
+    found, loadings = couple(problem, domains, random_state=0, n_landmarks=20)
+    assert set(found) == {PAIR, BACK}
     for c in found.values():
-        assert c.info["kind"] == kind
+        assert c.kind == kind
         assert c.relaxed == relaxed
         assert c.known.sum() == pairs
-        assert ("link_weight" in c.info) == (links is not None)
+        assert ("link_weight" in c.info) == bool(links)
     assert set(loadings) == (set(found) if links else set())
+    for source, target, sign, weight in loadings.values():
+        assert source.shape[1] == target.shape[1] == len(sign) == len(weight) == len(table)
 
 
-def test_nine_links_with_pairs_serve_the_loss_only():
-    mdata = smm.datasets.toy(n_cells=130, n_linked=9, n_features=[30, 20])
-    found, loadings = couple(mdata, "gene", pairs=110)
-    assert found["rna", "protein"].info["kind"] == "pairs"
-    source, target, sign, weight = loadings["rna", "protein"]
-    assert source.shape == (30, 9)
-    assert target.shape == (20, 9)
-    np.testing.assert_array_equal(sign, 1)
-    np.testing.assert_array_equal(weight, 1)
+def test_couplings_are_those_of_what_is_known(tiny: md.MuData, linked: Started):
+    """Links in model space, pairs, labels and seed reach the coupling of the two, landmarks inside labels."""
+    pairs, labels = true_pairs(tiny, 6), codes_of(tiny)
+    for links in (linked[0].of(*PAIR).links, None):
+        problem, domains = knowing(linked, links=links, pairs=pairs, labels=labels)
+        found, _ = couple(problem, domains, random_state=3, n_landmarks=20)
+        x = {m: d.x for m, d in domains.items()}
+        landmarks = {m: find_landmarks(v, n_landmarks=20, labels=labels[m], random_state=3) for m, v in x.items()}
+        how: dict[str, Any] = {"pairs": pairs, "labels": labels, "random_state": 3}
+        if links is None:
+            expected = couple_geometry(x, landmarks, **how)
+        else:
+            values = linked_values(problem.of(*PAIR), domains, shared=False)
+            expected = couple_known(x, landmarks, values, refine=True, **how)
+        for pair, c in expected.items():
+            np.testing.assert_array_equal(found[pair].landmarks.label, c.landmarks.label)
+            np.testing.assert_array_equal(found[pair].anchors, c.anchors)
+            np.testing.assert_array_equal(found[pair].weight, c.weight)
+            assert (found[pair].plan != c.plan).nnz == 0
 
 
-def test_loadings_weigh_as_the_links_earned(tiny: md.MuData):
-    """The weights of the table, over the largest, times those that links earn; wrong links have next to none."""
-    table = _links.link_table(tiny, "rna", "protein", "gene")
-    wrong = pd.DataFrame({"rna": tiny["rna"].var_names[-3:], "protein": tiny["protein"].var_names[-3:]})
-    table = pd.concat([table.assign(weight=2.0), wrong.assign(weight=2.0, sign=1.0)], ignore_index=True)
-    found, loadings = couple(tiny, table)
-    earned = found["rna", "protein"].info["link_weight"]
-    for (a, b), (source, target, _, weight) in loadings.items():
-        np.testing.assert_allclose(weight, earned)
-        domains = {d.name: d for d in read(tiny, table)[0]}
+def test_agreement_of_links_counts_outside_of_shared_spaces_only(shared: Started):
+    """There hundreds of names vote alike: nothing is refined, and every link keeps the weight of its table."""
+    problem, domains = shared
+    weights = np.linspace(0.2, 1, problem.of(*PAIR).n_links)
+    links = replace(problem.of(*PAIR).links, weight=weights)
+    problem, domains = knowing(shared, links=links)
+    x = {m: d.x for m, d in domains.items()}
+    landmarks = {m: find_landmarks(v, n_landmarks=20) for m, v in x.items()}
+    for of, refine in ((problem, False), (replace(problem, shared=None), True)):
+        found, loadings = couple(of, domains, random_state=0, n_landmarks=20)
+        values = linked_values(of.of(*PAIR), domains, shared=not refine)
+        expected = couple_known(x, landmarks, values, refine=refine)
+        agreement = expected[PAIR].info["link_weight"]
+        assert (agreement < 1).any() == refine
+        for pair, c in expected.items():
+            np.testing.assert_allclose(found[pair].anchors, c.anchors, atol=1e-6)
+            assert (found[pair].plan != c.plan).nnz == 0
+            np.testing.assert_array_equal(found[pair].info["link_weight"], agreement)
+            np.testing.assert_allclose(loadings[pair][3], weights * agreement if refine else weights)
+
+
+def test_loadings_weigh_as_links_agree(tiny: md.MuData, linked: Started):
+    """The weights of the table times those by agreement; wrong links have next to none."""
+    known = linked[0].of(*PAIR)
+    right = known.links
+    free = {m: np.setdiff1d(np.arange(n), known.positions(m))[:3] for m, n in (("rna", 30), ("protein", 20))}
+    sign = np.ones(18)
+    sign[4] = -1
+    links = Links(
+        np.r_[right.first, free["rna"]], np.r_[right.second, free["protein"]], np.r_[np.ones(17), 0.5], sign
+    )
+    problem, domains = knowing(linked, links=links)
+    found, loadings = couple(problem, domains, random_state=0)
+    agreement = found[PAIR].info["link_weight"]
+    assert agreement.shape == (18,)
+    for (a, b), (source, target, signs, weight) in loadings.items():
+        np.testing.assert_allclose(weight, agreement * links.weight)
+        np.testing.assert_array_equal(signs, sign)
         for m, loading in ((a, source), (b, target)):
-            at = domains[m].var_names.get_indexer(table[m])
-            np.testing.assert_allclose(loading, domains[m].transform.decoder[:, at], atol=1e-6)
-    assert earned[:-3].mean() > 2 * earned[-3:].mean()
+            np.testing.assert_array_equal(loading, domains[m].transform.decoder[:, problem.of(a, b).positions(m)])
+    # the one whose sign is wrong is among the wrong ones
+    wrong = np.isin(np.arange(18), [4, 15, 16, 17])
+    assert agreement[~wrong].mean() > 2 * agreement[wrong].mean()
 
 
-def test_linked_values_carry_signs_and_weights(tiny: md.MuData):
-    domains, tables, _ = read(tiny, "gene")
-    table = tables["rna", "protein"].assign(weight=4.0)
-    table.loc[3, "sign"] = -1.0
-    plain = _prior.linked_values(*domains, tables["rna", "protein"], shared=False)
-    found = _prior.linked_values(*domains, table, shared=False)
-    turned = np.where(np.arange(15) == 3, -2, 2)
-    np.testing.assert_allclose(found["rna"], plain["rna"] * turned, atol=1e-5)
-    np.testing.assert_allclose(found["protein"], plain["protein"] * 2, atol=1e-5)
-    np.testing.assert_allclose(plain["rna"].std(0), 1, atol=1e-3)
+# --- links in model space ----------------------------------------------------------------------------------------
 
 
-def test_noisy_links_are_read_smoothed(caplog: pytest.LogCaptureFixture):
-    mdata = smm.datasets.toy(n_cells=300)
-    for noise in (0, 3):
-        for m, rng in zip(mdata.mod, np.random.default_rng(0).spawn(2)):
-            at = mdata[m].var["gene"].isin(set.intersection(*(set(mdata[k].var["gene"]) for k in mdata.mod))).to_numpy()
-            spread = mdata[m].X[:, at].std(0)
-            mdata[m].X[:, at] += (noise * spread * rng.normal(size=(300, at.sum()))).astype(np.float32)
-        domains, tables, shared = read(mdata, "gene", smooth=2)
-        with caplog.at_level(logging.INFO, logger="scmmgan"):
-            _prior.couplings(domains, tables, {}, None, shared=shared, random_state=0)
-        assert ("'rna' and 'protein' are read smoothed" in caplog.text) == (noise > 0)
+def test_linked_values_carry_signs_and_weights(linked: Started):
+    """Half as measured, half smoothed: the mean of both z-scores; signs on the first side."""
+    known, domains = linked[0].of(*PAIR), linked[1]
+    sign, weight = np.where(np.arange(15) == 3, -1.0, 1.0), np.linspace(0.25, 1, 15)
+    signed = replace(known, links=replace(known.links, sign=sign, weight=weight))
+    for function, of in ((linked_values, Domain.half_smoothed), (smoothed_links, Domain.zscored)):
+        how = {"shared": False} if function is linked_values else {}
+        plain, found = (function(k, domains, **how) for k in (known, signed))
+        for i, m in enumerate(PAIR):
+            expected = of(domains[m], known.positions(m))
+            np.testing.assert_array_equal(plain[m], expected)
+            assert found[m].dtype == np.float32
+            np.testing.assert_allclose(found[m], expected * np.sqrt(weight) * (sign if i == 0 else 1), atol=1e-5)
+            np.testing.assert_allclose(plain[m].std(0), 1, atol=1e-3)
+        assert function(replace(known, links=None), domains, **how) == {}
+    half, smooth = linked_values(known, domains, shared=False), smoothed_links(known, domains)
+    assert np.abs(half["rna"] - smooth["rna"]).max() > 0.1
 
 
-def test_verdicts_read_smoothed_links(tiny: md.MuData):
-    """They compare landmarks, in which a cell's own values are lost anyway."""
-    domains, tables, _ = read(tiny, "gene", smooth=3)
-    found = _prior.linked_values(*domains, tables["rna", "protein"], shared=False)
-    half = _prior.linked_values(*domains, tables["rna", "protein"], shared=False, half=True)
-    for d in domains:
-        at = d.var_names.get_indexer(pd.Index(tables["rna", "protein"][d.name]))
-        np.testing.assert_allclose(found[d.name], d.zscored(at), atol=1e-5)
-        np.testing.assert_allclose(half[d.name], d.half_smoothed(at), atol=1e-5)
-        assert np.abs(found[d.name] - half[d.name]).max() > 0.1
-
-
-@pytest.mark.parametrize("constant", [0.1, 3.0, 1e6])
-def test_links_that_are_constant_but_for_rounding_are_left_out(caplog: pytest.LogCaptureFixture, constant: float):
-    """Smoothing leaves 1e-7 of a constant, which z-scores would take for a feature."""
-    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
-    names = mdata["rna"].var_names[mdata["rna"].var["gene"].isin(mdata["protein"].var["gene"])][:4]
-    mdata["rna"].X[:, mdata["rna"].var_names.get_indexer(names)] = constant
-    with caplog.at_level(logging.WARNING, logger="scmmgan"):
-        domains, tables, _ = read(mdata, "gene", smooth=3)
-        names_left = _prior.telling(tables, {d.name: d for d in domains}, explicit=True)["rna", "protein"]["rna"]
-    assert "4 of 15 links name a constant feature" in caplog.text
-    assert not names_left.isin(names).any()
-    assert not domains[0].half_smoothed(domains[0].var_names.get_indexer(names)).any()
+def test_links_of_a_shared_space_are_those_in_its_pca(shared: Started, monkeypatch: pytest.MonkeyPatch):
+    """They are read by half as elsewhere; of thousands of equal names those in the PCA are enough."""
+    monkeypatch.setattr(transform, "N_DISPERSED", 40)
+    problem = shared[0]
+    domains = model_space(problem, random_state=0)
+    known = problem.of(*PAIR)
+    assert len(domains["rna"].transform.encoded) == 40 < known.n_links
+    inside = np.isin(known.links.first, domains["rna"].transform.encoded)
+    found = linked_values(known, domains, shared=True)
+    for m in PAIR:
+        at = known.positions(m)[inside]
+        assert set(at) == set(domains[m].transform.encoded)
+        np.testing.assert_array_equal(found[m], domains[m].half_smoothed(at))
+        assert linked_values(known, domains, shared=False)[m].shape[1] == known.n_links
+    # all of them are in the loss
+    _, loadings = couple(problem, domains, random_state=0, n_landmarks=20)
+    assert loadings[PAIR][0].shape == (len(domains["rna"].transform.encoder), known.n_links)
 
 
 def test_links_compare_cells_by_what_they_are_themselves(monkeypatch: pytest.MonkeyPatch):
-    """Where neighbours are alike in other features, smoothing blurs the linked ones: half of each is as they were measured."""
-    rng, mods = np.random.default_rng(0), {}
+    """Where neighbours are alike in other features, smoothing blurs the linked ones: half of each is as it was measured."""
+    n, rng, modalities, truth = 300, np.random.default_rng(0), {}, {}
     for m in ("a", "b"):
-        own, common = rng.normal(size=(500, 4)), rng.normal(size=(500, 3))
+        own, common = rng.normal(size=(n, 4)), rng.normal(size=(n, 3))
         slopes = np.random.default_rng(1).normal(size=(3, 12))
-        linked = common @ slopes + 0.5 * rng.normal(size=(500, 12))
+        values = common @ slopes + 0.5 * rng.normal(size=(n, 12))
         # many features of its own decide who is a neighbour
-        rest = own @ rng.normal(size=(4, 60)) + 0.3 * rng.normal(size=(500, 60))
-        names = [f"g{i}" for i in range(12)] + [f"{m}_own{i}" for i in range(60)]
-        obs = pd.DataFrame(common, columns=list("xyz")).set_axis([f"{m}{i}" for i in range(500)])
-        mods[m] = ad.AnnData(np.hstack([linked, rest]).astype(np.float32), obs=obs, var=pd.DataFrame(index=names))
-    mdata = md.MuData(mods)
-    domains, tables, shared = read(mdata, "var_names", smooth=3)
+        rest = own @ rng.normal(size=(4, 60)) + 0.3 * rng.normal(size=(n, 60))
+        x = np.hstack([values, rest]).astype(np.float32)
+        modalities[m], truth[m] = Modality(m, x, np.arange(n), np.arange(72), steps=3), common
+    links = Links(np.arange(12), np.arange(12), np.ones(12), np.ones(12))
+    problem = Problem(modalities, {("a", "b"): Known(("a", "b"), links)})
+    domains = model_space(problem, random_state=0)
 
     def carried() -> float:
-        found, _ = _prior.couplings(domains, tables, {}, None, shared=shared, random_state=0)
-        there = found["a", "b"].plan @ found["a", "b"].landmarks.mean(mdata["b"].obs.to_numpy())
-        return float(np.mean([np.corrcoef(v, w)[0, 1] for v, w in zip(there.T, mdata["a"].obs.to_numpy().T)]))
+        found, _ = couple(problem, domains, random_state=0, n_landmarks=150)
+        there = found["a", "b"].plan @ found["a", "b"].landmarks.mean(truth["b"])
+        return float(np.mean([np.corrcoef(v, w)[0, 1] for v, w in zip(there.T, truth["a"].T)]))
 
-    assert not shared
     both = carried()
-    monkeypatch.setattr(_domain.Domain, "half_smoothed", _domain.Domain.zscored)
+    monkeypatch.setattr(Domain, "half_smoothed", Domain.zscored)
     smoothed_only = carried()
     assert both > 0.6
     assert both > smoothed_only + 0.1
 
 
-@pytest.mark.parametrize("shared_genes", [False, True])
-def test_links_are_smoothed_by_half_outside_of_shared_spaces(monkeypatch: pytest.MonkeyPatch, shared_genes: bool):
-    from scmmgan.model.coupling import coupling
-
-    mdata = smm.datasets.toy(n_cells=120, n_features=[60, 60], shared_genes=shared_genes)
-    domains, tables, shared = read(mdata, "auto" if shared_genes else "gene", smooth=2)
-    assert shared == shared_genes
-    seen, original = {}, coupling.couple_known
-    monkeypatch.setattr(
-        coupling, "couple_known", lambda x, linked, **k: (seen.update(linked), original(x, linked, **k))[1]
-    )
-    _prior.couplings(domains, tables, {}, None, shared=shared, random_state=0)
-    for d in domains:
-        table = next(iter(tables.values()))
-        at = d.var_names.get_indexer(pd.Index(table[d.name]))
-        weight = np.sqrt(table["weight"].to_numpy()) * (table["sign"].to_numpy() if d is domains[0] else 1)
-        halves = {True: d.zscored(at), False: d.half_smoothed(at)}
-        np.testing.assert_allclose(seen[d.name], halves[shared] * weight, atol=1e-5)
-        assert np.abs(halves[True] - halves[False]).max() > 0.1
+# --- how far cells are matched -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lacking() -> md.MuData:
     """A toy whose protein side lacks the type of the first cell of rna."""
     mdata = smm.datasets.toy(n_cells=200, n_features=[60, 60])
@@ -209,206 +266,172 @@ def lacking() -> md.MuData:
     return mdata
 
 
-def alone_and_found(
-    monkeypatch: pytest.MonkeyPatch, problem: tuple, pairs: dict, labels: dict | None
-) -> tuple[dict, dict]:
-    """Couplings as they are made, and as `_prior.couplings` hands them out."""
-    from scmmgan.model.coupling import coupling
-
-    domains, tables, shared = problem
+def alone_and_found(monkeypatch: pytest.MonkeyPatch, problem: Problem, domains: dict) -> tuple[dict, dict]:
+    """Couplings as they are made of two modalities, and as `couple` hands them out."""
     alone: dict = {}
 
-    def recorded(couple: Any) -> Any:
+    def recorded(make: Any) -> Any:
         def wrapped(*args: Any, **settings: Any) -> dict:
-            one = couple(*args, **settings)
+            one = make(*args, **settings)
             alone.update(one)
             return one
 
         return wrapped
 
-    for name in ("couple_known", "couple_geometry"):
-        monkeypatch.setattr(coupling, name, recorded(getattr(coupling, name)))
-    return alone, _prior.couplings(domains, tables, pairs, labels, shared=shared, random_state=0)[0]
+    for name, make in (("couple_known", couple_known), ("couple_geometry", couple_geometry)):
+        monkeypatch.setattr(module, name, recorded(make))
+    return alone, couple(problem, domains, random_state=0, n_landmarks=40)[0]
 
 
-def averaged(weight: np.ndarray, domain: _domain.Domain) -> np.ndarray:
+def averaged(weight: np.ndarray, domain: Domain) -> np.ndarray:
     """By two steps, however many the features took."""
     step = domain.smoothed.operator.toarray().astype(np.float64)
     return step @ step @ weight.astype(np.float64)
 
 
 @pytest.mark.parametrize("smooth", [None, 1, 3])
-@pytest.mark.parametrize(("links", "n_pairs"), [("gene", 0), ("gene", 30), (None, 100)])
 def test_cells_are_matched_as_far_as_their_neighbours_are(
-    monkeypatch: pytest.MonkeyPatch, lacking: md.MuData, links: str | None, n_pairs: int, smooth: int | None
+    monkeypatch: pytest.MonkeyPatch, lacking: md.MuData, smooth: int | None
 ):
-    domains, *rest = read(lacking, links, smooth=smooth)
+    by_links = read(lacking, "gene", smooth=smooth)
     rng = np.random.default_rng(0)
-    rows = np.stack([rng.permutation(len(d.x))[:n_pairs] for d in domains], axis=1)
-    pairs = {("rna", "protein"): rows} if n_pairs else {}
-    alone, found = alone_and_found(monkeypatch, (domains, *rest), pairs, None)
-    for i, d in enumerate(domains):
-        pair = (d.name, domains[1 - i].name)
-        expected = averaged(alone[pair].weight, d) if smooth else alone[pair].weight.copy()
-        if smooth:
-            assert np.abs(expected - alone[pair].weight).max() > 0.01
-        expected[rows[:, i]] = 1
-        weight = found[pair].weight
-        assert weight.dtype == np.float32
-        assert weight.min() >= 0
-        assert weight.max() <= 1
-        np.testing.assert_allclose(weight, expected, atol=1e-5)
-        # nothing else is touched
-        np.testing.assert_array_equal(found[pair].anchors, alone[pair].anchors)
-        assert (found[pair].plan != alone[pair].plan).nnz == 0
-        # from 0 to 1
-        of = lacking[d.name].obs["cell_type"]
-        whole = replace(alone[pair], weight=(of != of.iloc[0]).to_numpy(dtype=np.float32))
-        drawn = _prior._with_neighbors(whole, d.smoothed).weight[~whole.known]
-        assert drawn.min() < 0.2
-        assert drawn.max() > 0.9
-        expected = averaged(whole.weight, d) if smooth else whole.weight
-        np.testing.assert_allclose(drawn, expected[~whole.known], atol=1e-5)
+    rows = np.stack([rng.permutation(len(d.x))[:100] for d in by_links[1].values()], axis=1)
+    for known in ({}, {"pairs": rows[:30]}, {"links": None, "pairs": rows}):
+        problem, domains = knowing(by_links, **known)
+        alone, found = alone_and_found(monkeypatch, problem, domains)
+        for i, m in enumerate(PAIR):
+            pair, d = (m, PAIR[1 - i]), domains[m]
+            expected = averaged(alone[pair].weight, d) if smooth else alone[pair].weight.copy()
+            if smooth:
+                assert np.abs(expected - alone[pair].weight).max() > 0.01
+            if "pairs" in known:
+                expected[known["pairs"][:, i]] = 1
+            weight = found[pair].weight
+            assert weight.dtype == np.float32
+            assert weight.min() >= 0
+            assert weight.max() <= 1
+            np.testing.assert_allclose(weight, expected, atol=1e-5)
+            # nothing else is touched
+            np.testing.assert_array_equal(found[pair].anchors, alone[pair].anchors)
+            assert (found[pair].plan != alone[pair].plan).nnz == 0
+            # from 0 to 1
+            of = lacking[m].obs["cell_type"]
+            whole = replace(alone[pair], weight=(of != of.iloc[0]).to_numpy(dtype=np.float32))
+            got = module._averaged(whole, d).weight[~whole.known]
+            assert got.min() < 0.2
+            assert got.max() > 0.9
+            expected = averaged(whole.weight, d) if smooth else whole.weight
+            np.testing.assert_allclose(got, expected[~whole.known], atol=1e-5)
 
 
 def test_cells_are_matched_as_their_neighbours_in_shared_spaces_and_between_all_modalities(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, shared: Started
 ):
-    shared = smm.datasets.toy(n_cells=150, n_features=[60, 60], shared_genes=True)
-    problem = read(shared, "auto", smooth=1)
-    assert problem[2]
-    three = md.MuData(dict(shared.mod.items()) | {"third": shared["protein"][20:].copy()})
-    for of in (problem, read(three, "auto", smooth=1)):
-        alone, found = alone_and_found(monkeypatch, of, {}, None)
-        assert len(found) == len(of[0]) * (len(of[0]) - 1)
-        for d in of[0]:
-            for pair in (pair for pair in found if pair[0] == d.name):
-                np.testing.assert_allclose(found[pair].weight, averaged(alone[pair].weight, d), atol=1e-5)
+    mdata = smm.datasets.toy(n_cells=100, n_features=[60, 60], shared_genes=True)
+    three = md.MuData(dict(mdata.mod.items()) | {"third": mdata["protein"][20:].copy()})
+    for problem, domains in (shared, read(three, "auto")):
+        assert problem.shared is not None
+        alone, found = alone_and_found(monkeypatch, problem, domains)
+        assert len(found) == len(domains) * (len(domains) - 1)
+        for (a, b), coupling in found.items():
+            np.testing.assert_allclose(coupling.weight, averaged(alone[a, b].weight, domains[a]), atol=1e-5)
 
 
 @pytest.mark.parametrize("swapped", [0.0, 0.4])
 def test_neighbours_do_not_match_cells_of_a_label_that_the_other_side_lacks(
     monkeypatch: pytest.MonkeyPatch, lacking: md.MuData, swapped: float
 ):
-    domains, *rest = read(lacking, "gene", smooth=2)
-    codes = {m: lacking[m].obs["cell_type"].astype("category").cat.codes.to_numpy().astype(int) for m in lacking.mod}
-    names = lacking["rna"].obs["cell_type"].astype("category").cat.categories
-    codes["protein"] = names.get_indexer(lacking["protein"].obs["cell_type"])
+    codes = codes_of(lacking)
     missing = codes["rna"][0]
-    # neighbours do not bear such labels out: the smoothing crosses them
+    # of labels that are not pure: the smoothing crosses them
     rng = np.random.default_rng(0)
     out = rng.random(len(codes["rna"])) < swapped
     codes["rna"] = np.where(out, rng.permutation(codes["rna"]), codes["rna"])
-    alone, found = alone_and_found(monkeypatch, (domains, *rest), {}, codes)
+    problem, domains = knowing(read(lacking, "gene", smooth=2), labels=codes)
+    alone, found = alone_and_found(monkeypatch, problem, domains)
     for pair, coupling in found.items():
         np.testing.assert_array_equal(coupling.weight, alone[pair].weight)
-    weight = found["rna", "protein"].weight
+    weight = found[PAIR].weight
     assert weight[codes["rna"] == missing].max() < 0.05
     assert np.median(weight[codes["rna"] != missing]) > 0.95
 
 
-def test_shapes_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch, lacking: md.MuData):
-    alone, found = alone_and_found(monkeypatch, read(lacking, None, smooth=2), {}, None)
+def test_couplings_by_shapes_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch, linked: Started):
+    alone, found = alone_and_found(monkeypatch, *knowing(linked, links=None))
+    assert {c.kind for c in found.values()} == {"geometry"}
     for pair, coupling in found.items():
         np.testing.assert_array_equal(coupling.weight, alone[pair].weight)
 
 
-def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
-    tiny["protein"].X[:, :2] = 3
-    flat = set(tiny["protein"].var_names[:2])
-    table = pd.DataFrame({m: tiny[m].var_names[:6] for m in ("rna", "protein")}).assign(weight=1.0, sign=1.0)
-    domains, tables, _ = read(tiny, table)
-    by_name = {d.name: d for d in domains}
-    kept = _prior.telling(tables, by_name, explicit=True)["rna", "protein"]
-    assert len(kept) == 4
-    assert not flat & set(kept["protein"])
-    assert "2 of 6 links name a constant feature" in caplog.text
-    few = {pair: t.iloc[:4] for pair, t in tables.items()}
-    with pytest.raises(ValueError, match="Of 4 links between 'rna' and 'protein' 2 have features that vary in both"):
-        _prior.telling(few, by_name, explicit=True)
-    assert _prior.telling(few, by_name, explicit=False) == {}
+# --- landmarks ---------------------------------------------------------------------------------------------------
+
+
+def test_number_of_landmarks(linked: Started):
+    assert landmark_count(linked[0]) == 300
+    assert landmark_count(knowing(linked, links=None)[0]) == 150
+    assert landmark_count(knowing(linked, links=None, pairs=np.zeros((100, 2), dtype=int))[0]) == 300
+    found, _ = couple(*linked, random_state=0)
+    # at most half of the cells
+    assert {len(c.landmarks.mass) for c in found.values()} == {60}
+
+
+def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
+    """Pairs place the cells of two of three modalities, shapes the others: landmarks of a modality are the same for all."""
+    asked: list[int] = []
+
+    def counted(x: np.ndarray, **how: Any) -> Any:
+        asked.append(len(x))
+        return find_landmarks(x, **how)
+
+    monkeypatch.setattr(module, "SHAPE_LANDMARKS", 20)
+    monkeypatch.setattr(module, "find_landmarks", counted)
+    mdata = smm.datasets.toy(n_cells=110, n_modalities=3, n_features=[30, 20, 25])
+    mdata.mod["atac"] = mdata["atac"][:100].copy()
+    problem, domains = read(mdata)
+    pairs = np.tile(np.arange(100)[:, None], (1, 2))
+    problem = replace(problem, known={**problem.known, PAIR: replace(problem.known[PAIR], pairs=pairs)})
+    found, _ = couple(problem, domains, random_state=0)
+    # found once for each modality
+    assert asked == [110, 110, 100]
+    for m in mdata.mod:
+        first, second = (c.landmarks for (_, b), c in found.items() if b == m)
+        assert first is second
+        assert len(first.mass) == 20
+    assert found[PAIR].kind == "pairs"
+    assert found["atac", "protein"].kind == "geometry"
+
+
+# --- what is said ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("pairs", "labels", "level", "message"),
     [
-        (0, False, logging.WARNING, "No links say which populations of 'rna' and 'protein' correspond.*mirror image"),
-        (4, False, logging.INFO, "coupled by their shapes with the help of 4 known pairs"),
-        (4, True, logging.INFO, "coupled by their shapes with the help of 4 known pairs and labels"),
-        (0, True, logging.INFO, "coupled by their shapes with the help of labels"),
+        (0, False, logging.WARNING, "No links say which populations of 'rna' and 'protein' correspond"),
+        (4, False, logging.INFO, "coupled by their shapes with the help of 4 known pairs."),
+        (4, True, logging.INFO, "coupled by their shapes with the help of 4 known pairs and labels."),
+        (0, True, logging.INFO, "coupled by their shapes with the help of labels."),
     ],
 )
 def test_what_is_said_of_shapes(caplog: pytest.LogCaptureFixture, pairs: int, labels: bool, level: int, message: str):
-    given = {"pairs": np.zeros((pairs, 2), int) if pairs else None, "labels": {} if labels else None}
+    known = Known(PAIR, None, np.zeros((pairs, 2), int) if pairs else None, {} if labels else None)
     with caplog.at_level(logging.INFO, logger="scmmgan"):
-        _prior._warn_of_geometry("rna", "protein", given)
+        module._warn_of_shapes(known)
     (record,) = caplog.records
     assert record.levelno == level
-    assert pd.Series([record.getMessage()]).str.contains(message).all()
+    assert message in record.getMessage()
+    assert ("mirror image" in record.getMessage()) == (level == logging.WARNING)
 
 
-def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
-    """Pairs tell two of three modalities apart, shapes the others: landmarks of a modality are the same for all."""
-    from scmmgan.model.coupling import landmarks
-
-    monkeypatch.setattr(landmarks, "GEOMETRY_LANDMARKS", 20)
-    mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[30, 20, 25])
-    domains, _, _ = read(mdata)
-    pairs = {("rna", "protein"): np.tile(np.arange(110)[:, None], (1, 2))}
-    found, _ = _prior.couplings(domains, {}, pairs, None, shared=False, random_state=0)
-    for m in mdata.mod:
-        first, second = (c.landmarks for (_, b), c in found.items() if b == m)
-        np.testing.assert_array_equal(first.label, second.label)
-        assert len(first.mass) == 20
-    assert found["rna", "protein"].info["kind"] == "pairs"
-    assert found["atac", "protein"].info["kind"] == "geometry"
-
-
-def test_of_too_many_links_the_heaviest_of_the_most_variable_serve(monkeypatch: pytest.MonkeyPatch):
-    """Six peaks a gene: one each is kept, and of the genes those with the largest variance over mean."""
-    monkeypatch.setattr(_prior, "MAX_LINKED", 4)
-    genes = [f"g{i}" for i in range(6)]
-    table = pd.DataFrame(
-        [(gene, f"{gene}_p{j}", 1 / (1 + j), 1.0) for gene in genes for j in range(6)][::-1],
-        columns=["rna", "atac", "weight", "sign"],
-    )
-    transform = SimpleNamespace(sd=np.array([1.0, 5, 2, 4, 3, 0.5]), mean=np.ones(6))
-    domains: Any = {"rna": SimpleNamespace(var_names=pd.Index(genes), transform=transform)}
-    kept = _prior._fewer(table, domains)
-    assert sorted(kept["rna"]) == ["g1", "g2", "g3", "g4"]
-    assert set(kept["atac"]) == {f"{gene}_p0" for gene in kept["rna"]}
-    assert len(_prior._fewer(table[:4], domains)) == 4
-    # equal names make a shared space, which chooses by itself
-    named = table.assign(atac=table["rna"])
-    assert len(_prior._fewer(named, domains)) == len(named)
-
-
-def test_of_three_modalities_some_may_share_no_links(caplog: pytest.LogCaptureFixture):
-    """A `var` column or a table that names features of two of three; a choice that links none is still an error."""
-    mdata = smm.datasets.toy(n_cells=60, n_modalities=3, n_features=[30, 20, 25])
-    del mdata["atac"].var["gene"]
-    nothing = dict.fromkeys(mdata.mod)
-    names = list(mdata.mod)
-    with caplog.at_level(logging.WARNING, logger="scmmgan"):
-        found = _prior.tables(mdata, names, "gene", nothing)
-    assert ("rna", "protein") in found
-    assert all(len(table) >= 3 for table in found.values())
-    table = found["rna", "protein"]
-    assert list(_prior.tables(mdata, names, table, nothing)) == [("rna", "protein")]
-    with pytest.raises(KeyError, match="genes"):
-        _prior.tables(mdata, names, "genes", nothing)
-    with pytest.raises(ValueError, match="at least 3"):
-        _prior.tables(mdata, names, table[:2], nothing)
-
-
-def test_link_tables_with_gaps_and_extreme_weights():
-    mdata = smm.datasets.toy(n_cells=60, n_modalities=3, n_features=[30, 20, 25])
-    nothing = dict.fromkeys(mdata.mod)
-    gene = _links.link_table(mdata, "rna", "protein", "gene")
-    both = pd.concat([gene[["rna", "protein"]], _links.link_table(mdata, "rna", "atac", "gene")[["rna", "atac"]]])
-    found = _prior.tables(mdata, list(mdata.mod), both, nothing)
-    assert set(found) == {("rna", "protein"), ("rna", "atac")}
-    assert len(found["rna", "protein"]) == len(gene)
-    for weight in (1e80, 1e-60):
-        scaled = _prior.tables(mdata, ["rna", "protein"], gene.assign(weight=weight), nothing)
-        assert (scaled["rna", "protein"]["weight"] == 1).all()
+def test_where_it_is_said(linked: Started, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """Of shapes that decide, and of how many links agree; once for the two, not for each direction."""
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        found, _ = couple(*linked, random_state=0, n_landmarks=20)
+    agree = int((found[PAIR].info["link_weight"] > 0.1).sum())
+    assert [r.getMessage() for r in caplog.records] == [f"{agree} of 15 links agree with the others."]
+    caplog.clear()
+    monkeypatch.setattr(module, "couple_geometry", lambda *_, **__: dict.fromkeys((PAIR, BACK), Coupling))
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        couple(*knowing(linked, links=None), random_state=0, n_landmarks=20)
+    assert len(caplog.records) == 1
+    assert "No links say" in caplog.text

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
 from scmmgan.model.coupling import coupling
-from scmmgan.model.coupling import minima as candidates
-from scmmgan.model.coupling.coupling import Coupling, couple_geometry, couple_known
-from scmmgan.model.coupling.landmarks import find_landmarks
-from scmmgan.model.coupling.transport import correlation_distance, linked_distance, plans_of, relaxed_sinkhorn, spread
+from scmmgan.model.coupling import minima as minima_module
+from scmmgan.model.coupling import views
+from scmmgan.model.coupling.coupling import Coupling, couple_geometry, couple_known, link_agreement
+from scmmgan.model.coupling.landmarks import Landmarks, find_landmarks
+from scmmgan.model.coupling.transport import images, plans_of, relaxed_plan
 from scmmgan.model.space.linear import straightened
 
 
-def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, dict]:
+@pytest.fixture(scope="module", autouse=True)
+def _search_once() -> Iterator[None]:
+    """A search for the same minima is made once for all tests of this file."""
+    original, found = minima_module.gromov_wasserstein, {}
+
+    def remembered(x: dict, landmarks: dict, *, cost: Any, mass: Any, random_state: int) -> tuple:
+        parts = [*x.values(), *(marks.label for marks in landmarks.values()), cost, *(mass or ())]
+        key = (random_state, *(None if p is None else (p.shape, p.tobytes()) for p in parts))
+        if key not in found:
+            found[key] = original(x, landmarks, cost=cost, mass=mass, random_state=random_state)
+        plans, costs = found[key]
+        return [p.copy() for p in plans], costs.copy()
+
+    minima_module.gromov_wasserstein = remembered
+    yield
+    minima_module.gromov_wasserstein = original
+
+
+def marks(
+    x: dict[str, np.ndarray], n: int = 300, labels: dict[str, np.ndarray] | None = None, seed: int = 0
+) -> dict[str, Landmarks]:
+    of = labels or dict.fromkeys(x)
+    return {m: find_landmarks(v, n_landmarks=n, labels=of[m], random_state=seed) for m, v in x.items()}
+
+
+def known(x: dict, linked: dict | None = None, *, n: int = 60, labels: Any = None, random_state: int = 0, **how: Any):
+    """Couplings from what is known, over few landmarks."""
+    landmarks = marks(x, n, labels, random_state)
+    return couple_known(x, landmarks, linked, labels=labels, random_state=random_state, **how)
+
+
+def by_shape(x: dict, *, n: int = 24, labels: Any = None, random_state: int = 0, **how: Any):
+    """Couplings from shapes, over few landmarks."""
+    landmarks = marks(x, n, labels, random_state)
+    return couple_geometry(x, landmarks, labels=labels, random_state=random_state, **how)
+
+
+def linked_pair(n: int = 200, m: int = 150, seed: int = 0) -> tuple[dict, dict, dict]:
     """Two modalities of one three-dimensional population, 12 linked features; different cells on each side."""
     rng = np.random.default_rng(seed)
     loadings = rng.normal(size=(3, 12))
@@ -24,6 +65,25 @@ def linked_pair(n: int = 300, m: int = 200, seed: int = 0) -> tuple[dict, dict, 
     linked = {k: v @ loadings + 0.3 * rng.normal(size=(len(v), 12)) for k, v in latent.items()}
     linked = {k: (v - v.mean(0)) / v.std(0) for k, v in linked.items()}
     return x, linked, latent
+
+
+def canonical_with_signs(canonical: Callable) -> Callable:
+    """Canonical variates whose signs do not hang on rounding: the largest entry of each is positive."""
+
+    def found(x: dict, *args: Any, **how: Any) -> dict[str, np.ndarray]:
+        out = canonical(x, *args, **how)
+        first = out[next(iter(x))]
+        sign = np.sign(np.take_along_axis(first, np.abs(first).argmax(0)[None], 0))
+        return {m: v * sign for m, v in out.items()}
+
+    return found
+
+
+@pytest.fixture(scope="module")
+def linked() -> dict[str, Coupling]:
+    """Couplings of `linked_pair()` by its links."""
+    x, values, _ = linked_pair()
+    return known(x, values)
 
 
 def check_plan(c: Coupling, n: int, n_target: int, n_labels: int = 0) -> None:
@@ -38,201 +98,17 @@ def check_plan(c: Coupling, n: int, n_target: int, n_labels: int = 0) -> None:
     assert np.isfinite(c.anchors).all()
 
 
-# --- landmarks ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "m"), [(1_000, 300), (101, 50), (32, 16)])
-def test_landmarks(n: int, m: int):
-    x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
-    found = find_landmarks(x)
-    assert len(found.mass) == m  # min(300, n // 2)
-    assert found.mass.sum() == pytest.approx(1)
-    np.testing.assert_allclose(found.mass, np.bincount(found.label) / n)
-    # cells lie in the cluster with the nearest centroid, nodes nearest to it
-    d = ((x[:, None] - found.centroids[None]) ** 2).sum(2)
-    assert (found.label == d.argmin(1)).mean() > 0.99
-    np.testing.assert_allclose(d[found.nodes, np.arange(m)], d.min(0), atol=1e-5)
-
-
-def test_landmark_means():
-    x = np.random.default_rng(0).normal(size=(90, 3))
-    found = find_landmarks(x)
-    expected = [x[found.label == i].mean(0) for i in range(len(found.mass))]
-    np.testing.assert_allclose(found.mean(x), expected, atol=1e-10)
-
-
-def test_landmarks_are_repeatable():
-    x = np.random.default_rng(0).normal(size=(500, 4))
-    first, second, other = (find_landmarks(x, random_state=s) for s in (0, 0, 1))
-    np.testing.assert_array_equal(first.label, second.label)
-    np.testing.assert_array_equal(first.centroids, second.centroids)
-    assert not np.array_equal(first.centroids, other.centroids)
-
-
-def test_landmarks_of_many_copies():
-    """Fewer distinct cells than clusters: fewer landmarks, none empty, nothing said."""
-    x = np.repeat(np.random.default_rng(0).normal(size=(10, 3)), 20, axis=0)
-    found = find_landmarks(x)
-    assert len(found.mass) == 10
-    np.testing.assert_allclose(found.mass, 0.1)
-
-
-# --- optimal transport -------------------------------------------------------------------------------------------
-
-
-def transport_problem(n: int = 20, m: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A cost whose least entry is 0, and masses of both sides."""
-    rng = np.random.default_rng(0)
-    cost = rng.random((n, m))
-    return cost - cost.min(), rng.dirichlet(np.full(n, 5)), rng.dirichlet(np.full(m, 5))
-
-
-@pytest.mark.parametrize("relaxed", [0.1, 1.0, 10.0])
-def test_relaxed_plan_is_the_optimum(relaxed: float):
-    """Where the gradient of ⟨M, T⟩ + ε Σ T (log T − 1) + λ KL(T1 | p) + λ KL(Tᵀ1 | q) vanishes; the problem is convex."""
-    cost, p, q = transport_problem()
-    plan = relaxed_sinkhorn(cost, p, q, epsilon=0.05, relaxed=relaxed)
-    rows, columns = np.log(plan.sum(1) / p), np.log(plan.sum(0) / q)
-    gradient = cost + 0.05 * np.log(plan) + relaxed * (rows[:, None] + columns)
-    # the iterations stop where log u moves by less than 1e-4
-    np.testing.assert_allclose(gradient, 0, atol=1e-3 * max(1, relaxed))
-    # the marginals do leave p and q, and the plan is no outer product
-    assert np.abs(rows).max() > 0.05 / relaxed
-    assert plan.std() > 0.5 * plan.mean()
-
-
-def test_relaxed_plan_against_another_solver():
-    import ot
-
-    cost, p, q = transport_problem()
-    expected = ot.unbalanced.sinkhorn_unbalanced(
-        p, q, cost, 0.05, 0.5, reg_type="kl", c=np.ones(cost.shape), stopThr=1e-12, numItermax=20_000
-    )
-    np.testing.assert_allclose(relaxed_sinkhorn(cost, p, q, epsilon=0.05, relaxed=0.5), expected, rtol=1e-3)
-    assert abs(expected.sum() - 1) > 0.01
-
-
-def test_hardly_relaxed_plan_has_the_marginals():
-    cost, p, q = transport_problem(40, 30)
-    plan = relaxed_sinkhorn(cost, p, q, relaxed=1e4)
-    np.testing.assert_allclose(plan.sum(1), p, atol=1e-4)
-    np.testing.assert_allclose(plan.sum(0), q, atol=1e-4)
-    # close to the optimum without entropy
-    import ot
-
-    assert (plan * cost).sum() < (ot.emd(p, q, cost) * cost).sum() + 0.03
-    # the less the marginals weigh, the farther the plan is from them
-    away = [np.abs(relaxed_sinkhorn(cost, p, q, relaxed=r).sum(1) - p).sum() for r in (0.1, 1, 10, 1e4)]
-    assert (np.diff(away) < 0).all()
-    assert away[0] > 0.1
-
-
-def test_relaxed_plan_leaves_far_cells_out():
-    """Two rows with partners, one without: only the third stays behind, and nothing overflows."""
-    cost = np.array([[0.0, 5.0], [5.0, 0.0], [12.0, 12.0]])
-    plan = relaxed_sinkhorn(cost, np.full(3, 1 / 3), np.full(2, 1 / 2))
-    assert np.isfinite(plan).all()
-    matched = 3 * plan.sum(1)
-    assert matched[:2].min() > 0.9
-    assert matched[2] < 0.01
-    np.testing.assert_allclose(plan[:2] / plan[:2].sum(1, keepdims=True), np.eye(2), atol=1e-6)
-
-
-def test_correlation_distance():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(7, 5)), rng.normal(size=(4, 5))
-    expected = 1 - np.corrcoef(np.vstack([a, b]))[:7, 7:]
-    np.testing.assert_allclose(correlation_distance(a, b), expected, atol=1e-10)
-    a[2] = 3
-    got = correlation_distance(a, b)
-    np.testing.assert_allclose(got[2], 1)
-    np.testing.assert_allclose(np.delete(got, 2, 0), np.delete(expected, 2, 0), atol=1e-10)
-
-
-def test_linked_distance():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(30, 4)), rng.normal(size=(20, 4))
-    b[0] *= 40  # one far row: capped at twice the mean
-    correlation = 1 - np.corrcoef(a, b)[:30, 30:]
-    squared = ((a[:, None] - b) ** 2).sum(2)
-    expected = 2 * correlation / correlation.mean() + np.minimum(squared / squared.mean(), 2)
-    np.testing.assert_allclose(linked_distance(a, b), expected, atol=1e-10)
-    np.testing.assert_allclose(linked_distance(a.astype(np.float32), b.astype(np.float32)), expected, atol=1e-4)
-    # links that have all lost their weights say nothing, nor do cells that are all alike
-    for v in (0.0, 1.0):
-        same = linked_distance(np.full((30, 4), v), np.full((20, 4), v))
-        assert np.ptp(same) == 0
-        assert np.isfinite(same).all()
-    ramp = np.arange(4.0)
-    assert np.isfinite(linked_distance(np.tile(ramp, (30, 1)), np.tile(ramp, (20, 1)))).all()
-
-
-def test_what_all_links_share_is_seen():
-    """Two populations that differ in the same direction in all of four links: nothing that a correlation sees."""
-    rng = np.random.default_rng(0)
-    true = {"a": rng.integers(0, 2, 200), "b": rng.integers(0, 2, 220)}
-    x = {m: np.c_[5.0 * v, rng.normal(size=len(v))] for m, v in true.items()}
-    linked = {m: np.outer(2 * v - 1, np.ones(4)) + 0.4 * rng.normal(size=(len(v), 4)) for m, v in true.items()}
-    # weights of links can find it out, too
-    found = couple_known(x, linked, refine=False)
-    for source, target in found:
-        carried = found[source, target].plan @ found[source, target].landmarks.mean(true[target][:, None].astype(float))
-        assert ((carried[:, 0] > 0.5) == true[source]).mean() > 0.98
-
-
-def test_plans_compare_each_view_by_its_own_distance():
-    """Linked features count like one view, the first of the other views `share`."""
-    rng = np.random.default_rng(0)
-    x = {"a": rng.normal(size=(60, 3)), "b": rng.normal(size=(70, 3))}
-    linked, view, last = ({m: rng.normal(size=(len(v), 5)) for m, v in x.items()} for _ in range(3))
-    landmarks = {m: find_landmarks(v, n_landmarks=32) for m, v in x.items()}
-    found = plans_of([view, last], landmarks, None, 0.3, linked=linked)["a", "b"]
-
-    def over_mean(distance, of):
-        cost = distance(of["a"], landmarks["b"].mean(of["b"]))
-        return cost / cost.mean()
-
-    cost = over_mean(linked_distance, linked) + 0.3 * over_mean(correlation_distance, view)
-    cost += over_mean(correlation_distance, last)
-    expected = 60 * relaxed_sinkhorn(cost / cost.mean(), np.full(60, 1 / 60), landmarks["b"].mass)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("n_pairs", [None, 6])
-def test_all_plans_of_links_use_their_weights(n_pairs: int | None, monkeypatch: pytest.MonkeyPatch):
-    """Also the last one, beside canonical variates; few pairs beside links count by their number."""
-    rng = np.random.default_rng(0)
-    x = {m: rng.normal(size=(n, 4)).astype(np.float32) for m, n in (("a", 90), ("b", 80))}
-    linked = {m: v[:, [0, 1, 1]] + rng.normal(size=(len(v), 3)) for m, v in x.items()}
-    pairs = None if n_pairs is None else np.c_[:n_pairs, :n_pairs]
-    calls = []
-
-    def spied(views, landmarks, labels, share, *, linked):
-        calls.append((len(views), share, linked["a"] / own))
-        return plans_of(views, landmarks, labels, share, linked=linked)
-
-    own = linked["a"].copy()
-    monkeypatch.setattr(coupling, "plans_of", spied)
-    weight = couple_known(x, linked, pairs=pairs)["a", "b"].info["link_weight"]
-    n_views = 0 if pairs is None else 1
-    assert [views for views, *_ in calls] == [n_views] * 4 + [n_views + 1]
-    assert {share for _, share, _ in calls} == {1.0 if pairs is None else 6 / 30}
-    np.testing.assert_allclose(calls[0][2], 1)
-    for _, _, used in calls[3:]:
-        # of the features as they came, not of weighted ones
-        np.testing.assert_allclose(used, np.broadcast_to(weight, used.shape), rtol=1e-6)
-
-
 # --- linked features ---------------------------------------------------------------------------------------------
 
 
-def test_links_give_plans_and_anchors_in_target_space():
-    x, linked, _ = linked_pair()
-    found = couple_known(x, linked)
-    assert set(found) == {("a", "b"), ("b", "a")}
-    check_plan(found["a", "b"], 300, 200)
-    check_plan(found["b", "a"], 200, 300)
-    for (source, target), c in found.items():
+def test_links_give_plans_and_anchors_in_target_space(linked: dict):
+    x, _, _ = linked_pair()
+    assert set(linked) == {("a", "b"), ("b", "a")}
+    check_plan(linked["a", "b"], 200, 150)
+    check_plan(linked["b", "a"], 150, 200)
+    for (source, target), c in linked.items():
+        assert c.kind == "links"
+        assert c.relaxed
         assert c.anchors.shape == (len(x[source]), x[target].shape[1])
         # a(x_a) = Σ_b T²_ab c_b / Σ_b T²_ab, by hand
         means = np.array([x[target][c.landmarks.label == i].mean(0) for i in range(len(c.landmarks.mass))])
@@ -242,17 +118,79 @@ def test_links_give_plans_and_anchors_in_target_space():
         assert c.anchors.max() <= x[target].max()
 
 
-def test_anchors_lie_nearer_to_measured_cells_than_the_means_of_the_plan():
-    x, linked, _ = linked_pair()
-    for (_, target), c in couple_known(x, linked).items():
+@pytest.mark.parametrize("n_pairs", [0, 6, 130])
+@pytest.mark.parametrize("refine", [False, True])
+def test_couplings_by_links_are_the_formula(refine: bool, n_pairs: int, monkeypatch: pytest.MonkeyPatch):
+    """Three rounds of weights by agreement, squared; then canonical variates beside links and pairs. Pairs count k / 100."""
+    x, values, _ = linked_pair(160, 140)
+    landmarks = marks(x, 30)
+    pairs = np.c_[np.arange(n_pairs), np.arange(n_pairs)] if n_pairs else None
+    monkeypatch.setattr(views, "canonical", canonical_with_signs(views.canonical))
+    found = couple_known(x, landmarks, values, pairs=pairs, refine=refine)
+    beside = [(views.pair_profiles(x, pairs), min(1, n_pairs / 100))] if n_pairs else []
+
+    def plan(coordinates: list) -> dict:
+        out = {}
+        for s, t in (("a", "b"), ("b", "a")):
+            cost = 0.0
+            for of, weight in coordinates:
+                distance = 1 - np.corrcoef(of[s], landmarks[t].mean(of[t]))[: len(x[s]), len(x[s]) :]
+                cost = cost + weight * distance / distance.mean()
+            n = len(x[s])
+            cost = cost / cost.mean()
+            out[s, t] = n * relaxed_plan(cost, np.full(n, 1 / n), landmarks[t].mass, tolerance=1e-4)[0]
+        return out
+
+    def rows_to_one(p: np.ndarray) -> np.ndarray:
+        return p / p.sum(1, keepdims=True)
+
+    weight, plans = np.ones(12), plan([(values, 1), *beside])
+    for _ in range(3 if refine else 0):
+        r = np.zeros(12)
+        for (s, t), p in plans.items():
+            carried = rows_to_one(p) @ landmarks[t].mean(values[t])
+            r += [np.corrcoef(u, v)[0, 1] / 2 for u, v in zip(carried.T, values[s].T)]
+        weight = np.clip(r, 0, 1) ** 2
+        plans = plan([({m: v * weight for m, v in values.items()}, 1), *beside])
+    if refine:
+        anchors = {(s, t): rows_to_one(p) @ landmarks[t].mean(x[t]) for (s, t), p in plans.items()}
+        canonical = views.canonical(x, anchors, pairs)
+        plans = plan([({m: v * weight for m, v in values.items()}, 1), *beside, (canonical, 1)])
+    np.testing.assert_allclose(found["a", "b"].info["link_weight"], weight, atol=1e-5)
+    for pair, c in found.items():
+        # all of thirty entries are kept
+        np.testing.assert_allclose(c.plan.toarray(), rows_to_one(plans[pair]), atol=1e-4)
+        matched = np.clip(plans[pair].sum(1), 0, 1)
+        if n_pairs:
+            matched[:n_pairs] = 1
+        np.testing.assert_allclose(c.weight, matched, atol=1e-4)
+
+
+def test_agreement_is_the_mean_correlation_of_both_ways():
+    x, values, _ = linked_pair(60, 50)
+    landmarks = marks(x, 20)
+    values["b"][:, 3] *= -1
+    plans = plans_of([(values, 1.0)], landmarks, None)
+    got = link_agreement(plans, values, landmarks)
+    r = []
+    for (s, t), p in plans.items():
+        carried = p / p.sum(1, keepdims=True) @ landmarks[t].mean(values[t])
+        r.append([np.corrcoef(u, v)[0, 1] for u, v in zip(carried.T, values[s].T)])
+    np.testing.assert_allclose(got, np.clip(np.mean(r, axis=0), 0, 1), atol=1e-10)
+    assert got[3] == 0 > np.mean(r, axis=0)[3]
+
+
+def test_anchors_lie_nearer_to_measured_cells_than_the_means_of_the_plan(linked: dict):
+    x, _, _ = linked_pair()
+    for (_, target), c in linked.items():
         cells = cKDTree(x[target])
         means = c.plan @ c.landmarks.mean(x[target])
         assert cells.query(c.anchors)[0].mean() < 0.9 * cells.query(means)[0].mean()
 
 
-def test_links_join_the_right_cells():
-    x, linked, latent = linked_pair()
-    for (source, target), c in couple_known(x, linked).items():
+def test_links_join_the_right_cells(linked: dict):
+    x, _, latent = linked_pair()
+    for (source, target), c in linked.items():
         # both spaces are linear in the latent one: the anchor of a cell against where its own latent profile maps
         to_target = np.linalg.lstsq(latent[target], x[target], rcond=None)[0]
         expected = latent[source] @ to_target
@@ -261,12 +199,12 @@ def test_links_join_the_right_cells():
 
 
 def test_links_do_not_care_about_the_order_of_cells():
-    x, linked, _ = linked_pair()
-    order = np.random.default_rng(1).permutation(300)
+    x, values, _ = linked_pair()
+    order = np.random.default_rng(1).permutation(200)
     for refine in (False, True):
         first, second = (
-            couple_known({"a": x["a"][at], "b": x["b"]}, {"a": linked["a"][at], "b": linked["b"]}, refine=refine)
-            for at in (np.arange(300), order)
+            known({"a": x["a"][at], "b": x["b"]}, {"a": values["a"][at], "b": values["b"]}, refine=refine)
+            for at in (np.arange(200), order)
         )
         moved = second["a", "b"].anchors - first["a", "b"].anchors[order]
         if not refine:
@@ -277,39 +215,40 @@ def test_links_do_not_care_about_the_order_of_cells():
 
 
 def test_links_with_a_constant_cell():
-    x, linked, _ = linked_pair()
-    linked["a"][5] = 0
-    check_plan(couple_known(x, linked)["a", "b"], 300, 200)
+    x, values, _ = linked_pair()
+    values["a"][5] = 0
+    check_plan(known(x, values)["a", "b"], 200, 150)
 
 
-def test_links_are_repeatable():
-    x, linked, _ = linked_pair()
-    first, second = (couple_known(x, linked, random_state=3)["a", "b"] for _ in range(2))
-    np.testing.assert_array_equal(first.anchors, second.anchors)
-    np.testing.assert_array_equal(first.plan.toarray(), second.plan.toarray())
+def test_links_are_repeatable(linked: dict):
+    x, values, _ = linked_pair()
+    again = known(x, values)
+    for pair, c in again.items():
+        np.testing.assert_array_equal(c.anchors, linked[pair].anchors)
+        np.testing.assert_array_equal(c.plan.toarray(), linked[pair].plan.toarray())
 
 
 def test_few_cells():
-    x, linked, _ = linked_pair(32, 33)
-    found = couple_known(x, linked)
+    x, values, _ = linked_pair(32, 33)
+    found = known(x, values)
     check_plan(found["a", "b"], 32, 33)
     check_plan(found["b", "a"], 33, 32)
 
 
-def test_links_that_disagree_with_all_others_fade_out():
-    x, linked, latent = linked_pair()
+def test_links_that_disagree_with_all_others_are_down_weighted():
+    x, values, latent = linked_pair()
     rng = np.random.default_rng(5)
     for i in (3, 7):  # the partner is another feature
-        linked["b"][:, i] = rng.permutation(linked["b"][:, i])
-    linked["b"][:, 9] *= -1  # the partner is right, its sign is not
-    found = couple_known(x, linked)
+        values["b"][:, i] = rng.permutation(values["b"][:, i])
+    values["b"][:, 9] *= -1  # the partner is right, its sign is not
+    found = known(x, values)
     weight = found["a", "b"].info["link_weight"]
     assert weight.shape == (12,)
     assert ((weight >= 0) & (weight <= 1)).all()
     wrong = np.isin(np.arange(12), [3, 7, 9])
     assert weight[wrong].max() < 0.15
     assert np.median(weight[~wrong]) > 0.4
-    plain = couple_known(x, linked, refine=False)
+    plain = known(x, values, refine=False)
     np.testing.assert_array_equal(plain["a", "b"].info["link_weight"], 1)
 
     def error(c: Coupling) -> float:
@@ -321,10 +260,10 @@ def test_links_that_disagree_with_all_others_fade_out():
 
 def test_links_that_say_nothing():
     """Features that are constant on one side carry nothing over."""
-    x, linked, _ = linked_pair()
-    linked["b"][:] = 0
-    found = couple_known(x, linked)
-    check_plan(found["a", "b"], 300, 200)
+    x, values, _ = linked_pair()
+    values["b"][:] = 0
+    found = known(x, values)
+    check_plan(found["a", "b"], 200, 150)
     np.testing.assert_array_equal(found["a", "b"].info["link_weight"], 0)
 
 
@@ -343,7 +282,7 @@ def test_largest_entries_are_kept():
 # --- known pairs -------------------------------------------------------------------------------------------------
 
 
-def same_cells(n: int = 300, m: int = 240, seed: int = 0, noise: float = 0.2) -> tuple[dict, np.ndarray]:
+def same_cells(n: int = 240, m: int = 200, seed: int = 0, noise: float = 0.2) -> tuple[dict, np.ndarray]:
     """Two spaces of one population, the second with some of the cells, shuffled; which cell of `a` each row of `b` is."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(n, 4)) * [1.5, 1, 1, 0.7]
@@ -383,29 +322,46 @@ def test_pairs_place_all_other_cells():
     errors = []
     for k in (30, 120):
         pairs = some_pairs(order, k)
-        found = couple_known(x, pairs=pairs)
+        found = known(x, pairs=pairs, n=300)
         check_known(found, x, pairs)
         assert found["a", "b"].info == {"kind": "pairs"}
         assert found["a", "b"].relaxed
         errors.append(closer(found, x, order, without=pairs[:, 1]))
     assert max(errors) < 0.03
     # the shapes alone do not know
-    assert closer(couple_geometry(x, n_landmarks=40), x, order) > 0.15
+    assert closer(by_shape(x, n=40), x, order) > 0.15
     # neither do pairs that are none
     wrong = some_pairs(order, 30)
     wrong[:, 0] = np.random.default_rng(2).permutation(wrong[:, 0])
-    assert closer(couple_known(x, pairs=wrong), x, order, without=wrong[:, 1]) > 0.25
+    assert closer(known(x, pairs=wrong, n=300), x, order, without=wrong[:, 1]) > 0.25
+
+
+def test_couplings_by_pairs_alone_are_the_formula(monkeypatch: pytest.MonkeyPatch):
+    """Profiles over the pairs; then the canonical variates of what they give beside them."""
+    x, order = same_cells(120, 100)
+    pairs, landmarks = some_pairs(order, 40), marks(x, 30)
+    monkeypatch.setattr(views, "canonical", canonical_with_signs(views.canonical))
+    found = couple_known(x, landmarks, pairs=pairs)
+    profiles = (views.pair_profiles(x, pairs), 1.0)
+    plans = plans_of([profiles], landmarks, None)
+    canonical = views.canonical(x, images(plans, landmarks, x), pairs)
+    plans = plans_of([profiles, (canonical, 1.0)], landmarks, None)
+    blunt = couple_known(x, landmarks, pairs=pairs, refine=False)
+    for pair, plan in plans.items():
+        np.testing.assert_allclose(found[pair].plan.toarray(), plan / plan.sum(1, keepdims=True), atol=1e-6)
+        assert np.abs(blunt[pair].plan - found[pair].plan).max() > 0.05
 
 
 def test_pairs_help_links():
     x, order = same_cells()
     rng = np.random.default_rng(0)
     # two of the four directions are linked
-    linked = {m: v[:, :2] @ rng.normal(size=(2, 12)) for m, v in (("a", x["a"]), ("b", x["a"][order]))}
-    linked = {m: v + 1.0 * rng.normal(size=v.shape) for m, v in linked.items()}
-    linked = {m: (v - v.mean(0)) / v.std(0) for m, v in linked.items()}
+    slopes = rng.normal(size=(2, 12))
+    values = {m: v[:, :2] @ slopes for m, v in (("a", x["a"]), ("b", x["a"][order]))}
+    values = {m: v + 1.0 * rng.normal(size=v.shape) for m, v in values.items()}
+    values = {m: (v - v.mean(0)) / v.std(0) for m, v in values.items()}
     pairs = some_pairs(order, 40)
-    without, both = couple_known(x, linked), couple_known(x, linked, pairs=pairs)
+    without, both = known(x, values), known(x, values, pairs=pairs)
     check_known(both, x, pairs)
     assert both["a", "b"].info["kind"] == "links"
     assert both["a", "b"].info["link_weight"].shape == (12,)
@@ -416,12 +372,12 @@ def test_pairs_help_links():
 def test_few_pairs_help_the_shapes():
     x, order = same_cells()
     pairs = some_pairs(order, 6)
-    found = couple_geometry(x, pairs=pairs, n_landmarks=40)
+    found = by_shape(x, pairs=pairs, n=40)
     check_known(found, x, pairs)
     assert found["a", "b"].info["kind"] == "geometry"
     # nothing says that anything is missing on a side
     assert not found["a", "b"].relaxed
-    assert closer(found, x, order, without=pairs[:, 1]) < closer(couple_geometry(x, n_landmarks=40), x, order) - 0.05
+    assert closer(found, x, order, without=pairs[:, 1]) < closer(by_shape(x, n=40), x, order) - 0.05
 
 
 def test_without_pairs_nothing_is_known():
@@ -429,6 +385,7 @@ def test_without_pairs_nothing_is_known():
     np.testing.assert_array_equal(plain.weight, np.ones(3))
     np.testing.assert_array_equal(plain.known, np.zeros(3, bool))
     assert not plain.relaxed
+    assert plain.rivals.shape == (0, 0, 0)
 
 
 # --- labels ------------------------------------------------------------------------------------------------------
@@ -453,24 +410,6 @@ def with_gaps(labels: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.5])
-def test_landmarks_stay_inside_labels(gaps: float):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 3))  # one cloud: nothing but the labels keeps them apart
-    labels = with_gaps(rng.choice(4, 300, p=[0.6, 0.3, 0.09, 0.01]), gaps)
-    found = find_landmarks(x, n_landmarks=60, labels=labels)
-    for i in range(len(found.mass)):
-        assert len(np.unique(labels[found.label == i])) == 1
-        assert found.label[found.nodes[i]] == i
-        np.testing.assert_allclose(found.centroids[i], x[found.label == i].mean(0), atol=0.2)
-    assert found.mass.sum() == pytest.approx(1)
-    # places go by shares, one at least
-    of = labels[found.nodes]
-    for label in np.unique(labels):
-        assert (of == label).sum() == pytest.approx(60 * (labels == label).mean(), abs=1)
-        assert (of == label).any()
-
-
-@pytest.mark.parametrize("gaps", [0.0, 0.5])
 def test_different_labels_are_not_coupled(gaps: float):
     """Links say that label 0 is label 1; the labels know better."""
     rng = np.random.default_rng(0)
@@ -478,16 +417,15 @@ def test_different_labels_are_not_coupled(gaps: float):
     centre = {"a": true["a"], "b": 1 - true["b"]}
     x = {m: np.c_[4 * v, np.zeros(len(v))] + rng.normal(size=(len(v), 2)) for m, v in true.items()}
     x = {m: v.astype(np.float32) for m, v in x.items()}
-    linked = {m: rng.normal(size=(len(v), 6)) + 2 * np.outer(v, [1, -1, 1, -1, 1, -1]) for m, v in centre.items()}
+    values = {m: rng.normal(size=(len(v), 6)) + 2 * np.outer(v, [1, -1, 1, -1, 1, -1]) for m, v in centre.items()}
     labels = {m: with_gaps(v, gaps) for m, v in true.items()}
-    misled, found = couple_known(x, linked), couple_known(x, linked, labels=labels)
+    misled, found = known(x, values, n=100), known(x, values, labels=labels, n=100)
     for source, target in found:
         c = found[source, target]
         check_plan(c, len(x[source]), len(x[target]), 3)
         assert forbidden_mass(c, labels[source], labels[target]).max() < 1e-6
-        known = labels[source] >= 0
         right = np.isclose(c.anchors[:, 0], 4 * true[source], atol=2)
-        assert right[known].mean() > 0.95
+        assert right[labels[source] >= 0].mean() > 0.95
         # what has no label follows its neighbours that have
         assert right.mean() > 0.9
         assert np.isclose(misled[source, target].anchors[:, 0], 4 * true[source], atol=2).mean() < 0.1
@@ -495,15 +433,15 @@ def test_different_labels_are_not_coupled(gaps: float):
 
 @pytest.mark.parametrize("gaps", [0.0, 0.5])
 def test_labels_help_the_shapes(gaps: float):
-    """Two mirrored halves: shapes cannot tell them apart, labels can."""
+    """Two mirrored halves: shapes cannot say which is which, labels can."""
     shares = []
-    for seed in range(3):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         true = {m: np.repeat([0, 1], n) for m, n in (("a", 80), ("b", 70))}
         x = {m: (rng.normal(size=(len(v), 2)) * [1, 0.5] + np.c_[6 * v, np.zeros(len(v))]) for m, v in true.items()}
         x = {m: v.astype(np.float32) for m, v in x.items()}
         labels = {m: with_gaps(v, gaps) for m, v in true.items()}
-        found = couple_geometry(x, labels=labels, random_state=seed)
+        found = by_shape(x, labels=labels, n=30, random_state=seed)
         shares.append(agreement(found, x, true))
         for source, target in found:
             c = found[source, target]
@@ -520,16 +458,16 @@ def labelled_clusters(missing: int) -> tuple[dict, dict, dict]:
     b, label_b = b[label_b != missing], label_b[label_b != missing]
     rng = np.random.default_rng(5)
     loadings = rng.normal(size=(3, 12))
-    linked = {m: v @ loadings + 0.3 * rng.normal(size=(len(v), 12)) for m, v in (("a", a), ("b", b))}
+    values = {m: v @ loadings + 0.3 * rng.normal(size=(len(v), 12)) for m, v in (("a", a), ("b", b))}
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    return {"a": a.astype(np.float32), "b": (b @ turn).astype(np.float32)}, linked, {"a": label_a, "b": label_b}
+    return {"a": a.astype(np.float32), "b": (b @ turn).astype(np.float32)}, values, {"a": label_a, "b": label_b}
 
 
 @pytest.mark.parametrize("missing", [0, 3])
 @pytest.mark.parametrize("how", ["links", "shapes"])
 def test_a_label_that_one_side_lacks_is_unmatched(missing: int, how: str):
-    x, linked, labels = labelled_clusters(missing)
-    found = couple_known(x, linked, labels=labels) if how == "links" else couple_geometry(x, labels=labels)
+    x, values, labels = labelled_clusters(missing)
+    found = known(x, values, labels=labels, n=130) if how == "links" else by_shape(x, labels=labels, n=40)
     weight, orphan = found["a", "b"].weight, labels["a"] == missing
     assert weight[orphan].max() < 0.05
     assert weight[~orphan].min() > 0.6
@@ -541,7 +479,84 @@ def test_a_label_that_one_side_lacks_is_unmatched(missing: int, how: str):
         check_plan(c, len(x[own]), len(x[other]), 4)
         matched = np.isin(labels[own], labels[other])
         # orphaned landmarks draw a little from everywhere
-        assert forbidden_mass(c, labels[own], labels[other])[matched].max() < 0.01
+        assert forbidden_mass(c, labels[own], labels[other])[matched].max() < 0.015
+
+
+def test_masses_of_labels_meet_halfway(monkeypatch: pytest.MonkeyPatch):
+    """Shares of labels that differ become their geometric mean on both sides: no mass has to cross over to another label."""
+    rng = np.random.default_rng(0)
+    labels = {"a": np.repeat([0, 1, 2], [60, 30, 10]), "b": np.repeat([0, 1, 3], [20, 50, 30])}
+    x = {m: rng.normal(size=(100, 3)) + 5 * v[:, None] for m, v in labels.items()}
+    landmarks = marks(x, 40, labels)
+    asked: list = []
+
+    def kept(*args: Any, random_state: int) -> None:
+        asked.append((args, random_state))
+        raise InterruptedError
+
+    monkeypatch.setattr(coupling, "minima", kept)
+    with pytest.raises(InterruptedError):
+        couple_geometry(x, landmarks, labels=labels, random_state=3)
+    (args, seed), = asked  # fmt: skip
+    mass = args[3].mass
+    assert seed == 3
+    # of the two labels of both sides: 2/3 and 1/3 here, 2/7 and 5/7 there
+    expected = np.sqrt([2 / 3 * 2 / 7, 1 / 3 * 5 / 7])
+    expected /= expected.sum()
+    for m, got in zip(x, mass, strict=True):
+        of = labels[m][landmarks[m].nodes]
+        assert got.sum() == pytest.approx(1)
+        np.testing.assert_allclose([got[of == k].sum() for k in (0, 1)], expected, atol=1e-4)
+        assert got[of > 1].sum() < 1e-3
+        for k in (0, 1):
+            # inside a label as the landmarks are
+            own = landmarks[m].mass * (of == k)
+            np.testing.assert_allclose(got[of == k] / got[of == k].sum(), own[of == k] / own.sum(), rtol=1e-6)
+
+
+def test_what_is_known_reaches_the_search(monkeypatch: pytest.MonkeyPatch):
+    """Pairs, profiles over them, labels, what they cost between landmarks, and the seed."""
+    rng = np.random.default_rng(0)
+    labels = {m: rng.integers(0, 2, n) for m, n in (("a", 90), ("b", 80))}
+    x = {m: rng.normal(size=(len(v), 4)) for m, v in labels.items()}
+    landmarks, pairs = marks(x, 20, labels), np.c_[np.arange(10), np.arange(10)]
+    asked: list = []
+
+    def kept(*args: Any, random_state: int) -> None:
+        asked.append((*args[1:], random_state))
+        raise InterruptedError
+
+    monkeypatch.setattr(coupling, "minima", kept)
+    profiles = views.pair_profiles(x, pairs)
+    distance = views.correlation_distance(*(landmarks[m].mean(profiles[m]) for m in x))
+    of = {m: labels[m][landmarks[m].nodes] for m in x}
+    crossing = 10.0 * (of["a"][:, None] != of["b"])
+    for given, cost in (
+        ({"pairs": pairs, "labels": labels}, distance / distance.mean() + crossing),
+        ({"pairs": pairs}, distance / distance.mean()),
+        ({"labels": labels}, crossing),
+        ({}, None),
+    ):
+        with pytest.raises(InterruptedError):
+            couple_geometry(x, landmarks, random_state=3, **given)  # type: ignore[arg-type]
+        on, weights, beside, seed = asked.pop()
+        assert on is landmarks
+        assert seed == 3
+        assert beside.pairs is given.get("pairs")
+        assert (beside.labels is None) == (beside.mass is None) == ("labels" not in given)
+        assert len(beside.profiles) == ("pairs" in given)
+        if cost is None:
+            assert beside.cost is None
+        else:
+            np.testing.assert_allclose(beside.cost, cost, atol=1e-10)
+        if beside.profiles:
+            np.testing.assert_array_equal(beside.profiles[0][0]["b"], profiles["b"])
+            assert beside.profiles[0][1] == 1
+        if "labels" in given:
+            np.testing.assert_array_equal(beside.labels.cells["b"].argmax(1), labels["b"])
+            # labelled cells stay with landmarks of their label
+            for m in x:
+                assert not weights[m][labels[m][:, None] != of[m]].any()
 
 
 @pytest.mark.parametrize("missing", [1, 3])
@@ -549,8 +564,8 @@ def test_an_orphaned_population_is_unmatched(missing: int):
     """Links alone, no labels: cells whose like is missing stay behind, the others do not."""
     from sklearn.metrics import roc_auc_score
 
-    x, linked, labels = labelled_clusters(missing)
-    found = couple_known(x, {m: (v - v.mean(0)) / v.std(0) for m, v in linked.items()})
+    x, values, labels = labelled_clusters(missing)
+    found = known(x, {m: (v - v.mean(0)) / v.std(0) for m, v in values.items()}, n=130)
     unmatched = 1 - found["a", "b"].weight
     assert roc_auc_score(labels["a"] == missing, unmatched) > 0.9
     assert np.median(unmatched[labels["a"] != missing]) < 0.05
@@ -573,10 +588,10 @@ def wide_pair(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 def test_distorted_plans_are_smoothed_out(monkeypatch: pytest.MonkeyPatch):
     """Above the threshold plans come from the canonical space: right still, and spread over more landmarks."""
     x, label = wide_pair(0)
-    monkeypatch.setattr(candidates, "DISTORTED", np.inf)
-    sharp = couple_geometry(x)
-    monkeypatch.setattr(candidates, "DISTORTED", -1)
-    smooth = couple_geometry(x)
+    monkeypatch.setattr(minima_module, "DISTORTED", np.inf)
+    sharp = by_shape(x, n=50)
+    monkeypatch.setattr(minima_module, "DISTORTED", -1)
+    smooth = by_shape(x, n=50)
     for pair in sharp:
         check_plan(smooth[pair], len(x[pair[0]]), len(x[pair[1]]))
         assert smooth[pair].plan.nnz > 1.5 * sharp[pair].plan.nnz
@@ -590,20 +605,24 @@ def test_anchors_of_distorted_plans_are_straightened(n_pairs: int, monkeypatch: 
     x, _ = wide_pair(0)
     pairs = np.c_[np.arange(n_pairs), np.arange(n_pairs)[::-1]] if n_pairs else None
     seen: list[tuple[np.ndarray, ...]] = []
-    views: list[int] = []
-    plans_of = coupling.plans_of
+    coordinates: list[list[float]] = []
 
     def spied(anchors: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         seen.append((anchors, x, weight, straightened(anchors, x, weight)))
         return seen[-1][-1]
 
-    monkeypatch.setattr(candidates, "DISTORTED", -1)
+    def counted(of: list, *rest: Any) -> dict:
+        coordinates.append([weight for _, weight in of])
+        return plans_of(of, *rest)
+
+    monkeypatch.setattr(minima_module, "DISTORTED", -1)
     monkeypatch.setattr(coupling, "straightened", spied)
-    monkeypatch.setattr(coupling, "plans_of", lambda of, *rest: views.append(len(of)) or plans_of(of, *rest))
-    found = couple_geometry(x, pairs=pairs)
-    # known pairs are a view beside the canonical one
-    assert views == [2 if n_pairs else 1]
-    for (source, target), (before, cells, weight, after) in zip(found, seen, strict=True):
+    monkeypatch.setattr(coupling, "plans_of", counted)
+    found = by_shape(x, pairs=pairs, n=50)
+    # known pairs are coordinates beside the canonical ones
+    assert coordinates == [[1.0, 1.0] if n_pairs else [1.0]]
+    for (source, target), (before, cells, weight, after) in zip(found.items(), seen, strict=True):
+        source, target = source
         got = found[source, target]
         np.testing.assert_array_equal(cells, x[source])
         squares = got.plan.toarray().astype(float) ** 2
@@ -618,13 +637,15 @@ def test_anchors_of_distorted_plans_are_straightened(n_pairs: int, monkeypatch: 
             np.testing.assert_array_equal(got.anchors[rows[:, 0]], x[target][rows[:, 1]])
 
 
-@pytest.mark.parametrize(("data", "distorted"), [("rotated_pair", -1), ("wide_pair", np.inf)])
-def test_few_dimensions_and_sound_plans_are_left_alone(data: str, distorted: float, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("data", "n", "distorted"), [("rotated_pair", 24, -1), ("wide_pair", 50, np.inf)])
+def test_few_dimensions_and_sound_plans_are_left_alone(
+    data: str, n: int, distorted: float, monkeypatch: pytest.MonkeyPatch
+):
     x, _ = globals()[data](0)
-    monkeypatch.setattr(candidates, "DISTORTED", distorted)
+    monkeypatch.setattr(minima_module, "DISTORTED", distorted)
     monkeypatch.setattr(coupling, "straightened", lambda *_: pytest.fail("straightened"))
     monkeypatch.setattr(coupling, "plans_of", lambda *_: pytest.fail("made again"))
-    for (_, target), c in couple_geometry(x).items():
+    for (_, target), c in by_shape(x, n=n).items():
         squares = c.plan.toarray().astype(float) ** 2
         means = squares / squares.sum(1, keepdims=True) @ c.landmarks.mean(x[target])
         np.testing.assert_allclose(c.anchors, means, atol=1e-5)
@@ -662,44 +683,71 @@ def agreement(found: dict, x: dict, label: dict) -> float:
     return min(shares)
 
 
-def test_geometry_finds_a_rotation():
+@pytest.mark.parametrize(
+    ("n_seeds", "n_landmarks", "least"), [(3, 24, 3), pytest.param(10, 150, 9, marks=pytest.mark.slow)]
+)
+def test_geometry_finds_a_rotation(n_seeds: int, n_landmarks: int, least: int):
     shares = []
-    for seed in range(10):
+    for seed in range(n_seeds):
         x, label = rotated_pair(seed)
-        found = couple_geometry(x, random_state=seed)
+        found = by_shape(x, n=n_landmarks, random_state=seed)
         shares.append(agreement(found, x, label))
         check_plan(found["a", "b"], len(x["a"]), len(x["b"]))
         check_plan(found["b", "a"], len(x["b"]), len(x["a"]))
         assert found["a", "b"].info["kind"] == "geometry"
         assert 0 < found["a", "b"].info["cost"] < 0.2
-    assert np.sum(np.array(shares) > 0.95) >= 9
+    assert np.sum(np.array(shares) > 0.95) >= least
 
 
-def test_geometry_is_repeatable_and_blind_to_the_order_of_cells():
+def test_rivals_are_plans_in_the_direction_of_their_coupling():
+    """The next best minima, with the gaps of their costs: rows are landmarks of the source, columns of the target."""
+    x, _ = rotated_pair(0)
+    landmarks = marks(x, 24)
+    found = couple_geometry({m: x[m] for m in "ab"}, {"a": landmarks["a"], "b": find_landmarks(x["b"], n_landmarks=20)})
+    there, back = found["a", "b"], found["b", "a"]
+    assert 0 < len(there.rivals) <= 5
+    assert there.rivals.shape[1:] == (24, 20)
+    np.testing.assert_array_equal(back.rivals, there.rivals.transpose(0, 2, 1))
+    for c, own in ((there, back.landmarks), (back, there.landmarks)):
+        for rival in c.rivals:
+            np.testing.assert_allclose(rival.sum(1), own.mass, atol=1e-6)
+            np.testing.assert_allclose(rival.sum(0), c.landmarks.mass, atol=1e-6)
+        assert len(c.info["gaps"]) == len(c.rivals)
+        assert c.info["gap"] == c.info["gaps"][0]
+        assert (np.diff(c.info["gaps"]) >= 0).all()
+
+
+def test_a_cell_is_coupled_as_its_landmarks_are():
+    """Means of the plan between landmarks over the five nearest of a cell; nothing is unmatched without labels."""
+    x, _ = rotated_pair(0)
+    landmarks = marks(x, 24)
+    found = couple_geometry(x, landmarks)
+    plan = minima_module.gromov_wasserstein(x, landmarks, cost=None, mass=None, random_state=0)[0][0]
+    for (s, t), p in ((("a", "b"), plan), (("b", "a"), plan.T)):
+        on = coupling.nearest_landmarks(x[s], landmarks[s])
+        np.testing.assert_allclose(found[s, t].plan.toarray(), on @ (p / p.sum(1, keepdims=True)), atol=1e-6)
+        np.testing.assert_allclose(found[s, t].weight, 1, atol=1e-6)
+        assert not found[s, t].relaxed
+
+
+def test_geometry_is_repeatable_and_blind_to_the_order_of_cells(monkeypatch: pytest.MonkeyPatch):
     x, label = rotated_pair(1)
-    first, second = couple_geometry(x), couple_geometry(x)
-    np.testing.assert_array_equal(first["a", "b"].anchors, second["a", "b"].anchors)
+    first = by_shape(x, random_state=1)
     order = np.random.default_rng(0).permutation(len(x["b"]))
-    shuffled = couple_geometry({"a": x["a"], "b": x["b"][order]})
+    shuffled = by_shape({"a": x["a"], "b": x["b"][order]}, random_state=1)
     assert agreement(shuffled, {"a": x["a"], "b": x["b"][order]}, {"a": label["a"], "b": label["b"][order]}) > 0.9
+    # searched again
+    from scmmgan.model.coupling.gromov import gromov_wasserstein
+
+    monkeypatch.setattr(minima_module, "gromov_wasserstein", gromov_wasserstein)
+    np.testing.assert_array_equal(by_shape(x, random_state=1)["a", "b"].anchors, first["a", "b"].anchors)
 
 
 def test_geometry_does_not_know_a_mirror_image():
     """Two look-alike populations may be swapped: the runner-up costs about the same, and the gap says so."""
     rng = np.random.default_rng(0)
     x = {k: np.vstack([rng.normal(size=(60, 2)), rng.normal((8, 0), size=(60, 2))]) for k in "ab"}
-    found = couple_geometry({k: v.astype(np.float32) for k, v in x.items()})
+    found = by_shape({k: v.astype(np.float32) for k, v in x.items()})
     assert found["a", "b"].info["gap"] < 0.5
     clear, _ = rotated_pair(0)
-    assert couple_geometry(clear)["a", "b"].info["gap"] > 5 * found["a", "b"].info["gap"]
-
-
-def test_spread_is_smooth_and_row_stochastic():
-    x = np.random.default_rng(0).normal(size=(200, 3))
-    landmarks = find_landmarks(x)
-    weights = spread(x, landmarks)
-    np.testing.assert_allclose(weights.sum(1), 1)
-    assert (np.count_nonzero(weights, axis=1) <= 5).all()
-    # the nearest landmark weighs most
-    nearest = ((x[:, None] - landmarks.centroids[None]) ** 2).sum(2).argmin(1)
-    np.testing.assert_array_equal(weights.argmax(1), nearest)
+    assert by_shape(clear)["a", "b"].info["gap"] > 5 * found["a", "b"].info["gap"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
-from scmmgan.model.coupling import views as evidence
+from scmmgan.model.coupling import views
 
 
 def two_views(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -18,6 +18,36 @@ def two_views(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.n
     return a - a.mean(0), b @ np.linalg.qr(rng.normal(size=(5, 5)))[0] + 3, common
 
 
+# --- distances ---------------------------------------------------------------------------------------------------
+
+
+def test_correlation_distance():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 5)), rng.normal(size=(4, 5))
+    expected = 1 - np.corrcoef(np.vstack([a, b]))[:7, 7:]
+    np.testing.assert_allclose(views.correlation_distance(a, b), expected, atol=1e-10)
+    np.testing.assert_allclose(views.correlation_distance(a.astype(np.float32), b.astype(np.float32)), expected, atol=1e-5)
+    a[2] = 3
+    got = views.correlation_distance(a, b)
+    np.testing.assert_allclose(got[2], 1)
+    np.testing.assert_allclose(np.delete(got, 2, 0), np.delete(expected, 2, 0), atol=1e-10)
+
+
+def test_distances_of_stacks():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 7, 5)), rng.normal(size=(3, 4, 5))
+    distance = views.correlation_distance(a, b)
+    cost = views.over_mean(distance)
+    for i in range(3):
+        np.testing.assert_allclose(distance[i], views.correlation_distance(a[i], b[i]), atol=1e-12)
+        # each in units of its own mean
+        np.testing.assert_allclose(cost[i], distance[i] / distance[i].mean(), atol=1e-12)
+    # links that are all down-weighted to nothing say nothing
+    nothing = views.over_mean(views.correlation_distance(np.zeros((7, 5)), np.zeros((4, 5))))
+    np.testing.assert_array_equal(nothing, np.ones((7, 4)))
+    np.testing.assert_array_equal(views.over_mean(np.zeros((7, 4))), 0)
+
+
 # --- profiles ----------------------------------------------------------------------------------------------------
 
 
@@ -25,7 +55,7 @@ def test_profiles_are_z_scored_log_distances():
     rng = np.random.default_rng(0)
     x = {"a": rng.normal(size=(30, 4)), "b": rng.normal(size=(25, 6))}
     points = {"a": rng.normal(size=(5, 4)), "b": rng.normal(size=(5, 6))}
-    found = evidence.profiles(x, points)
+    found = views.profiles(x, points)
     for m, cells in x.items():
         d = np.sqrt(((cells[:, None] - points[m][None]) ** 2).sum(2))
         logs = np.log(d + 0.1 * np.median(d))
@@ -36,13 +66,13 @@ def test_profiles_do_not_see_rotation_nor_scale():
     rng = np.random.default_rng(0)
     x, points = rng.normal(size=(50, 4)), rng.normal(size=(6, 4))
     turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
-    found = evidence.profiles({"a": x, "b": 3 * x @ turn + 1}, {"a": points, "b": 3 * points @ turn + 1})
+    found = views.profiles({"a": x, "b": 3 * x @ turn + 1}, {"a": points, "b": 3 * points @ turn + 1})
     np.testing.assert_allclose(found["a"], found["b"], atol=1e-6)
 
 
 def test_profiles_of_copies():
     """Cells at the very place of a point, and nothing else: no infinite logarithm, no division by 0."""
-    found = evidence.profiles({"a": np.ones((10, 3))}, {"a": np.ones((4, 3))})
+    found = views.profiles({"a": np.ones((10, 3))}, {"a": np.ones((4, 3))})
     np.testing.assert_array_equal(found["a"], 0)
 
 
@@ -50,8 +80,8 @@ def test_profiles_over_pairs():
     rng = np.random.default_rng(0)
     x = {"a": rng.normal(size=(40, 3)), "b": rng.normal(size=(30, 2))}
     pairs = np.array([[7, 3], [1, 9], [30, 0], [12, 12]])
-    found = evidence.pair_profiles(x, pairs)
-    expected = evidence.profiles(x, {"a": x["a"][[7, 1, 30, 12]], "b": x["b"][[3, 9, 0, 12]]})
+    found = views.pair_profiles(x, pairs)
+    expected = views.profiles(x, {"a": x["a"][[7, 1, 30, 12]], "b": x["b"][[3, 9, 0, 12]]})
     for m in x:
         assert found[m].shape == (len(x[m]), 4)
         np.testing.assert_array_equal(found[m], expected[m])
@@ -61,12 +91,12 @@ def test_profiles_over_pairs():
 
 
 def test_profiles_over_many_pairs_are_few(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(evidence, "MAX_PROFILES", 6)
+    monkeypatch.setattr(views, "MAX_PROFILES", 6)
     a, b, _ = two_views(50)
     order = np.random.default_rng(3).permutation(50)
     x = {"a": a, "b": b[order]}
     pairs = np.stack([order, np.arange(50)], axis=1)
-    found, again, other = (evidence.pair_profiles(x, pairs, random_state=s) for s in (0, 0, 1))
+    found, again, other = (views.pair_profiles(x, pairs, random_state=s) for s in (0, 0, 1))
     assert found["a"].shape == (50, 6)
     np.testing.assert_array_equal(found["b"], again["b"])
     assert not np.array_equal(found["b"], other["b"])
@@ -75,21 +105,29 @@ def test_profiles_over_many_pairs_are_few(monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_array_equal(order[nearest[1]], nearest[0])
 
 
+@pytest.mark.parametrize(("n", "share"), [(3, 0.03), (30, 0.3), (99, 0.99), (100, 1.0), (5_000, 1.0)])
+def test_pairs_beside_links_count_by_their_number(n: int, share: float):
+    """As much as the links from the number on that places cells alone."""
+    assert views.pair_share(n) == pytest.approx(share)
+
+
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def test_memberships():
+def test_memberships(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(views, "SMOOTHING_NEIGHBORS", 5)
     x = np.r_[np.arange(10.0), np.arange(100.0, 110)][:, None]
     labels = np.repeat([0, 2], 10)
     labels[[3, 15]] = -1
-    got = evidence.memberships(x, labels, 4, k=5)
+    got = views.memberships(x, labels, 4)
     expected = np.zeros((20, 4))
     expected[:10, 0] = expected[10:, 2] = 1
     np.testing.assert_array_equal(got, expected)
     # between two populations: shares of the nearest labelled cells, by hand
     x[3], x[15] = 55, 54.5
     labels[[2, 4]] = -1
-    got = evidence.memberships(x, labels, 4, k=10)
+    monkeypatch.setattr(views, "SMOOTHING_NEIGHBORS", 10)
+    got = views.memberships(x, labels, 4)
     for cell in (3, 15, 2, 4):
         known = np.flatnonzero(labels >= 0)
         nearest = known[np.argsort(np.abs(x[known, 0] - x[cell, 0]))[:10]]
@@ -98,39 +136,60 @@ def test_memberships():
     np.testing.assert_allclose(got.sum(1), 1)
 
 
+def test_fifteen_neighbours_vote():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(60, 2)), rng.integers(0, 2, 60)
+    labels[:10] = -1
+    got = views.memberships(x, labels, 2)
+    for i in range(10):
+        near = 10 + ((x[10:] - x[i]) ** 2).sum(1).argsort()[:15]
+        np.testing.assert_allclose(got[i], np.bincount(labels[near], minlength=2) / 15)
+
+
 def test_memberships_at_the_edges():
     x = np.arange(6.0)[:, None]
-    np.testing.assert_array_equal(evidence.memberships(x, np.full(6, -1), 3), 0)
-    np.testing.assert_array_equal(evidence.memberships(x, np.array([0, 1, 2, 0, 1, 2]), 3), np.tile(np.eye(3), (2, 1)))
+    np.testing.assert_array_equal(views.memberships(x, np.full(6, -1), 3), 0)
+    np.testing.assert_array_equal(views.memberships(x, np.array([0, 1, 2, 0, 1, 2]), 3), np.tile(np.eye(3), (2, 1)))
     # fewer labelled cells than neighbours
-    got = evidence.memberships(x, np.array([0, -1, -1, -1, -1, 1]), 2)
+    got = views.memberships(x, np.array([0, -1, -1, -1, -1, 1]), 2)
     np.testing.assert_array_equal(got[1:5], 0.5)
 
 
 def test_label_cost():
     a, b = np.array([[1.0, 0], [0, 1], [0.5, 0.5]]), np.array([[1.0, 0], [0.2, 0.8]])
-    cost = evidence.label_cost(a, np.array([True, True, False]), b, np.array([True, False]))
+    cost = views.label_cost(a, np.array([True, True, False]), b, np.array([True, False]))
     # different and both known: 10; a guess on either side: at most 1
     np.testing.assert_allclose(cost, [[0, 0.8], [10, 0.2], [0.5, 0.5]])
 
 
 def test_share_ratios():
     a, b = np.array([0.5, 0.25, 0.25, 0]), np.array([0.25, 0.25, 0, 0.5])
-    of_a, of_b = evidence.share_ratios(a, b)
+    of_a, of_b = views.share_ratios(a, b)
     # among the two labels that both sides have: 2/3 and 1/3 here, halves there
     np.testing.assert_allclose(of_a[:3], [0.75, 1.5, 0], atol=1e-7)
     np.testing.assert_allclose(of_b[[0, 1, 3]], [4 / 3, 2 / 3, 0], atol=1e-7)
     # what is missing here is plenty there; clipped at 1 by whoever uses it
     assert of_a[3] > 1e6
     assert of_b[2] > 1e6
-    assert evidence.share_ratios(np.zeros(1), np.zeros(1)) == (1, 1)
+    assert views.share_ratios(np.zeros(1), np.zeros(1)) == (1, 1)
 
 
 def test_share_ratios_of_what_one_side_lacks():
     """Half of a has no partner; what is left is the same on both sides, and all of it is matched."""
-    of_a, of_b = evidence.share_ratios(np.array([0.5, 0.3, 0.2]), np.array([0, 0.6, 0.4]))
+    of_a, of_b = views.share_ratios(np.array([0.5, 0.3, 0.2]), np.array([0, 0.6, 0.4]))
     np.testing.assert_allclose(of_a, [0, 1, 1], atol=1e-7)
     np.testing.assert_allclose(of_b[1:], 1)
+
+
+def test_a_label_may_hide_among_cells_without_one():
+    """Where more than 5 % of the cells of the other side have no label, a label that it lacks may be among these."""
+    a, b = np.array([0.5, 0.3, 0.2]), np.array([0, 0.6, 0.4])
+    for gaps in ((0.0, 0.06), (0.5, 0.06)):
+        for of in views.share_ratios(a, b, gaps):
+            np.testing.assert_array_equal(of, 1)
+    # gaps of the side that has all labels, or few of the other, hide nothing
+    for gaps in ((0.5, 0.0), (0.0, 0.05)):
+        np.testing.assert_allclose(views.share_ratios(a, b, gaps)[0], [0, 1, 1], atol=1e-7)
 
 
 # --- canonical variates ------------------------------------------------------------------------------------------
@@ -157,7 +216,7 @@ def test_canonical_is_the_cca_of_cells_and_anchors(with_pairs: bool):
     rng = np.random.default_rng(2)
     anchors = {("a", "b"): b[:150] + rng.normal(size=(150, 5)), ("b", "a"): a[order[:120]] + rng.normal(size=(120, 7))}
     pairs = np.stack([order[:120], np.arange(120)], axis=1)[order[:120] < 150][:20] if with_pairs else None
-    found = evidence.canonical(x, anchors, pairs)
+    found = views.canonical(x, anchors, pairs)
     rows = [x["a"], anchors["b", "a"]], [anchors["a", "b"], x["b"]]
     weight = np.ones(270)
     if pairs is not None:
@@ -177,12 +236,26 @@ def test_canonical_is_the_cca_of_cells_and_anchors(with_pairs: bool):
     assert 0.3 < rho[0] < 1
 
 
+def test_canonical_from_some_of_the_cells():
+    """Anchors of chosen cells only; variates of all."""
+    a, b, _ = two_views(120)
+    x = {"a": a, "b": b}
+    rng = np.random.default_rng(2)
+    rows = {"a": np.arange(0, 120, 3), "b": np.arange(7, 50)}
+    anchors = {("a", "b"): rng.normal(size=(40, 5)), ("b", "a"): rng.normal(size=(43, 7))}
+    found = views.canonical(x, anchors, rows=rows)
+    alone = views.canonical({m: x[m][rows[m]] for m in x}, anchors)
+    for m in x:
+        assert len(found[m]) == 120
+        np.testing.assert_allclose(found[m][rows[m]], alone[m], atol=1e-10)
+
+
 def test_canonical_finds_what_is_common():
     """With the right anchors the leading variates are the shared directions, on both sides alike."""
     a, b, common = two_views()
     order = np.random.default_rng(1).permutation(400)
     x = {"a": a, "b": b[order]}
-    found = evidence.canonical(x, {("a", "b"): b, ("b", "a"): a[order]})
+    found = views.canonical(x, {("a", "b"): b, ("b", "a"): a[order]})
     back = np.argsort(order)
     r = [np.corrcoef(found["a"][:, i], found["b"][back, i])[0, 1] for i in range(5)]
     assert min(r[:3]) > 0.85
@@ -202,7 +275,7 @@ def test_known_pairs_outweigh_wrong_anchors():
     back, test = np.argsort(order), np.arange(300, 400)
 
     def agreement(pairs: np.ndarray | None) -> float:
-        found = evidence.canonical(x, wrong, pairs)
+        found = views.canonical(x, wrong, pairs)
         return float(np.corrcoef(found["a"][test, 0], found["b"][back[test], 0])[0, 1])
 
     assert agreement(np.stack([np.arange(100), back[:100]], axis=1)) > 0.8
@@ -211,8 +284,8 @@ def test_known_pairs_outweigh_wrong_anchors():
 
 def test_canonical_is_narrow(monkeypatch: pytest.MonkeyPatch):
     a, b, _ = two_views()
-    monkeypatch.setattr(evidence, "N_CANONICAL", 2)
-    found = evidence.canonical({"a": a, "b": b}, {("a", "b"): b, ("b", "a"): a})
+    monkeypatch.setattr(views, "N_CANONICAL", 2)
+    found = views.canonical({"a": a, "b": b}, {("a", "b"): b, ("b", "a"): a})
     assert {m: v.shape for m, v in found.items()} == {"a": (400, 2), "b": (400, 2)}
 
 
@@ -220,55 +293,6 @@ def test_canonical_of_a_flat_direction():
     """Axes without variance are not blown up."""
     a, b, _ = two_views()
     a = np.hstack([a, np.zeros((400, 2))])
-    found = evidence.canonical({"a": a, "b": b}, {("a", "b"): b, ("b", "a"): a})
+    found = views.canonical({"a": a, "b": b}, {("a", "b"): b, ("b", "a"): a})
     assert np.isfinite(found["a"]).all()
     assert np.abs(found["a"]).max() < 10
-
-
-# --- labels that the data bear out -------------------------------------------------------------------------------
-
-
-def test_borne_out_is_the_share_of_own_neighbours_above_chance():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2, 4], [200, 60, 20, 1])
-    x = rng.normal(size=(281, 4)) + 20 * np.eye(5, 4)[labels]
-    found = evidence.borne_out([x], [labels])
-    np.testing.assert_allclose(found, [1, 1, 1, np.nan, np.nan])
-    assert np.abs(evidence.borne_out([x], [rng.permutation(labels)])[:3]).max() < 0.15
-    d = np.sqrt(((x[:, None] - x[None]) ** 2).sum(2))
-    np.fill_diagonal(d, np.inf)
-    strays = labels.copy()
-    strays[:30] = 1
-    shares = [(strays[d[i].argsort()[:15]] == 1).mean() for i in np.flatnonzero(strays == 1)]
-    expected = (np.mean(shares) - 89 / 280) / (1 - 89 / 280)
-    assert evidence.borne_out([x], [strays])[1] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("labels", "cells"), [(2, 6), (3, 5), (10, 3), (30, 2), (3, 7)])
-def test_borne_out_is_one_for_few_cells_that_are_apart(labels: int, cells: int):
-    codes = np.repeat(np.arange(labels), cells)
-    x = 100 * np.eye(labels)[codes] + np.random.default_rng(0).normal(size=(len(codes), labels))
-    np.testing.assert_allclose(evidence.borne_out([x], [codes]), np.ones(labels))
-
-
-def test_a_population_split_at_random_is_not_borne_out():
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        kind = np.repeat(np.arange(10), 40)
-        x = rng.normal(size=(400, 5)) + 20 * rng.normal(size=(10, 5))[kind]
-        labels = np.where(kind == 0, 10 + rng.integers(0, 3, 400), kind)
-        found = evidence.borne_out([x], [labels])
-        assert (found[10:] < evidence.MIN_BORNE_OUT).all()
-        assert (found[1:10] > evidence.MIN_BORNE_OUT).all()
-
-
-def test_borne_out_over_batches_and_gaps():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], 50)
-    x = rng.normal(size=(150, 3)) + 20 * np.eye(3)[labels]
-    # one batch has one label, one has none: neither says anything
-    spaces, of = [x[:100], x[100:], x], [labels[:100], labels[100:], np.full(150, -1)]
-    np.testing.assert_allclose(evidence.borne_out(spaces, of), [1, 1, np.nan])
-    gaps = np.where(rng.random(150) < 0.5, labels, -1)
-    np.testing.assert_allclose(evidence.borne_out([x], [gaps]), 1)
-    np.testing.assert_allclose(evidence.borne_out([x], [labels], n_cells=40), 1)

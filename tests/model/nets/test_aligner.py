@@ -15,7 +15,7 @@ from scmmgan.model.coupling.coupling import couple_known
 from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.defaults import LOSS_WEIGHTS
 from scmmgan.model.nets import aligner as module
-from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.aligner import Aligner, split
 from scmmgan.model.nets.training import Recipe
 
 
@@ -187,8 +187,49 @@ def test_training_beats_the_start_on_what_it_minimises():
         there = aligner.translate(x["a"], "a", "b")
         return float(((aligner.translate(there, "b", "a") - x["a"]) ** 2).mean())
 
-    start, end = (fit(x, couplings, max_steps=n, lr=lr) for n, lr in ((1, 1e-12), (120, 2e-3)))
+    start, end = (fit(x, couplings, max_steps=n, lr=lr, batch_size=32) for n, lr in ((1, 1e-12), (120, 2e-3)))
     assert round_trip(end) < round_trip(start) / 2
+
+
+# --- cells that take no part -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [32, 50, 99, 100, 101, 130, 500, 991, 5_000, 12_000])
+def test_split(n: int):
+    """A tenth of the cells, at most 500: one half to choose the weights on, the other to score the map on."""
+    found = split({"a": n, "b": 300}, 0)["a"]
+    apart = min(500, -(-n // 10))
+    assert len(found.validation) == -(-apart // 2)
+    assert len(found.test) == apart - len(found.validation)
+    outside = np.concatenate([found.validation, found.test])
+    assert len(set(outside)) == apart
+    if n < 100:
+        # too few to be without them
+        np.testing.assert_array_equal(found.train, np.arange(n))
+    else:
+        np.testing.assert_array_equal(np.sort(np.concatenate([found.train, outside])), np.arange(n))
+    for rows in (found.train, found.validation, found.test):
+        assert (np.diff(rows) > 0).all()
+
+
+def test_split_is_drawn_by_its_seed():
+    sizes = {"a": 400, "b": 400}
+    first, again, other = split(sizes, 0), split(sizes, 0), split(sizes, 1)
+    for m in sizes:
+        for part in ("train", "validation", "test"):
+            np.testing.assert_array_equal(getattr(first[m], part), getattr(again[m], part))
+        assert not np.array_equal(first[m].test, other[m].test)
+        # drawn, not the first or last ones
+        assert 50 < first[m].test.mean() < 350
+    assert not np.array_equal(first["a"].test, first["b"].test)
+
+
+def test_training_gets_its_parts_of_the_split():
+    x = {"a": np.zeros((700, 2), np.float32), "b": np.zeros((510, 3), np.float32)}
+    data = module._training_data(x, {}, {}, LOSS_WEIGHTS, True, 3, "cpu")
+    for m, of in split({"a": 700, "b": 510}, 3).items():
+        np.testing.assert_array_equal(data.rows[m].numpy(), of.train)
+        np.testing.assert_array_equal(data.held_out[m].numpy(), of.validation)
 
 
 # --- state -------------------------------------------------------------------------------------------------------
