@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,40 @@ import scipy.sparse as sp
 import scmmgan as smm
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import FORMAT, Keys
+from scmmgan.model.coupling import couple
+from scmmgan.model.evidence import populations
+from scmmgan.model.problem import Problem
+from scmmgan.model.space.domain import Domain
+
+
+FOUND: dict[tuple, Any] = {}
+
+
+def once(function: Callable) -> Callable:
+    """The same result for the same problem, which many of these tests begin with."""
+
+    def wrapped(problem: Problem, domains: Mapping[str, Domain], *rest: Any, **settings: Any) -> Any:
+        cells = [(m, hashlib.sha256(d.x.tobytes()).hexdigest()) for m, d in domains.items()]
+        key = (function, problem.fingerprint, *cells, *settings.items())
+        if key not in FOUND:
+            FOUND[key] = function(problem, domains, *rest, **settings)
+        return deepcopy(FOUND[key])
+
+    return wrapped
+
+
+COUPLE, DIAGNOSE = once(couple.couple), once(populations.diagnose)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evidence and minima of some kind: looking for good ones takes most of the time."""
+    """Couplings and evidence of some kind: looking for good ones takes most of the time."""
     monkeypatch.setattr("scmmgan.model.coupling.gromov.N_STARTS", 2)
     monkeypatch.setattr("scmmgan.model.coupling.gromov.N_POLISHED", 1)
     monkeypatch.setattr("scmmgan.model.evidence.heldout.FOLDS", 2)
     monkeypatch.setattr("scmmgan.metrics.two_sample_auc", lambda *_, **__: 0.5)
+    monkeypatch.setattr(couple, "couple", COUPLE)
+    monkeypatch.setattr(populations, "diagnose", DIAGNOSE)
 
 
 def toy(n_cells: int = 60, **arguments: Any) -> md.MuData:
