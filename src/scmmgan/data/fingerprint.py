@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 HALF = np.uint64(32)  # bits of the name, then as many of the embedding
-CHUNK = 8_192  # rows hashed at one time
 
 
 def of(modality: Modality, embedding: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
@@ -44,20 +44,11 @@ def _spread(n: int, k: int) -> np.ndarray:
 
 def cell_hashes(names: np.ndarray | pd.Index, embedding: np.ndarray) -> np.ndarray:
     """Hashes (n,) of 8 bytes: the upper half of the cell's name, the lower half of its row of the embedding (n × p)."""
-    words = np.ascontiguousarray(embedding, dtype="<f4").view("<u4")
-    weights = _mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-    rows = [words[i : i + CHUNK].astype(np.uint64) @ weights for i in range(0, len(words), CHUNK)]
-    row = _mixed(np.concatenate(rows) if rows else np.empty(0, dtype=np.uint64))
-    name = pd.util.hash_array(np.asarray(names, dtype=object))
-    return (name >> HALF << HALF) | (row >> HALF)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """Every bit of the result depends on all bits of the value (splitmix64); products wrap."""
-    values = values * np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    rows = np.ascontiguousarray(embedding, dtype="<f4")
+    content, width = memoryview(rows.view(np.uint8)).cast("B") if rows.size else memoryview(b""), 4 * rows.shape[1]
+    name = (zlib.crc32(str(name).encode("utf-8", "surrogatepass")) for name in names)
+    row = (zlib.crc32(content[i * width : (i + 1) * width]) for i in range(len(rows)))
+    return (np.fromiter(name, np.uint64, len(rows)) << HALF) | np.fromiter(row, np.uint64, len(rows))
 
 
 def recorded_rows(adata: AnnData, name: str, stored: Mapping[str, Any], keys: Keys) -> np.ndarray:

@@ -268,6 +268,10 @@ class Aligner:
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
             _check_shapes(generator, state)
+            if isinstance(generator, BarycentricMap):
+                # as many cells as there were
+                for name in ("cells", "offsets", "share"):
+                    generator.register_buffer(name, state[name])
             generator.load_state_dict(state, assign=True)
             generator.eval()
         return aligner
