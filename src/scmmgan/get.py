@@ -260,7 +260,7 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
     stored = _slots.record(mdata, Keys(key))["model"]
     try:
         return Aligner.from_state(str(stored["config"]), stored["weights"])
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _record.damaged(Keys(key), str(error)) from error
 
 
