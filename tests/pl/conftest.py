@@ -12,9 +12,18 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from scmmgan.data import fingerprint as _fingerprint
+from scmmgan.data import record as _record
 from scmmgan.data.keys import FORMAT
+from scmmgan.model.problem import Modality
 
 N_SPOTS, N_CELLS, N_STEPS = 60, 45, 200
+
+
+@pytest.fixture(autouse=True)
+def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that tests write by hand have no digests (tests/data/test_damage.py)."""
+    monkeypatch.setattr(_record, "whole", lambda found, keys, *also: dict(found))
 
 
 @pytest.fixture
@@ -74,7 +83,15 @@ def aligned() -> md.MuData:
     config = {"modalities": ["spots", "cells"], "widths": widths, "block_sd": block_sd, "var_names": var_names}
     mdata.uns["scmmgan"] = {
         "format": FORMAT,
-        "params": {"links": "gene", "layer": "None"},
+        "params": {"modalities": np.array(["spots", "cells"]), "links": "gene", "layer": "None", "use_rep": "None"},
+        "fingerprint": {
+            name: _fingerprint.of(
+                Modality(name, adata.X, adata.obs_names.to_numpy(), adata.var_names.to_numpy()),
+                adata.obsm["X_scmmgan"],
+                transforms[name]["mean"],
+            )
+            for name, adata in (("spots", spots), ("cells", cells))
+        },
         "features": {name: np.array(found, dtype=object) for name, found in var_names.items()},
         "history": history,
         "model": {"config": json.dumps(config), "weights": {}, "transforms": transforms},

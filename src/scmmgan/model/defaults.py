@@ -16,6 +16,8 @@ MAX_LINK_TABLE = 500_000  # links: a column that gives more does not name genes
 MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes a cell and link), no more accurate
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
+SAMPLED = 64  # cells, and features, whose values are recorded: a change of units changes nearly all of them
+UNITS_TOLERANCE = 1e-3  # of a value and the mean one, beyond which it has changed: rounding is 1e-7
 
 # --- model space -------------------------------------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ def transfer(
             vocabularies[keys.transferred(target, name)] = column.categories.to_numpy(dtype=object)
         missing = np.asarray(pd.isna(parts[0])).mean()
         logger.info("%r of %r: %.1f %% of the cells of %r are unassigned.", name, target, 100 * missing, source)
-    before = _slots.record(mdata, keys).get("transfer", {})
+    before = _slots.added(mdata, keys, "transfer")
     names = [keys.transferred(target, name) for name in columns]
     kept = {name: of for name, of in before.get(source, {}).items() if name not in names}
     uns = {"transfer": {**before, source: kept | vocabularies}} if before or vocabularies else None

@@ -254,7 +254,8 @@ class Aligner:
     def from_state(cls, config: str, weights: Mapping[str, Any]) -> Aligner:
         """Rebuild an aligner from what `state` gave."""
         found = json.loads(config)
-        with torch.random.fork_rng(devices=[]):
+        # without memory, so that widths are compared with the weights that are there before any is taken
+        with torch.device("meta"):
             widths = {m: found["widths"][m] for m in found["modalities"]}
             frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
             aligner = cls(widths, found["networks"], found.get("noise"), frames)
@@ -266,12 +267,28 @@ class Aligner:
             state = {
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
+            _check_shapes(generator, state)
             if isinstance(generator, BarycentricMap):
                 # as many cells as there were
-                generator.remember(state["cells"], state["offsets"], state["share"])
-            generator.load_state_dict(state)
+                for name in ("cells", "offsets", "share"):
+                    generator.register_buffer(name, state[name])
+            generator.load_state_dict(state, assign=True)
             generator.eval()
         return aligner
+
+
+def _check_shapes(generator: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """ValueError unless the weights are those of the generator, of its shapes, and finite."""
+    expected = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if isinstance(generator, BarycentricMap):
+        # as many cells as there were
+        n = len(state["cells"]) if "cells" in state else 0
+        expected |= {name: (n, *expected[name][1:]) for name in ("cells", "offsets", "share")}
+    if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
+        raise ValueError(f"weights {wrong[:3]} do not have the shapes that belong to their widths")
+    if bad := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"weights {bad[:3]} are not finite")
 
 
 def _float(v: np.ndarray) -> torch.Tensor:
