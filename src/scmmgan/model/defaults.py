@@ -31,6 +31,7 @@ MIN_LABEL_PURITY = 0.5  # of a label among neighbours, half-way from chance to p
 LABEL_PURITY_CELLS = 5_000  # on which purity is measured
 DECODER_RIDGE = 1.0  # of the mean variance: minor components predict little of features outside the PCA
 DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose in a shared space (measured)
+CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a constant one
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
 
