@@ -134,6 +134,7 @@ N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
 VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
 UNMATCHED_HALF = 0.1  # unmatched share at which a cell is as likely to have no partner as to have one
 RIVAL_CHANCE = 0.5  # that a rival coupling of nearly the same cost is the right one
+MAX_CODES = 100  # different whole numbers up to which these are labels, of three cells or more on average
 MIN_PROBABILITY = 0.5  # a label or value that is less likely than not is left out
 PLACE_NEIGHBORS = 20  # real spots, of which the most central one is taken (measured)
 LANCZOS_ROUNDS = 100  # of a spectral clustering; a curve of 10,000 cells takes less than 50
