@@ -105,7 +105,8 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     -------
     A new AnnData, all cells × dimensions: `X` the joint embedding (float32), the blocks of all modality spaces side
     by side, axes weighed by what returns of them (:func:`scmmgan.tl.align`); `obs_names` are `{modality}:{cell}`,
-    `obs["modality"]` (categorical) next to the modalities' own columns (one of that name is replaced in the copy);
+    `obs["modality"]` (categorical) next to the modalities' own columns, categories in their order (a column of theirs
+    that is named so is `obs["own_modality"]`);
     `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
 
     Raises
@@ -416,9 +417,10 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
 
     names = _slots.config(mdata, keys)["modalities"]
     found = _slots.check_aligned(mdata, names, keys)
-    parts = []
+    parts, own = [], []
     for name in names:
-        obs = mdata[name].obs.copy()
+        obs = mdata[name].obs.rename(columns={"modality": "own_modality"})
+        own.append(obs)
         # categories of one name may differ between modalities
         obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
         obs["modality"] = name
@@ -426,7 +428,7 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
     # a column without any value in one modality would decide the type of the others'
     obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
     for column in obs.select_dtypes(object).columns:
-        obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
+        obs[column] = _as_categories(obs[column], [part[column] for part in own if column in part])
     obs["modality"] = pd.Categorical(obs["modality"], categories=names)
     var = pd.DataFrame(
         {"modality": np.repeat(names, [found["widths"][m] for m in names])},
@@ -434,6 +436,18 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
     )
     x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
     return AnnData(x, obs=obs, var=var)
+
+
+def _as_categories(values: pd.Series, own: Sequence[pd.Series]) -> pd.Categorical:
+    """Text of all modalities as categories, in the modalities' own order where they have one; ordered where all agree."""
+    text = values.where(values.isna(), values.astype(str))
+    typed = [column.cat for column in own if isinstance(column.dtype, pd.CategoricalDtype)]
+    first = dict.fromkeys(str(label) for of in typed for label in of.categories)
+    there = sorted(set(text.dropna()) - set(first))
+    lists = {tuple(of.categories) for of in typed}
+    ordered = len(lists) == 1 and len(typed) == len(own) and all(of.ordered for of in typed)
+    used = set(text.dropna())
+    return pd.Categorical(text, categories=[*(c for c in first if c in used), *there], ordered=ordered)
 
 
 def _copy_places(cells: AnnData, out: AnnData) -> None:

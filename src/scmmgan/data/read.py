@@ -20,7 +20,7 @@ from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain, model_space
-from scmmgan.model.space.pca import column_moments
+from scmmgan.model.space.pca import column_moments, dispersion
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -146,8 +146,7 @@ def _fewer(links: Links, a: Modality, b: Modality) -> Links:
     heaviest = np.argsort(-links.weight, kind="stable")
     one = heaviest[np.unique(side[heaviest], return_index=True)[1]]
     mean, sd = column_moments(modality.values[:, side[one]])
-    dispersion = sd**2 / np.maximum(np.abs(mean), 1e-6)
-    kept = np.sort(one[np.argsort(-dispersion, kind="stable")[:MAX_LINKS_USED]])
+    kept = np.sort(one[np.argsort(-dispersion(mean, sd), kind="stable")[:MAX_LINKS_USED]])
     logger.info("%d of %d links are used: one for each feature of %r, those that vary most.", len(kept), len(links), modality.name)  # fmt: skip
     return links.take(kept)
 

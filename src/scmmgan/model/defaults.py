@@ -33,6 +33,7 @@ MIN_LABEL_PURITY = 0.5  # of a label among neighbours, half-way from chance to p
 LABEL_PURITY_CELLS = 5_000  # on which purity is measured
 DECODER_RIDGE = 1.0  # of the mean variance: minor components predict little of features outside the PCA
 DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose in a shared space (measured)
+CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a constant one
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
 
@@ -135,6 +136,7 @@ N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
 VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
 UNMATCHED_HALF = 0.1  # unmatched share at which a cell is as likely to have no partner as to have one
 RIVAL_CHANCE = 0.5  # that a rival coupling of nearly the same cost is the right one
+MAX_CODES = 100  # different whole numbers up to which these are labels, of three cells or more on average
 MIN_PROBABILITY = 0.5  # a label or value that is less likely than not is left out
 PLACE_NEIGHBORS = 20  # real spots, of which the most central one is taken (measured)
 LANCZOS_ROUNDS = 100  # of a spectral clustering; a curve of 10,000 cells takes less than 50

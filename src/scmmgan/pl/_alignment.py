@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._predicted import draw_predictions, predict
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
@@ -139,7 +140,8 @@ def alignment(
         draw_legend(figure, axes, colors, color, columns if ax is None else 0)
     else:
         colorbar(figure, drawn, color, colors.extend, ax=list(axes), fraction=0.05, pad=0.02, aspect=25)
-    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, key, source, target)
+    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._utils import MISSING, OKABE_ITO, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def coordinates(
         panel.set(aspect="equal")
         if flat and not panel.yaxis_inverted():
             panel.invert_yaxis()
-    return finish(figure, axes if several else axes[0], own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, key, source, target)
+    return finish(figure, axes if several else axes[0], own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 def _tissue(mdata: MuData, target: str, spatial: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan.data.keys import Keys
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._measured import linked, measured_values, units
 from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissue
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
@@ -167,7 +168,8 @@ def spatial_map(
             # labels have no mapped panel: its place holds their legend
             labels = row[0].colors.legend
             places[1].legend(handles=row[0].colors.handles(), loc="upper left", ncols=-(-len(labels) // 12), **LEGEND)
-    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, chosen, source, target)
+    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 def contents(

@@ -117,7 +117,8 @@ def _warn_of_shapes(known: Known) -> None:
     if helped:
         logger.info("%r and %r are coupled by their shapes with the help of %s.", a, b, " and ".join(helped))
         return
-    logger.warning(
+    # what follows from it is said once, by the verdict
+    logger.info(
         "No links say which populations of %r and %r correspond: the coupling comes from their shapes alone "
         "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.",
         a, b,

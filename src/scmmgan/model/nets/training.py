@@ -98,13 +98,13 @@ def fit(
     recipe: Recipe,
     *,
     random_state: int,
-    accelerator: str,
+    device: torch.device,
     progress_bar: bool,
 ) -> dict[str, list[float]]:
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
     from tqdm.auto import tqdm
 
-    fabric, max_steps = Fabric(accelerator=accelerator, devices=1), recipe.max_steps
+    fabric, max_steps = _fabric(device), recipe.max_steps
     players = [_Player(fabric, nets, recipe) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
@@ -139,6 +139,13 @@ def fit(
         )
     _load([*players[0].parameters, *players[0].buffers], best)
     return dict(history)
+
+
+def _fabric(device: torch.device) -> Fabric:
+    """Lightning on that device: of several GPUs the one that is named, else the current one."""
+    if device.type != "cuda":
+        return Fabric(accelerator=device.type, devices=1)
+    return Fabric(accelerator="cuda", devices=[torch.cuda.current_device() if device.index is None else device.index])
 
 
 class _Player:
