@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-GAPS = ("", "nan", "None", "<NA>")  # what str() makes of a gap
+# what str() makes of a gap, and what files have in its place
+GAPS = (
+    "", "-", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL",
+)  # fmt: skip
 
 
 def read_pairs(
@@ -178,4 +181,4 @@ def _as_text(series: pd.Series) -> pd.Series:
     """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
     values = series.astype(object).convert_dtypes().astype(object)
     text = values.astype(str)
-    return text.where(~(values.isna() | text.isin(GAPS)), None).astype(object)
+    return text.where(~(values.isna() | text.str.strip().isin(GAPS)), None).astype(object)
