@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted: files of an earlier run are as they were.", 130)
     except OSError as error:
         reason = error.strerror or str(error)
-        return _fail(f"cannot write to {str(args.output)!r}: {reason}. Make room, or name another folder with -o DIR.", 2)
+        return _fail(
+            f"cannot write to {str(args.output)!r}: {reason}. Make room, or name another folder with -o DIR.", 2
+        )
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     return 0

@@ -65,7 +65,9 @@ def recorded_rows(adata: AnnData, name: str, stored: Mapping[str, Any], keys: Ke
         raise _unknown(adata, name, wrong, known, found[wrong], ~np.isfinite(embedding[wrong]).all(axis=1), keys)
     if not adata.obs_names.is_unique:
         twice = adata.obs_names[adata.obs_names.duplicated()]
-        raise ValueError(f"{len(twice)} cells of {name!r} are there more than once, e.g. {twice[0]!r}. Drop the copies.")
+        raise ValueError(
+            f"{len(twice)} cells of {name!r} are there more than once, e.g. {twice[0]!r}. Drop the copies."
+        )
     return at
 
 
@@ -105,7 +107,9 @@ def changed_values(
 
     `slot`: X, layers or obsm, and the key. `rows`, `columns`: where every cell and feature was then, -1 for new ones.
     """
-    (own, then), (at, of_them) = (_common(found, stored[name]) for found, name in ((rows, "rows"), (columns, "columns")))
+    (own, then), (at, of_them) = (
+        _common(found, stored[name]) for found, name in ((rows, "rows"), (columns, "columns"))
+    )
     container, key = slot
     held = {} if container == "X" else getattr(adata, container)
     if not len(own) or not len(at) or (adata.X is None if container == "X" else key not in held):

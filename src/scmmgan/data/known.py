@@ -166,7 +166,9 @@ def _columns(
         if not isinstance(column, str):
             raise TypeError(f"`{argument}` must name an obs column, or be a dict of such names, got {column!r}.")
         if column not in obs:
-            raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column))
+            raise missing_key(
+                f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column)
+            )
         values[m] = _as_text(obs[column])
     return values
 
@@ -175,4 +177,4 @@ def _as_text(series: pd.Series) -> pd.Series:
     """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
     values = series.astype(object).convert_dtypes().astype(object)
     text = values.astype(str)
-    return text.where(~(values.isna() | text.isin(GAPS)), None).astype(object)
+    return text.where(~(values.isna() | text.str.strip().isin(GAPS)), None).astype(object)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-GAPS = ("", "nan", "None", "<NA>")  # what str() makes of a gap
+# what str() makes of a gap, and what files have in its place
+GAPS = (
+    "", "-", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL",
+)  # fmt: skip
 # columns by which other tools name coordinates
 _PLACES = (
     ("x", "y", "z"), ("x", "y"), ("X", "Y"), ("x_centroid", "y_centroid"), ("center_x", "center_y"),

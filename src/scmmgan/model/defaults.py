@@ -9,10 +9,15 @@ from __future__ import annotations
 
 MIN_CELLS = 32  # of a modality or a batch of samples: the least training batch
 MIN_LINKS = 3  # fewer linked features make no correlation
-MIN_AUTO = 10  # equal names below which they may be chance
 MIN_PAIRS = 3  # fewer known pairs are no coordinates
 MIN_SHARED = 50  # equal names, and half of the smaller modality, that make one space of both
 MAX_LINK_TABLE = 500_000  # links: a column that gives more does not name genes
+NEARLY_ONE_TO_ONE = 2.0  # links per feature of the side with fewer, at most, of columns that links="auto" may take
+MAX_KEY_LINKS = 60  # by one key with 3 or more features on both sides (20 genes × 3 antibodies): it is a filler
+MANY_KEY_LINKS = 20  # by one key with several features on both sides, from which on it is named in a warning
+PANEL_SHARE = 0.5  # of the features that are known antibodies, in a panel of them
+MAX_PANEL = 1_000  # features of a panel of antibodies; the largest sold have 300
+MAX_AFFIXES = 3  # that names have before or behind what they name
 MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes a cell and link), no more accurate
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array

@@ -83,7 +83,9 @@ def _drawable(text: str, fonts: FontProperties, missing: dict[str, None]) -> str
         one = fonts.copy()
         one.set_family(family)
         files.append(get_font(findfont(one)))
-    lacking = {c for c in text if not c.isascii() and not c.isspace() and not any(f.get_char_index(ord(c)) for f in files)}
+    lacking = {
+        c for c in text if not c.isascii() and not c.isspace() and not any(f.get_char_index(ord(c)) for f in files)
+    }
     missing.update(dict.fromkeys(sorted(lacking)))
     return "".join("?" if c in lacking else c for c in text) if lacking else ""
 

@@ -206,7 +206,9 @@ def uncertainty(
         slots[target, "var", keys.interval(suffix)] = widths
         record |= more
     record = _slots.storable_record(record)
-    _derived.write(mdata, _read.as_now(mdata, slots, keys), keys, uns={"uncertainty": _merged(mdata, pair, record, keys)})
+    _derived.write(
+        mdata, _read.as_now(mdata, slots, keys), keys, uns={"uncertainty": _merged(mdata, pair, record, keys)}
+    )
 
 
 def calibration_pairs(
