@@ -34,6 +34,7 @@ PLANTED = {"pbmc5k_cite": Case("prot", "rna", "genes"), "sim_counts": Case("rna"
 CITE = ("pbmc5k_cite", "pbmc10k_cite")
 DROPPED = "CD4 T naive"
 N_PAIRS, COVERAGE, WITHIN = 200, 0.9, 0.03
+N_CELLS, N_GENES, N_PROTEINS = 5_000, 20_000, 30  # of the simulated set
 
 
 def align(mdata: mudata.MuData, case: Case, seed: int, options: dict[str, Any]) -> float:
@@ -139,15 +140,15 @@ def intervals(folder: Path, seed: int, method: str, options: dict[str, Any]) -> 
 def cost(folder: Path, seed: int, method: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """5,000 cells × 20,000 genes, 18 % not zero, and 5,000 cells × 30 linked proteins: seconds, peak memory."""
     rng = np.random.default_rng(seed)
-    z = rng.normal(size=(10_000, 10)) + 2 * rng.normal(size=(8, 10))[rng.integers(8, size=10_000)]
-    loadings = np.random.default_rng(1).normal(size=(10, 20_000))
+    z = rng.normal(size=(2 * N_CELLS, 10)) + 2 * rng.normal(size=(8, 10))[rng.integers(8, size=2 * N_CELLS)]
+    loadings = np.random.default_rng(1).normal(size=(10, N_GENES))
     blocks = []
-    for rows in np.array_split(np.arange(5_000), 10):
+    for rows in np.array_split(np.arange(N_CELLS), 10):
         rate = np.exp(0.3 * z[rows] @ loadings - 2.5)
         blocks.append(sp.csr_matrix(np.log1p(rng.poisson(np.minimum(rate, 50))).astype(np.float32)))
-    panel = (z[5_000:] @ loadings[:, :30] + rng.normal(size=(5_000, 30))).astype(np.float32)
+    panel = z[N_CELLS:] @ loadings[:, :N_PROTEINS] + rng.normal(size=(N_CELLS, N_PROTEINS))
     parts = {}
-    for m, x in (("prot", panel), ("rna", sp.vstack(blocks).tocsr())):
+    for m, x in (("prot", panel.astype(np.float32)), ("rna", sp.vstack(blocks).tocsr())):
         obs, var = ([f"{p}{i}" for i in range(n)] for p, n in zip((m, "g"), x.shape))
         parts[m] = anndata.AnnData(x, obs=pd.DataFrame(index=obs), var=pd.DataFrame(index=var))
     mdata = mudata.MuData(parts)

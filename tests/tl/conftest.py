@@ -76,3 +76,11 @@ def few_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     from scmmgan.model.evidence import heldout
 
     monkeypatch.setattr(heldout, "held_out_links", partial(heldout.held_out_links, n_null=3))
+
+
+@pytest.fixture
+def coarse_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes are matched over 24 landmarks, not 150: for what does not depend on how well they are."""
+    from scmmgan.model.coupling import couple
+
+    monkeypatch.setattr(couple, "SHAPE_LANDMARKS", 24)

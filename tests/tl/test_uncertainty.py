@@ -18,7 +18,7 @@ import scmmgan as smm
 from helpers import transform_of
 from scmmgan.data import read as _read
 from scmmgan.data.keys import Keys
-from scmmgan.model.coupling.couple import couple
+from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.evidence import calibration as _calibration
 from scmmgan.tl._uncertainty import expressed
 
@@ -277,7 +277,7 @@ def test_cells_of_known_pairs_do_not_know_their_pair():
     pairs = true_pairs(mdata, 0, 60)
     smm.tl.align(mdata, "protein", "rna", pairs=pairs, **COUPLED)
     problem, domains = _read.reread(mdata, Keys())
-    coupling = couple(problem, domains, random_state=0)[0]["protein", "rna"]
+    coupling = _couple.couple(problem, domains, random_state=0)[0]["protein", "rna"]
     plan = _calibration._without_own_pair(problem, domains, ("protein", "rna"), coupling, 0)
     known = coupling.known
     assert (plan[~known] != coupling.plan[~known]).nnz == 0
@@ -419,10 +419,13 @@ def test_cells_and_features_agree_where_shapes_decide():
     np.testing.assert_allclose(relative.mean(1), mdata["rna"].obs["scmmgan_uncertainty"], atol=1e-4)
 
 
-def test_two_of_three_modalities_linked():
+def test_two_of_three_modalities_linked(monkeypatch: pytest.MonkeyPatch):
     """The third is coupled by shape, with fewer landmarks for all: so are the couplings of the folds."""
-    mdata = smm.datasets.toy(n_cells=330, n_modalities=3, n_features=[30, 20, 20])
+    monkeypatch.setattr(_couple, "LANDMARKS", 60)
+    monkeypatch.setattr(_couple, "SHAPE_LANDMARKS", 24)
+    mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[30, 20, 20])
     table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
     smm.tl.align(mdata, links=table, method="coupling", progress_bar=False)
     smm.tl.uncertainty(mdata, "rna", "protein")
     assert len(smm.get.uncertainty_summary(mdata, "rna", "protein")["calibration"])
+    assert mdata["rna"].obsm["scmmgan_uncertainty_plan_protein"].shape == (130, 24)

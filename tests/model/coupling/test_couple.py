@@ -120,7 +120,7 @@ def test_what_makes_the_coupling(
         assert source.shape[1] == target.shape[1] == len(sign) == len(weight) == len(table)
 
 
-def test_couplings_are_those_of_what_is_known(tiny: md.MuData, linked: Started):
+def test_couplings_are_those_of_what_is_known(tiny: md.MuData, linked: Started, monkeypatch: pytest.MonkeyPatch):
     """Links in model space, pairs, labels and seed reach the coupling of the two, landmarks inside labels."""
     pairs, labels = true_pairs(tiny, 6), codes_of(tiny)
     for links in (linked[0].of(*PAIR).links, None):
@@ -134,6 +134,12 @@ def test_couplings_are_those_of_what_is_known(tiny: md.MuData, linked: Started):
         else:
             values = linked_values(problem.of(*PAIR), domains, shared=False)
             expected = couple_known(x, landmarks, values, refine=True, **how)
+        # the seed, too: it is asked for, and mostly of no consequence
+        name = "couple_geometry" if links is None else "couple_known"
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_, random_state, **__: pytest.fail(f"seed {random_state}"))
+            with pytest.raises(pytest.fail.Exception, match="seed 3"):
+                couple(problem, domains, random_state=3, n_landmarks=20)
         for pair, c in expected.items():
             np.testing.assert_array_equal(found[pair].landmarks.label, c.landmarks.label)
             np.testing.assert_array_equal(found[pair].anchors, c.anchors)
@@ -169,9 +175,7 @@ def test_loadings_weigh_as_links_agree(tiny: md.MuData, linked: Started):
     free = {m: np.setdiff1d(np.arange(n), known.positions(m))[:3] for m, n in (("rna", 30), ("protein", 20))}
     sign = np.ones(18)
     sign[4] = -1
-    links = Links(
-        np.r_[right.first, free["rna"]], np.r_[right.second, free["protein"]], np.r_[np.ones(17), 0.5], sign
-    )
+    links = Links(np.r_[right.first, free["rna"]], np.r_[right.second, free["protein"]], np.r_[np.ones(17), 0.5], sign)
     problem, domains = knowing(linked, links=links)
     found, loadings = couple(problem, domains, random_state=0)
     agreement = found[PAIR].info["link_weight"]

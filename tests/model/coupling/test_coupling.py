@@ -10,9 +10,8 @@ import pytest
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from scmmgan.model.coupling import coupling
+from scmmgan.model.coupling import coupling, views
 from scmmgan.model.coupling import minima as minima_module
-from scmmgan.model.coupling import views
 from scmmgan.model.coupling.coupling import Coupling, couple_geometry, couple_known, link_agreement
 from scmmgan.model.coupling.landmarks import Landmarks, find_landmarks
 from scmmgan.model.coupling.transport import images, plans_of, relaxed_plan
@@ -478,7 +477,7 @@ def test_a_label_that_one_side_lacks_is_unmatched(missing: int, how: str):
     for c, own, other in ((found["a", "b"], "a", "b"), (found["b", "a"], "b", "a")):
         check_plan(c, len(x[own]), len(x[other]), 4)
         matched = np.isin(labels[own], labels[other])
-        # orphaned landmarks draw a little from everywhere
+        # orphaned landmarks take a little from everywhere
         assert forbidden_mass(c, labels[own], labels[other])[matched].max() < 0.015
 
 

@@ -258,7 +258,8 @@ def test_coordinates_without_information_give_equal_plans():
     x, landmarks = two_modalities()
     zeros = {m: np.zeros((len(v), 4)) for m, v in x.items()}
     plan = plans_of([(zeros, 1.0)], landmarks, None)["a", "b"]
-    np.testing.assert_allclose(shares(plan), np.tile(landmarks["b"].mass ** (1 / 1.02), (60, 1)) / (landmarks["b"].mass ** (1 / 1.02)).sum(), rtol=1e-3)  # fmt: skip
+    expected = landmarks["b"].mass ** (1 / 1.02)
+    np.testing.assert_allclose(shares(plan), np.tile(expected / expected.sum(), (60, 1)), rtol=1e-3)
 
 
 def test_label_shares_of_cells_and_landmarks():
@@ -275,7 +276,9 @@ def test_label_shares_of_cells_and_landmarks():
         np.testing.assert_allclose(found.landmarks[m], expected)
     np.testing.assert_allclose(found.cells["b"].sum(1), 1)
     rows = np.array([4, 0, 31])
-    expected = label_cost(found.cells["b"][rows], found.known["b"][rows], found.landmarks["a"], found.landmark_known["a"])
+    expected = label_cost(
+        found.cells["b"][rows], found.known["b"][rows], found.landmarks["a"], found.landmark_known["a"]
+    )
     np.testing.assert_array_equal(found.cost("b", "a", rows), expected)
 
 
@@ -338,4 +341,5 @@ def test_labelled_cells_stay_with_landmarks_of_their_label():
             assert set(of[to]) == {label}
             assert len(to) == min(5, (of == label).sum())
         else:
-            np.testing.assert_array_equal(np.sort(to), np.sort(((landmarks.centroids - x[i]) ** 2).sum(1).argsort()[:5]))
+            near = ((landmarks.centroids - x[i]) ** 2).sum(1).argsort()[:5]
+            np.testing.assert_array_equal(to, np.sort(near))

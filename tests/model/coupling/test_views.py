@@ -26,7 +26,9 @@ def test_correlation_distance():
     a, b = rng.normal(size=(7, 5)), rng.normal(size=(4, 5))
     expected = 1 - np.corrcoef(np.vstack([a, b]))[:7, 7:]
     np.testing.assert_allclose(views.correlation_distance(a, b), expected, atol=1e-10)
-    np.testing.assert_allclose(views.correlation_distance(a.astype(np.float32), b.astype(np.float32)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        views.correlation_distance(a.astype(np.float32), b.astype(np.float32)), expected, atol=1e-5
+    )
     a[2] = 3
     got = views.correlation_distance(a, b)
     np.testing.assert_allclose(got[2], 1)

@@ -64,6 +64,24 @@ def test_attributions_add_up_to_the_difference_of_predictions(chain: dict):
     assert (paths.gap(chain["x"]) < 0.02).all()
 
 
+def test_coordinates_after_the_features_are_no_features(chain: dict):
+    """A generator into a tissue emits places, too."""
+    paths = attribution.path_gradients(chain["generator"], chain["x"], chain["loadings"])
+    wide = Generator(P, P_OUT + 2)
+    with torch.no_grad():
+        for (name, value), own in zip(wide.named_parameters(), chain["generator"].parameters()):
+            if value.shape == own.shape:
+                value.copy_(own)
+            else:
+                assert name in ("skip.weight", "skip.bias", "body.6.weight", "body.6.bias")
+                value[:P_OUT] = own
+                value[P_OUT:] = 7
+    found = attribution.path_gradients(wide, chain["x"], chain["loadings"])
+    np.testing.assert_allclose(found.gradient, paths.gradient, atol=1e-5)
+    np.testing.assert_allclose(found.mapped, paths.mapped, atol=1e-4)
+    np.testing.assert_allclose(found.baseline, paths.baseline, atol=1e-5)
+
+
 def test_gap_sees_what_is_missing(chain: dict):
     paths = attribution.path_gradients(chain["generator"], chain["x"], chain["loadings"])
     half = attribution.PathGradients(paths.gradient / 2, paths.mapped, paths.baseline)

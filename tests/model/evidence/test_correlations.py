@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy import stats
-from scipy.spatial.distance import pdist
 
 from scmmgan.model.evidence import correlations as cor
+from scmmgan.model.problem import Modality
+from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.graphs import graph_scores
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
-from scmmgan.model.space.transform import _graph_scores, decoder_of, fit_operator, fit_transform
+from scmmgan.model.space.transform import decoder_of, fit_transform
 
 AT = np.array([0, 3]), np.arange(1, 30)
 
@@ -21,21 +27,30 @@ def counts(n: int = 120, g: int = 30, seed: int = 0) -> np.ndarray:
     return np.log1p(rng.poisson(rate)).astype(np.float32)
 
 
+def operator(x: np.ndarray | sp.csr_matrix, **how: bool) -> sp.csr_matrix:
+    return smoothing_operator(graph_scores(x, **how))
+
+
+def modality(x: np.ndarray | sp.csr_matrix, **fields: Any) -> Modality:
+    cells, features = (np.array([f"{kind}{i}" for i in range(n)], dtype=object) for kind, n in zip("cf", x.shape))
+    return Modality("a", x, cells, features, **fields)
+
+
 def smoothed(x: np.ndarray, kind: str) -> tuple[SmoothedMatrix | BatchedMatrix, np.ndarray]:
     """A matrix and the same dense, in float64."""
     if kind == "batched":
         rows = [np.arange(0, len(x), 2), np.arange(1, len(x), 2)]
-        parts = [SmoothedMatrix(sp.csr_matrix(x[r]), fit_operator(x[r]), 2) for r in rows]
+        parts = [SmoothedMatrix(sp.csr_matrix(x[r]), operator(x[r]), 2) for r in rows]
         matrix: SmoothedMatrix | BatchedMatrix = BatchedMatrix(parts, rows)
     else:
-        matrix = SmoothedMatrix(sp.csr_matrix(x) if kind == "sparse" else x, fit_operator(x), 3)
+        matrix = SmoothedMatrix(sp.csr_matrix(x) if kind == "sparse" else x, operator(x), 3)
     return matrix, matrix.columns(np.arange(x.shape[1])).astype(np.float64)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "dense", "batched"])
 def test_measured_correlations_and_limits(kind: str):
     matrix, dense = smoothed(counts(), kind)
-    by = cor.by_column(matrix)
+    by = matrix.by_column()
     expected = np.corrcoef(dense.T)[np.ix_(*AT)]
     np.testing.assert_allclose(cor.correlate(by, *AT), expected, atol=1e-5)
     weights = cor.resampled(len(dense), np.random.default_rng(0))
@@ -101,78 +116,144 @@ def test_permuted_values_go_anywhere():
     assert np.abs(np.corrcoef(drawn.T, np.arange(200.0))[-1, :-1]).max() < 0.3
 
 
-def test_permuted_is_smoothed_as_the_pipeline_would():
-    x = sp.csr_matrix(counts())
+@pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_permuted_is_smoothed_as_the_pipeline_would(sparse: bool, denoise: bool):
+    x = sp.csr_matrix(counts()) if sparse else counts()
     drawn = cor.permuted(x, np.random.default_rng(5))
-    expected = SmoothedMatrix(drawn, fit_operator(drawn.tocsr(), random_state=0), 3).columns(np.arange(30))
-    how = {"t": 3, "allowed": None, "batch": None, "denoise": False, "random_state": 0}
-    got = cor.permuted_smoothed(np.random.default_rng(5), x=x, **how).columns(np.arange(30))
-    np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
-def test_constant_features_of_a_sparse_matrix_have_no_sd():
-    """Sums in float32 would give them one, and the graph of the null their rounding."""
-    x = np.hstack([counts(400), np.full((400, 2), 0.7, dtype=np.float32)])
-    mean, sd = cor.moments(sp.csc_matrix(x))
-    np.testing.assert_allclose(mean, x.mean(0, dtype=np.float64), rtol=1e-12)
-    np.testing.assert_allclose(sd, cor.moments(x)[1], atol=1e-7)
-    assert np.all(sd[-2:] == 0)
-
-
-def test_graphs_of_the_null_are_denoised_as_those_of_the_data():
-    """Features that never vary count for neither."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 250)) + rng.normal(size=(400, 250))
-    x = np.hstack([x, np.ones((400, 30))]).astype(np.float32)
-    got = cor.graph_scores(sp.csc_matrix(x), None, denoise=True)
-    expected = _graph_scores(x, None, denoise=True)
-    distances = [np.sort(pdist(v[:, v.any(0)])) for v in (got, expected)]
-    np.testing.assert_allclose(distances[0] / distances[0].mean(), distances[1] / distances[1].mean(), rtol=1e-3)
-    assert got.any(0).sum() == expected.any(0).sum() < 50
+    graph = operator(drawn.tocsr() if sparse else drawn, denoise=denoise)
+    expected = SmoothedMatrix(drawn, graph, 3).columns(np.arange(30))
+    got = cor.permuted_smoothed(np.random.default_rng(5), modality(x), 3, denoise=denoise)
+    np.testing.assert_allclose(got.columns(np.arange(30)), expected, atol=1e-4)
+    # features that may not enter a PCA are smoothed on the graph of the others
+    allowed = np.arange(10, 30)
+    graph = smoothing_operator(graph_scores(drawn.tocsr() if sparse else drawn, allowed, denoise=denoise))
+    got = cor.permuted_smoothed(np.random.default_rng(5), modality(x, allowed=allowed), 3, denoise=denoise)
+    np.testing.assert_allclose(
+        got.columns(np.arange(30)), SmoothedMatrix(drawn, graph, 3).columns(np.arange(30)), atol=1e-4
+    )
 
 
 def test_permuted_inside_batches():
     x = counts()
-    batch = np.repeat([0, 1], 60)
     x[60:] += 5
-    how = {"t": 0, "allowed": None, "batch": batch, "denoise": False, "random_state": 0}
-    drawn = cor.permuted_smoothed(np.random.default_rng(0), x=sp.csr_matrix(x), **how)
-    own = BatchedMatrix([SmoothedMatrix(x[:60]), SmoothedMatrix(x[60:])], [np.arange(60), np.arange(60, 120)])
+    rows = (np.arange(60), np.arange(60, 120))
+    drawn = cor.permuted_smoothed(np.random.default_rng(0), modality(sp.csr_matrix(x), batches=rows), 0)
+    own = BatchedMatrix([SmoothedMatrix(x[:60]), SmoothedMatrix(x[60:])], rows)
     got, expected = (m.columns(np.arange(30)) for m in (drawn, own))
     for part in (slice(0, 60), slice(60, 120)):
         np.testing.assert_allclose(np.sort(got[part], axis=0), np.sort(expected[part], axis=0), atol=1e-5)
+    # on graphs of their own where there is a step
+    steps = cor.permuted_smoothed(np.random.default_rng(0), modality(sp.csr_matrix(x), batches=rows), 1)
+    assert [part.operator.shape for part in steps.parts] == [(60, 60)] * 2
 
 
-def test_leading_eigenvectors_of_a_large_matrix():
-    z = np.random.default_rng(0).normal(size=(700, 600)).astype(np.float32)
-    gram = z.T @ z / 700
-    got, expected = cor.leading(gram, 20), np.linalg.eigh(gram.astype(float))[1][:, -20:]
-    assert np.linalg.svd(expected.T @ got)[1].min() > 0.999
-
-
-def test_unrelated_features_keep_the_graph():
+@pytest.mark.parametrize("kind", ["sparse", "dense", "batched"])
+def test_unrelated_features_keep_the_graph(kind: str):
     x = counts()
-    for kind in ("sparse", "dense", "batched"):
-        matrix, _ = smoothed(x, kind)
-        t = 2 if kind == "batched" else 3
-        found = cor.unrelated(np.random.default_rng(0), matrix, sp.csr_matrix(x) if kind != "dense" else x, t)
-        if kind != "batched":
-            drawn = cor.permuted(sp.csr_matrix(x) if kind == "sparse" else x, np.random.default_rng(0))
-            expected = SmoothedMatrix(drawn, matrix.operator, 3).columns(np.arange(30))
-            np.testing.assert_allclose(found.columns(np.arange(30)), expected, atol=1e-6)
-        own = cor.unit(matrix.columns(np.array([0])))
-        sd = cor.column_sd(matrix, np.arange(30))
-        dense = found.columns(np.arange(30)).astype(float)
-        by_hand = own[:, 0].astype(float) @ (dense - dense.mean(0)) / np.sqrt(120) / sd
-        np.testing.assert_allclose(cor.covary(own, found, np.arange(30), sd)[0], by_hand, atol=1e-5)
+    matrix, _ = smoothed(x, kind)
+    domain: Any = SimpleNamespace(smoothed=matrix)
+    found = cor.unrelated(np.random.default_rng(0), domain)
+    if kind == "batched":
+        # the batches' shifts and scales are those of the features as they are
+        np.testing.assert_array_equal(found.scale, matrix.scale)
+        np.testing.assert_array_equal(found.shift, matrix.shift)
+        assert all(a.operator is b.operator for a, b in zip(found.parts, matrix.parts))
+    else:
+        drawn = cor.permuted(sp.csr_matrix(x) if kind == "sparse" else x, np.random.default_rng(0))
+        expected = SmoothedMatrix(drawn, matrix.operator, 3).columns(np.arange(30))
+        np.testing.assert_allclose(found.columns(np.arange(30)), expected, atol=1e-6)
+    own = cor.unit(matrix.columns(np.array([0])))
+    sd = cor.column_sd(matrix, np.arange(30))
+    dense = found.columns(np.arange(30)).astype(float)
+    by_hand = own[:, 0].astype(float) @ (dense - dense.mean(0)) / np.sqrt(120) / sd
+    np.testing.assert_allclose(cor.covary(own, found, np.arange(30), sd)[0], by_hand, atol=1e-5)
+
+
+def test_unrelated_features_without_smoothing():
+    x = sp.csr_matrix(counts())
+    domain: Any = SimpleNamespace(smoothed=SmoothedMatrix(x))
+    found = cor.unrelated(np.random.default_rng(0), domain).columns(np.arange(30))
+    np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(x.toarray(), axis=0))
+
+
+# --- both sides --------------------------------------------------------------------------------------------------
+
+
+def covariances(a: np.ndarray, b: np.ndarray, sds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a - a.mean(0)).T @ (b - b.mean(0)) / len(a) / np.outer(*sds)
+
+
+@pytest.mark.parametrize("measured_in", ["a", "b"])
+def test_correlations_of_both_sides_with_their_nulls(
+    measured_in: str, make_planted: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Against dense arrays: every null compares permuted features, smoothed anew or on the graph that is there."""
+    monkeypatch.setattr(cor, "PERMUTATIONS", 2)
+    monkeypatch.setattr(cor, "RESAMPLES", 30)
+    found = make_planted()
+    domains = found.domains
+    turn = np.random.default_rng(1).normal(size=(found.x["a"].shape[1], found.x["b"].shape[1])) / 3
+    asked = {"measured": np.array([2, 3, 4, 9]), "mapped": np.array([1, 3, 4, 11])}
+    queries = {"measured": np.array([0, 7]), "mapped": np.array([0, 6])}
+    got = cor.with_nulls(
+        domains, "a", "b", measured_in, asked, queries, lambda x: np.tanh(x @ turn).astype(np.float32),
+        steps={"a": 1, "b": 2}, denoise=True, signed=True, seed=4, graph_seed=0,
+    )  # fmt: skip
+    n, every = 120, {m: np.arange(len(d.modality.features)) for m, d in domains.items()}
+    own = domains[measured_in].smoothed.columns(every[measured_in])
+    y = np.tanh(found.x["a"] @ turn)
+    decoder = domains["b"].transform.decoder
+    for side, values in (("measured", own), ("mapped", y @ decoder)):
+        r = np.corrcoef(values.T.astype(np.float64))[np.ix_(queries[side], asked[side])]
+        np.testing.assert_allclose(got[side]["r"], r, atol=1e-4)
+        # the same cells are drawn on both sides where they are the same
+        drawn = np.random.default_rng([4, 0 if measured_in == "a" or side == "mapped" else 1, 1])
+        weights = cor.resampled(n, drawn)
+        cells = [np.repeat(values, np.round(w * n).astype(int), axis=0).astype(np.float64) for w in weights.T]
+        boot = [np.corrcoef(v.T)[np.ix_(queries[side], asked[side])] for v in cells]
+        np.testing.assert_allclose(got[side]["limit"], np.quantile(boot, 0.95, axis=0), atol=1e-3)
+    assert [v.shape for v in got["measured"]["covaried"]] == [(2, 2, 4)] * 2
+    assert [v.shape for v in got["mapped"]["covaried"]] == [(2, 2, 4)] * 3
+    for i in range(2):
+        rng = np.random.default_rng([4, i])
+        noise = cor.permuted_smoothed(rng, domains["a"].modality, 1)
+        drawn = noise if measured_in == "a" else cor.permuted_smoothed(rng, domains["b"].modality, 2)
+        apart = {m: cor.unrelated(rng, domains[m]) for m in dict.fromkeys(("b", measured_in))}
+        q, f = queries["measured"], asked["measured"]
+        permuted = drawn.columns(every[measured_in]).astype(np.float64)
+        np.testing.assert_allclose(
+            got["measured"]["correlated"][:, i], np.corrcoef(permuted.T)[np.ix_(q, f)], atol=1e-4
+        )
+        strays = apart[measured_in].columns(every[measured_in])
+        sds = own[:, q].std(0), own[:, f].std(0)
+        np.testing.assert_allclose(
+            got["measured"]["covaried"][0][:, i], covariances(own[:, q], strays[:, f], sds), atol=1e-4
+        )
+        np.testing.assert_allclose(
+            got["measured"]["covaried"][1][:, i], covariances(strays[:, q], own[:, f], sds), atol=1e-4
+        )
+        q, f = queries["mapped"], asked["mapped"]
+        mapped = y @ decoder
+        sds = mapped[:, q].std(0), mapped[:, f].std(0)
+        image = np.tanh(domains["a"].transform.transform(noise) @ turn) @ decoder
+        other = decoder_of(apart["b"], domains["b"].x * float(domains["b"].transform.scale), domains["b"].transform)
+        expected = (
+            covariances(image[:, q], image[:, f], sds),
+            covariances(mapped[:, q], (y @ other)[:, f], sds),
+            covariances((y @ other)[:, q], mapped[:, f], sds),
+        )
+        for null, by_hand in zip(got["mapped"]["covaried"], expected):
+            np.testing.assert_allclose(null[:, i], by_hand, atol=2e-4 * max(1, np.abs(by_hand).max()))
 
 
 @pytest.mark.parametrize("n_genes", [30, 2_100])
 def test_decoder_of_the_features_themselves_is_theirs(n_genes: int):
     x = counts(150, n_genes)
     matrix = SmoothedMatrix(x)
-    transform = fit_transform(matrix, n_pcs=5)
-    scores = transform.transform(matrix) * float(transform.scale)
+    transform, x = fit_transform(matrix, n_pcs=5)
+    scores = x * float(transform.scale)
     got = decoder_of(matrix, scores, transform)
     np.testing.assert_allclose(got, transform.decoder, atol=2e-3 * np.abs(transform.decoder).max())
 
@@ -195,19 +276,44 @@ def test_effects_leave_their_own_permutation_out():
     np.testing.assert_allclose(p, [(1 + (pooled >= e).sum()) / 161 for e in effect])
 
 
-def test_judge():
+def test_classify():
     rng = np.random.default_rng(0)
     r = np.concatenate([[0.9, 0.5, 0.3, -0.8], rng.normal(0, 0.05, 96)])
     null = rng.normal(0, 0.05, (20, 100))
-    found = cor.judge(r, r + 0.05, correlated=null, n_top=2, threshold=0.1, signed=True)
+    found = cor.classify(r, r + 0.05, correlated=null, n_top=2, threshold=0.1, signed=True)
     assert found["rank"][:4].tolist() == [1, 2, 3, 100]
     assert found["present"].nonzero()[0].tolist() == [0, 1]
     np.testing.assert_array_equal(found["absent"], r < 0.05)
     np.testing.assert_allclose(found["q"], stats.false_discovery_control(found["p"]))
-    both = cor.judge(r, np.abs(r), covaried=[null], n_top=2, threshold=0.1, signed=False)
+    both = cor.classify(r, np.abs(r), covaried=[null], n_top=2, threshold=0.1, signed=False)
     assert both["present"].nonzero()[0].tolist() == [0, 3]
     # the null that explains more counts
     wide = rng.normal(0, 2, (20, 100))
-    doubted = cor.judge(r, r + 0.05, correlated=null, covaried=[wide], n_top=2, threshold=0.1, signed=True)
+    doubted = cor.classify(r, r + 0.05, correlated=null, covaried=[wide], n_top=2, threshold=0.1, signed=True)
     assert not doubted["present"].any()
     assert (doubted["p"] >= found["p"]).all()
+
+
+def test_lists_and_calls():
+    """Strong by rank on one side, below the threshold on the other; on both: neither."""
+    a, b = np.array([0.9, 0.05, 0.08, -0.9, 0.5]), np.array([0.05, 0.9, 0.02, 0.05, 0.5])
+    rank_a, rank_b = np.array([1, 2, 3, 4, 5]), np.array([5, 1, 3, 4, 2])
+    how = {"n_top": 3, "threshold": 0.1}
+    found = cor.listed(a, b, rank_a, rank_b, signed=True, **how)
+    assert found.tolist() == ["spurious", "novel", "", "", ""]
+    # a negative correlation is weak where signs count, and strong where they do not
+    one = np.array([0.9]), np.array([-0.9]), np.array([1]), np.array([9])
+    assert cor.listed(*one, signed=True, **how).tolist() == ["spurious"]
+    assert cor.listed(*one, signed=False, **how).tolist() == [""]
+    assert cor.called(np.array([True, False, False]), np.array([False, True, False])).tolist() == [
+        "spurious",
+        "novel",
+        "",
+    ]
+
+
+def test_strength_is_fishers_z():
+    r = np.array([-0.5, 0.2, 1.0])
+    np.testing.assert_allclose(cor.strength(r, True)[:2], np.arctanh(r[:2]))
+    np.testing.assert_allclose(cor.strength(r, False)[:2], np.arctanh([0.5, 0.2]))
+    assert np.isfinite(cor.strength(r, True)).all()

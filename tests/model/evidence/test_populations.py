@@ -163,7 +163,9 @@ def test_numbers_of_links(by_links: tuple):
     # every third runs the other way, and is known to do so
     assert record["links"]["correlation"].min() > 0.9
     # and the coupling in use, on the same landmarks
-    plan = heldout.coarse_plan(found.couplings, ("a", "b"), {m: (marks[m], np.arange(len(marks[m].mass))) for m in "ab"})
+    plan = heldout.coarse_plan(
+        found.couplings, ("a", "b"), {m: (marks[m], np.arange(len(marks[m].mass))) for m in "ab"}
+    )
     assert record["links_in_use"] == pytest.approx(heldout.carried(plan, a, b, p, q).mean())
 
 
@@ -287,21 +289,27 @@ def test_pairs_alone(make_planted: Callable):
     assert set(flags) == {("a", "b"), ("b", "a")}
 
 
-def test_shapes_alone(make_planted: Callable):
+@pytest.mark.parametrize("limit", [0.05, None])
+def test_shapes_alone(limit: float | None, make_planted: Callable, monkeypatch: pytest.MonkeyPatch):
     found = make_planted(coupled_by=0)
+    if limit is None:
+        # between the costs of the first two rivals
+        limit = float(np.mean(found.couplings["a", "b"].info["gaps"][:2]))
+        monkeypatch.setattr(populations, "CLOSE_COST", limit)
     records, flags = populations.diagnose(found.problem, found.domains, found.couplings, random_state=0)
     record = records["a", "b"]
     assert record["kind"] == "geometry"
-    assert record["swap_limit"] == 0.05
+    assert record["swap_limit"] == limit
     assert not {name for name in record if name.split("_")[0] in ("links", "pairs", "labels", "unmatched")}
     c = found.couplings["a", "b"]
     np.testing.assert_array_equal(record["gaps"], c.info["gaps"])
     assert len(c.rivals) == len(record["gaps"]) >= 1
-    # rivals that cost at most 5 % more, in populations of the target
+    # rivals that cost at most so much more, in populations of the target
     marks = {s: found.couplings[t, s].landmarks for s, t in (("a", "b"), ("b", "a"))}
     sides = {m: (marks[m], np.arange(len(marks[m].mass))) for m in "ab"}
     plan = heldout.coarse_plan(found.couplings, ("a", "b"), sides)
-    near = c.rivals[record["gaps"] <= 0.05]
+    near = c.rivals[record["gaps"] <= limit]
+    assert len(near) == (1 if limit < 0.05 else 5)
     apart = populations.disagreement(plan, near, populations.populations(marks["b"]))
     np.testing.assert_array_equal(flags["a", "b"], (apart > 0.5).any(0)[marks["a"].label])
     assert record["ambiguous_a"] == flags["a", "b"].mean() > 0

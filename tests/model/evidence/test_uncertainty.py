@@ -1,4 +1,4 @@
-"""Uncertainty on arrays: against sums over all cells in float64, planted features, coverage; generators that take noise."""
+"""Uncertainty on arrays: against sums over all cells in float64, planted features; generators that take noise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import scipy.sparse as sp
 import torch
 
 from scmmgan.model.coupling import coupling
+from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.evidence import uncertainty
 from scmmgan.model.nets import methods
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.networks import Generator, NoisyGenerator
+from scmmgan.model.space.diffusion import smoothing_operator
+from scmmgan.model.space.graphs import graph_scores
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
-from scmmgan.model.space.transform import fit_operator
+
+
+def operator(x: np.ndarray | sp.csr_matrix) -> sp.csr_matrix:
+    return smoothing_operator(graph_scores(x))
 
 
 def problem(n: int = 90, m: int = 12, g: int = 40, seed: int = 0):
@@ -46,9 +52,9 @@ def test_moments_of_landmarks(kind: str):
     x = raw if kind == "dense" else sp.csr_matrix(raw)
     if kind == "batched":
         rows = [np.arange(0, 120, 2), np.arange(1, 120, 2)]
-        smoothed = BatchedMatrix([SmoothedMatrix(x[r], fit_operator(x[r]), 2) for r in rows], rows)
+        smoothed = BatchedMatrix([SmoothedMatrix(x[r], operator(x[r]), 2) for r in rows], rows)
     else:
-        smoothed = SmoothedMatrix(x, fit_operator(x), 2)
+        smoothed = SmoothedMatrix(x, operator(x), 2)
     mean, variance = uncertainty.landmark_moments(smoothed, label)
     y = smoothed.columns(np.arange(300)).astype(np.float64)
     for b in range(9):
@@ -77,13 +83,27 @@ def test_scores_against_all_cells():
     np.testing.assert_allclose(mass.sum(), 1)
 
 
+def test_cells_without_a_partner():
+    """1 − w²: cells that keep four fifths of their mass count as a third unmatched, not as a fifth."""
+    np.testing.assert_allclose(uncertainty.without_partner([1, 0.8, 0.5, 0]), [0, 0.36, 0.75, 1])
+    assert uncertainty.without_partner(np.float32([0.9])).dtype == np.float64
+
+
+def test_no_feature_to_score_is_no_certainty():
+    plan, weight, label, y = problem()
+    mean, variance = uncertainty.landmark_moments(SmoothedMatrix(y.astype(np.float32)), label)
+    total = uncertainty.explained(plan, weight, mean, variance)[1]
+    for kept, of in ((np.zeros(40, bool), total), (np.ones(40, bool), 0 * total)):
+        assert np.isnan(uncertainty.cells(plan, mean, variance, of, kept)).all()
+
+
 def test_extremes():
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(4), 25)
     y = np.column_stack([label, rng.permutation(label), np.full(100, 3.0)]).astype(np.float32)
     mean, variance = uncertainty.landmark_moments(SmoothedMatrix(y), label)
     score, total = uncertainty.explained(sp.identity(4, format="csr"), np.ones(4), mean, variance)
-    # determined by the landmark; independent of it; without any variance
+    # known from the landmark; independent of it; without any variance
     assert score[0] == 0
     assert score[1] > 0.9
     assert np.isnan(score[2])
@@ -117,12 +137,12 @@ def test_planted_features_are_found():
     b[:, :12] = z[600:] @ loadings
     x = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
     linked = {m: (v[:, :12] - v[:, :12].mean(0)) / v[:, :12].std(0) for m, v in x.items()}
-    found = coupling.couple_known(x, linked)["a", "b"]
+    found = coupling.couple_known(x, {m: find_landmarks(v) for m, v in x.items()}, linked)["a", "b"]
     mean, variance = uncertainty.landmark_moments(SmoothedMatrix(x["b"]), found.landmarks.label)
     score, _ = uncertainty.explained(uncertainty.widened(found.plan, x["a"]), found.weight, mean, variance)
     assert score[:30].max() < 0.45
     assert score[30:].min() > 0.8
-    # with the landmarks' means alone features of the target's own would look determined
+    # with the landmarks' means alone features of the target's own would look certain
     without, _ = uncertainty.explained(found.plan, found.weight, mean, np.zeros_like(variance))
     assert (score - without)[30:].mean() > 0.1
 
@@ -130,28 +150,31 @@ def test_planted_features_are_found():
 # --- trainings ---------------------------------------------------------------------------------------------------
 
 
-def test_spread_is_the_variance_over_draws():
+def test_spread_is_the_variance_over_samples():
     rng = np.random.default_rng(0)
-    draws = 50 + rng.normal(size=(7, 40, 5)) * np.linspace(0.1, 2, 5)
+    samples = 50 + rng.normal(size=(7, 40, 5)) * np.linspace(0.1, 2, 5)
     loadings, total = rng.normal(size=(5, 30)), 1 + rng.random(30)
     total[4] = 0
     kept = np.arange(30) > 2
-    score, cells = uncertainty.spread(iter(draws.astype(np.float32)), loadings, total, kept)
-    relative = (draws.astype(np.float32).astype(np.float64) @ loadings).var(0, ddof=1) / np.where(total, total, np.nan)
+    score, cells = uncertainty.spread(iter(samples.astype(np.float32)), loadings, total, kept)
+    relative = (samples.astype(np.float32).astype(np.float64) @ loadings).var(0, ddof=1) / np.where(
+        total, total, np.nan
+    )
     np.testing.assert_allclose(score, relative.mean(0), rtol=1e-4)
     np.testing.assert_allclose(cells, np.nanmean(relative[:, kept], axis=1), rtol=1e-4)
     with pytest.raises(ValueError, match="two"):
-        uncertainty.spread([draws[0]], loadings, total, kept)
+        uncertainty.spread([samples[0]], loadings, total, kept)
 
 
 def noisy_aligner(**noise: int) -> tuple[Aligner, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     x = {"a": rng.normal(size=(80, 6)).astype(np.float32), "b": rng.normal(size=(70, 4)).astype(np.float32)}
     linked = {m: v[:, :3].astype(np.float64) for m, v in x.items()}
-    settings = {"max_steps": 5, "batch_size": 32, "lr": 1e-3, "geometry": "heat", "cycle_as_real": False}
+    marks = {m: find_landmarks(v) for m, v in x.items()}
+    settings = {"max_steps": 3, "batch_size": 32, "lr": 1e-3, "geometry": "heat", "cycle_as_real": False}
     weights = methods.lookup("scmmgan").weights
     aligner, _ = methods.fit(
-        "scmmgan", x, coupling.couple_known(x, linked), {}, shared=False, weights=weights, random_state=0,
+        "scmmgan", x, coupling.couple_known(x, marks, linked), {}, shared=False, weights=weights, random_state=0,
         device="cpu", progress_bar=False, noise_dim=noise, **settings,
     )  # fmt: skip
     return aligner, x
@@ -166,9 +189,9 @@ def test_generators_that_take_noise():
     assert isinstance(aligner.generators["b", "a"], Generator)
     once = aligner.translate(x["a"], "a", "b")
     np.testing.assert_array_equal(once, aligner.translate(x["a"], "a", "b"))
-    draws = [aligner.sample(x["a"], "a", "b", np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert np.abs(draws[0] - draws[2]).max() > 1e-6
+    samples = [aligner.sample(x["a"], "a", "b", np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(samples[0], samples[1])
+    assert np.abs(samples[0] - samples[2]).max() > 1e-6
     # the noise of training is seeded, too
     again, _ = noisy_aligner(a=3)
     np.testing.assert_array_equal(once, again.translate(x["a"], "a", "b"))
@@ -196,29 +219,3 @@ def test_noise_travels_with_the_state():
     plain, _ = noisy_aligner()
     assert "noise" not in plain.state()[0]
     assert plain.noise == {}
-
-
-# --- intervals ---------------------------------------------------------------------------------------------------
-
-
-def test_half_widths_are_order_statistics():
-    residuals = np.random.default_rng(0).random((19, 3))
-    np.testing.assert_array_equal(uncertainty.half_widths(residuals, 0.9), np.sort(residuals, axis=0)[17])
-    np.testing.assert_array_equal(uncertainty.half_widths(residuals, 0.95), np.sort(residuals, axis=0)[18])
-    assert np.isinf(uncertainty.half_widths(residuals, 0.96)).all()
-    assert np.isfinite(uncertainty.half_widths(residuals[:9], 0.9)).all()
-    assert np.isinf(uncertainty.half_widths(residuals[:8], 0.9)).all()
-
-
-@pytest.mark.parametrize("detected", [1.0, 0.3, 0.02])
-def test_coverage_of_features_with_many_zeros(detected: float):
-    """Coverage on new cells is nominal for rarely detected features, too: the mapped value differs from cell to cell."""
-    rng = np.random.default_rng(0)
-    mapped = rng.gamma(2.0, 0.5, (3_000, 200))
-    y = rng.poisson(3 * mapped) * (rng.random(mapped.shape) < detected)
-    residuals = np.abs(y - mapped)
-    covered = residuals[300:] <= uncertainty.half_widths(residuals[:300], 0.9)
-    assert abs(covered.mean() - 0.9) < 0.005
-    assert (np.abs(covered.mean(0) - 0.9) < 0.05).mean() > 0.95
-    said = uncertainty.reached_coverage(residuals[:300], 0.9, np.random.default_rng(0))
-    assert abs(said.mean() - 0.9) < 0.01

@@ -15,7 +15,7 @@ from scmmgan.model.coupling.coupling import couple_known
 from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.defaults import LOSS_WEIGHTS
 from scmmgan.model.nets import aligner as module
-from scmmgan.model.nets.aligner import Aligner, split
+from scmmgan.model.nets.aligner import Aligner, Frame, split
 from scmmgan.model.nets.training import Recipe
 
 
@@ -126,7 +126,7 @@ def test_translation_leaves_the_input_alone(trained: tuple[Aligner, dict]):
 
 
 def test_start_is_ridge_regression_on_the_anchors():
-    x, couplings = data()
+    x, couplings = data(n=96)  # below 100 cells all are trained on
     couplings = {pair: dataclasses.replace(c, weight=np.ones(len(c.anchors))) for pair, c in couplings.items()}
     aligner = fit(x, couplings, max_steps=1, lr=1e-12)
     for (s, t), coupling in couplings.items():
@@ -141,7 +141,7 @@ def test_start_is_ridge_regression_on_the_anchors():
 
 
 def test_start_follows_the_weights_of_cells():
-    x, couplings = data()
+    x, couplings = data(n=96)
     rng = np.random.default_rng(0)
     found = {}
     for (s, t), c in couplings.items():
@@ -162,7 +162,7 @@ def test_start_follows_the_weights_of_cells():
 
 
 def test_start_when_no_cell_is_matched():
-    x, couplings = data()
+    x, couplings = data(n=96)
     all_of_them, none = (
         {pair: dataclasses.replace(c, weight=np.full(len(c.anchors), share)) for pair, c in couplings.items()}
         for share in (1.0, 0.0)
@@ -172,7 +172,7 @@ def test_start_when_no_cell_is_matched():
 
 
 def test_start_in_a_shared_space_is_the_identity():
-    x, couplings = data()
+    x, couplings = data(n=96)
     x["b"] = x["b"][:, :4]
     couplings = couple_known(x, {m: find_landmarks(v) for m, v in x.items()}, x)
     aligner = fit(x, couplings, max_steps=1, lr=1e-12, shared=True)
@@ -230,6 +230,56 @@ def test_training_gets_its_parts_of_the_split():
     for m, of in split({"a": 700, "b": 510}, 3).items():
         np.testing.assert_array_equal(data.rows[m].numpy(), of.train)
         np.testing.assert_array_equal(data.held_out[m].numpy(), of.validation)
+
+
+# --- coordinates -------------------------------------------------------------------------------------------------
+
+
+def test_frame_keeps_the_proportions():
+    places = np.random.default_rng(0).normal(size=(50, 2)) * [30, 4] + [1e4, -500]
+    frame = Frame.of(places)
+    found = frame.encode(places)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-9)
+    # one sd of 10 over both axes, not one of each
+    assert np.sqrt((found**2).mean()) == pytest.approx(10)
+    np.testing.assert_allclose(found[:, 0].std() / found[:, 1].std(), places[:, 0].std() / places[:, 1].std())
+    back = frame.decode(found.astype(np.float32))
+    assert back.dtype == np.float64
+    np.testing.assert_allclose(back, places, atol=1e-3)
+    assert np.isfinite(Frame.of(np.ones((5, 2))).encode(np.ones((5, 2)))).all()
+
+
+def test_anchors_of_places_are_plain_means_or_the_partner():
+    x, couplings = data()
+    places = np.random.default_rng(0).normal(size=(len(x["b"]), 2))
+    known = np.zeros(len(x["a"]), dtype=bool)
+    known[[3, 8]] = True
+    anchors = couplings["a", "b"].anchors.copy()
+    anchors[[3, 8]] = x["b"][[7, 60]]
+    c = dataclasses.replace(couplings["a", "b"], anchors=anchors, known=known)
+    found = module._placed(c, x["b"], places)
+    np.testing.assert_array_equal(found.anchors[:, :5], anchors)
+    np.testing.assert_allclose(found.anchors[~known, 5:], (c.plan @ c.landmarks.mean(places))[~known], atol=1e-6)
+    np.testing.assert_allclose(found.anchors[known, 5:], places[[7, 60]])
+
+
+def test_coordinates_are_mapped_along():
+    """Generators into their modality emit them, those that leave it do not see them; and they travel with the state."""
+    x, couplings = data()
+    # places that follow the features
+    places = (x["b"] @ np.random.default_rng(0).normal(size=(5, 2))).astype(np.float64) * 20 + 300
+    aligner = fit(x, couplings, max_steps=60, lr=2e-3, coordinates={"b": places})
+    assert aligner.translate(x["a"], "a", "b").shape == (120, 5)
+    assert aligner.translate(x["b"], "b", "a").shape == (112, 4)
+    found = aligner.place(x["a"], "a", "b")
+    assert (found.shape, found.dtype) == ((120, 2), np.float64)
+    c = couplings["a", "b"]
+    goal = c.plan @ c.landmarks.mean(places)
+    assert ((found - goal) ** 2).mean() < 0.3 * goal.var(0).mean()
+    assert set(aligner.block_sd) == {"a", "b"}
+    again = Aligner.from_state(*aligner.state())
+    assert again.frames == aligner.frames
+    np.testing.assert_array_equal(again.place(x["a"], "a", "b"), found)
 
 
 # --- state -------------------------------------------------------------------------------------------------------

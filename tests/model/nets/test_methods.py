@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,29 @@ def test_coupling_does_not_ask_unmatched_cells():
     none = {pair: dataclasses.replace(c, weight=np.zeros(len(c.anchors))) for pair, c in couplings.items()}
     aligner, _ = fit("coupling", x, none, loadings)
     np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), couplings["a", "b"].anchors, atol=1e-5)
+
+
+# --- from a problem ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_problem_is_fitted_with_its_coordinates(shared: bool, monkeypatch: pytest.MonkeyPatch):
+    x, couplings, loadings = data()
+    places = np.random.default_rng(0).normal(size=(112, 2))
+    modalities: Any = {"a": SimpleNamespace(coordinates=None), "b": SimpleNamespace(coordinates=places)}
+    problem: Any = SimpleNamespace(modalities=modalities, shared={} if shared else None)
+    domains: Any = {m: SimpleNamespace(x=v) for m, v in x.items()}
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(methods, "fit", lambda **how: asked.update(how) or ("aligner", {}))
+    assert methods.fit_problem(problem, domains, couplings, loadings, {"method": "scmmgan", "lr": 1}) == ("aligner", {})
+    assert asked["x"].keys() == x.keys()
+    assert all(asked["x"][m] is x[m] for m in x)
+    assert asked["couplings"] is couplings
+    assert asked["loadings"] is loadings
+    assert asked["coordinates"].keys() == {"b"}
+    assert asked["coordinates"]["b"] is places
+    assert (asked["shared"], asked["method"], asked["lr"]) == (shared, "scmmgan", 1)
+    assert set(asked) <= {*methods.SETTINGS, "x", "couplings", "loadings", "shared", "coordinates"}
 
 
 # --- every method ------------------------------------------------------------------------------------------------

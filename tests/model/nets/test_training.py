@@ -618,7 +618,9 @@ def test_score_of_a_checkpoint(names: tuple[str, ...], shared: bool):
     pairs = [("a", "b"), ("b", "a")]
     anchors = {pair: rng.normal(size=(30, 3)) for pair in pairs}
     weight = {pair: rng.random(30) for pair in pairs}
-    links = {p: (rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), np.array([1.0, -1]), np.array([1, 0.3])) for p in pairs}
+    links = {
+        p: (rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), np.array([1.0, -1]), np.array([1, 0.3])) for p in pairs
+    }
     rows = {"a": np.arange(20, 28), "b": np.arange(9)}
     nets = {pair: nn.Linear(3, 3).double() for pair in pairs}
     maps = {pair: (rng.normal(size=(3, 3)), rng.normal(size=3)) for pair in pairs}

@@ -303,7 +303,7 @@ def test_nearest_cells_of_another_set():
 
 
 class Search:
-    """Approximate search of pynndescent by brute force, the cell itself among its neighbours, or lost among its copies."""
+    """Approximate search of pynndescent by brute force, the cell itself among its neighbours, or missed among its copies."""
 
     asked: list[tuple[int, int]] = []
 
@@ -314,8 +314,10 @@ class Search:
         at = np.arange(len(data))[:, None]
         others = indices != at
         # copies: some cells are not among their own neighbours
-        lost = (distances[:, -1] == 0) & (np.arange(len(data)) % 2 == 0)
-        indices = np.array([i[o][:n_neighbors] if gone else i[:n_neighbors] for i, o, gone in zip(indices, others, lost)])
+        missed = (distances[:, -1] == 0) & (np.arange(len(data)) % 2 == 0)
+        indices = np.array(
+            [i[o][:n_neighbors] if gone else i[:n_neighbors] for i, o, gone in zip(indices, others, missed)]
+        )
         self.neighbor_graph = indices, np.sqrt(((data[:, None] - data[indices]) ** 2).sum(2)).astype(np.float32)
 
     def query(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -166,7 +166,8 @@ def test_labels_choose_neighbours_where_they_are_pure():
         links = d.smoothed.operator.toarray() > 0
         assert not links[np.ix_(codes[m] == 0, codes[m] == 1)].any()
     # nothing is smoothed: nobody asks
-    assert space(replace(of, modalities={m: replace(v, steps=0) for m, v in of.modalities.items()}))["a"].label_purity is None
+    unsmoothed = replace(of, modalities={m: replace(v, steps=0) for m, v in of.modalities.items()})
+    assert space(unsmoothed)["a"].label_purity is None
 
 
 def test_batches_are_smoothed_and_moved_on_their_own():

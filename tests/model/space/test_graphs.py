@@ -101,7 +101,8 @@ def test_number_of_components():
 
 def test_of_many_features_the_most_dispersed_enter():
     rng = np.random.default_rng(0)
-    x = (3 + rng.normal(size=(80, 4)) @ rng.normal(size=(4, 2_300)) + 0.3 * rng.normal(size=(80, 2_300))).astype(np.float32)
+    x = 3 + rng.normal(size=(80, 4)) @ rng.normal(size=(4, 2_300)) + 0.3 * rng.normal(size=(80, 2_300))
+    x = x.astype(np.float32)
     top = np.sort(np.argsort(-x.var(0) / np.abs(x.mean(0)), kind="stable")[:2_000])
     np.testing.assert_allclose(graph_scores(x, n_pcs=5), graph_scores(x[:, top], n_pcs=5), atol=1e-3)
 

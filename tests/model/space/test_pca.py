@@ -64,12 +64,14 @@ def test_up_to_2000_features_all_enter():
 def test_of_more_features_the_most_dispersed_and_the_linked_enter():
     rng = np.random.default_rng(0)
     mean, sd = rng.uniform(0.1, 3, 2_600), rng.random(2_600)
+    sd[[2_400, 2_550, 3]] = 1e-3
     # a mask wins against links
     allowed = np.arange(2_500)
     got = dispersed(mean, sd, allowed, np.array([2_400, 2_550, 3]))
     score = sd[:2_500] ** 2 / mean[:2_500]
     top = np.argsort(-score, kind="stable")[:2_000]
     np.testing.assert_array_equal(got, np.union1d(top, [2_400, 3]))
+    assert len(got) == 2_002
     # next to 0 the mean is no measure: such a feature is not the most dispersed of all
     mean[7], sd[7] = 1e-12, 1e-4
     assert 7 not in dispersed(mean, sd, allowed, NONE)
