@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from scmmgan.data import fingerprint as _fingerprint
 from scmmgan.data import record as _record
+from scmmgan.data import slots as _slots
 from scmmgan.data.keys import FORMAT
 from scmmgan.model.problem import Modality
 
@@ -25,7 +26,7 @@ def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """What tests write by hand is not compared with the record: tests/data/test_fingerprint.py, test_damage.py."""
     monkeypatch.setattr(_record, "whole", lambda found, keys, *also: dict(found))
     monkeypatch.setattr(_fingerprint, "recorded_rows", lambda adata, *_: np.arange(adata.n_obs))
-    monkeypatch.setattr(_fingerprint, "changed_values", lambda *_: "")
+    monkeypatch.setattr(_slots, "changed_values", lambda *_: "")
 
 
 @pytest.fixture
