@@ -114,7 +114,7 @@ def test_a_thousand_mutations(aligned: md.MuData):
             continue
         aligned.uns["scmmgan"] = damaged
         read = ADDED[path[0]] if path[0] in ADDED else readers[number % len(readers)]
-        with pytest.raises(ValueError, match="is damaged: align again|another version.*Align again"):
+        with pytest.raises(ValueError, match=r"is damaged: align again|another version.*Align again"):
             read(aligned)
 
 

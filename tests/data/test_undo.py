@@ -1,3 +1,4 @@
+# ruff: noqa: PT012, PT019
 """Ctrl-C while results are written: the object is as before, or complete."""
 
 from __future__ import annotations

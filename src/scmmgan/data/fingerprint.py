@@ -45,9 +45,9 @@ def _spread(n: int, k: int) -> np.ndarray:
 def cell_hashes(names: np.ndarray | pd.Index, embedding: np.ndarray) -> np.ndarray:
     """Hashes (n,) of 8 bytes: the upper half of the cell's name, the lower half of its row of the embedding (n × p)."""
     rows = np.ascontiguousarray(embedding, dtype="<f4")
-    content, width = memoryview(rows.view(np.uint8)).cast("B") if rows.size else memoryview(b""), 4 * rows.shape[1]
+    view, width = memoryview(rows.tobytes()), 4 * rows.shape[1]
     name = (zlib.crc32(str(name).encode("utf-8", "surrogatepass")) for name in names)
-    row = (zlib.crc32(content[i * width : (i + 1) * width]) for i in range(len(rows)))
+    row = (zlib.crc32(view[i * width : (i + 1) * width]) for i in range(len(rows)))
     return (np.fromiter(name, np.uint64, len(rows)) << HALF) | np.fromiter(row, np.uint64, len(rows))
 
 
@@ -116,7 +116,7 @@ def changed_values(
         return ""
     part = np.asarray(held[key])[own] if container == "obsm" else adata[own, at]
     found = part[:, at] if container == "obsm" else part.X if container == "X" else part.layers[key]
-    now = np.asarray(found.toarray() if sp.issparse(found) else found, dtype=np.float32)
+    now = np.asarray(found.toarray() if hasattr(found, "toarray") else found, dtype=np.float32)
     before = np.asarray(stored["values"])[then][:, of_them]
     with np.errstate(invalid="ignore"):
         same = np.abs(now - before) <= UNITS_TOLERANCE * (np.abs(before) + np.abs(before).mean())
