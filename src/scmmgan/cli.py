@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted: files of an earlier run are as they were.", 130)
     except OSError as error:
         reason = error.strerror or str(error)
-        return _fail(f"cannot write to {str(args.output)!r}: {reason}. Make room, or name another folder with -o DIR.", 2)
+        return _fail(
+            f"cannot write to {str(args.output)!r}: {reason}. Make room, or name another folder with -o DIR.", 2
+        )
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
     return 0
@@ -70,7 +72,6 @@ def run_demo(folder: Path) -> None:
     written = write_results(mdata, folder)
     sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
     print(f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.")
-    print(smm.get.diagnosis(mdata, *mdata.mod)["statement"])
     print(f"Aligned in {seconds:.0f} s. Scores against the truth, which the alignment never saw:\n")
     print(table)
     print("\nWrote")

@@ -51,7 +51,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 
 class _Settings(ModuleType):
-    """This module: `verbosity` is checked when it is set."""
+    """The module with a `verbosity` that is checked when it is set."""
 
     @property
     def verbosity(self) -> int:
@@ -69,7 +69,9 @@ class _Settings(ModuleType):
         known: dict[int | str, str] = {**dict(enumerate(names)), **{name: name for name in names}}
         found = value.lower() if isinstance(value, str) else value
         if isinstance(found, bool) or found not in known:
-            raise ValueError(f"`verbosity` must be one of {names}, or its number from 0 to {len(names) - 1}; got {value!r}.")
+            raise ValueError(
+                f"`verbosity` must be one of {names}, or its number from 0 to {len(names) - 1}; got {value!r}."
+            )
         _logger.setLevel(LEVELS[known[found]])
 
 

@@ -166,7 +166,9 @@ def _columns(
         if not isinstance(column, str):
             raise TypeError(f"`{argument}` must name an obs column, or be a dict of such names, got {column!r}.")
         if column not in obs:
-            raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column))
+            raise missing_key(
+                f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column)
+            )
         values[m] = _as_text(obs[column])
     return values
 

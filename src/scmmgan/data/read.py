@@ -20,6 +20,7 @@ from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
+from scmmgan.settings import quietly
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -192,7 +193,8 @@ def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
     names = [str(m) for m in params["modalities"]]
     _slots.check_aligned(mdata, names, keys)
     arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
-    problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    with quietly():
+        problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
     if problem.fingerprint != str(params["known"]):
         raise ValueError(
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "

@@ -286,10 +286,16 @@ def _device(device: str | torch.device) -> str:
     import torch
 
     if not isinstance(device, str | torch.device):
-        raise TypeError(f"`device` must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device, got {device!r}.")
+        raise TypeError(
+            f"`device` must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device, got {device!r}."
+        )
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"][: torch.backends.mps.is_available()]]
+    here = [
+        "cpu",
+        *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
+        *["mps"][: torch.backends.mps.is_available()],
+    ]
     try:
         found = torch.device(device)
     except RuntimeError:

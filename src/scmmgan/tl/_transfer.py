@@ -159,7 +159,9 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
                 f"{source!r} has it, but cells of the source get what cells of the target have: "
                 f"`scmmgan.tl.transfer(mdata, {target!r}, {source!r}, obs={name!r})`."
             )
-        raise _modality.missing_key(f"obs column in {target!r}", name, list(found), hint or _modality.in_joint(mdata, name))
+        raise _modality.missing_key(
+            f"obs column in {target!r}", name, list(found), hint or _modality.in_joint(mdata, name)
+        )
     if not _modality.storable(name):
         raise ValueError(f"The name of the obs column {name!r} cannot be stored: HDF5 and zarr take it for a path.")
     values = _typed(found[name])

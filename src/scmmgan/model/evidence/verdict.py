@@ -43,7 +43,9 @@ def headline(record: Mapping[str, Any], pair: Pair) -> str:
         )
     parts = []
     if "links_mean" in record:
-        parts.append(f"held-out links correlate {record['links_mean']:.2f}, shuffled ones at most {record['links_null'].max():.2f}")
+        parts.append(
+            f"held-out links correlate {record['links_mean']:.2f}, shuffled ones at most {record['links_null'].max():.2f}"
+        )
     if "pairs_mean" in record:
         parts.append(f"{record['pairs_mean']:.0%} of the cells are nearer than held-out partners, chance is 50%")
     numbers = f" ({'; '.join(parts)})" if parts else ""
