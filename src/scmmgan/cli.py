@@ -72,7 +72,6 @@ def run_demo(folder: Path) -> None:
     written = write_results(mdata, folder)
     sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
     print(f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.")
-    print(smm.get.diagnosis(mdata, *mdata.mod)["statement"])
     print(f"Aligned in {seconds:.0f} s. Scores against the truth, which the alignment never saw:\n")
     print(table)
     print("\nWrote")

@@ -51,7 +51,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 
 class _Settings(ModuleType):
-    """This module: `verbosity` is checked when it is set."""
+    """The module with a `verbosity` that is checked when it is set."""
 
     @property
     def verbosity(self) -> int:

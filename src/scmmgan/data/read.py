@@ -21,6 +21,7 @@ from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
+from scmmgan.settings import quietly
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -193,7 +194,8 @@ def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
     names = [str(m) for m in params["modalities"]]
     mdata = as_aligned(mdata, keys)
     arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
-    problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    with quietly():
+        problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
     for name in names:
         _slots.check_values(mdata, name, keys)
     if problem.fingerprint != str(params["known"]):

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -48,7 +47,11 @@ def write_below(figure: Figure, text: str, *, own: bool) -> None:
     if not text:
         return
     text = fill(text, max(int(figure.get_figwidth() * 72 / (0.52 * SIZE)), 20))
-    if own:
+    if own and figure.legends:
+        # a legend below the panels takes the place
+        title = figure.legends[0].get_title()
+        title.set_text(f"{text}\n{title.get_text()}")
+    elif own:
         figure.supxlabel(text, fontsize=SIZE, color=COLOR)
     elif text not in [there.get_text() for there in figure.texts]:
         figure.text(0.5, 0.0, text, fontsize=SIZE, color=COLOR, ha="center", va="bottom")
@@ -59,14 +62,14 @@ def only_known_glyphs(artists: Sequence[Figure | Axes]) -> None:
     missing: dict[str, None] = {}
     for artist in artists:
         for text in artist.findobj(Text):
-            if isinstance(text, Text) and (changed := _drawable(text.get_text(), text.get_fontproperties(), missing)):
-                text.set_text(changed)
+            if isinstance(text, Text) and (new := _drawable(text.get_text(), text.get_fontproperties(), missing)):
+                text.set_text(new)
         axes = artist.axes if isinstance(artist, Figure) else [artist]
         for axis in (axis for ax in axes for axis in (ax.xaxis, ax.yaxis)):
-            formatter = axis.get_major_formatter()
-            if isinstance(formatter, FixedFormatter):
-                fonts = FontProperties()
-                formatter.seq = [_drawable(str(label), fonts, missing) or label for label in formatter.seq]
+            labels = [(label.get_text(), label.get_fontproperties()) for label in axis.get_ticklabels()]
+            changed = [_drawable(text, fonts, missing) for text, fonts in labels]
+            if any(changed):
+                axis.set_ticks(axis.get_majorticklocs(), [new or text for new, (text, _) in zip(changed, labels)])
     if missing:
         logger.warning(
             "The font has no glyph for %s: drawn as '?'. Name one that has, `matplotlib.rcParams['font.family'] = [...]`.",

@@ -165,7 +165,7 @@ def _clr(counts: Any) -> Any:
     mean = np.exp(np.asarray(np.log1p(counts).mean(axis=0, dtype=np.float64)).ravel())
     if not sp.issparse(counts):
         return np.log1p(counts / mean).astype(np.float32)
-    out = counts.copy()
+    out = sp.csr_matrix(counts, copy=True)
     out.data = np.log1p(out.data / mean[out.indices]).astype(np.float32)
     return out
 

@@ -117,7 +117,8 @@ def calibration(
         own_at, at = (links.first, links.second) if forward else (links.second, links.first)
         own = domains[pair[0]].zscored(own_at).astype(np.float64) * links.sign
         predicted, _ = uncertainty.explained(plan, weight, found.mean[:, at], found.variance[:, at])
-        r = column_correlation(np.asarray(plan @ found.mean[:, at].astype(np.float64)), own)
+        unit = found.mean[:, at] / domains[pair[1]].transform.sd[at]
+        r = column_correlation(np.asarray(plan @ unit.astype(np.float64)), own)
         parts.append((at, predicted, 1 - np.clip(r, 0, 1) ** 2))
     if not parts:
         logger.info("%d links are too few to hold some of them out: no calibration.", known.n_links)

@@ -10,15 +10,18 @@ import torch
 
 @contextmanager
 def pinned() -> Iterator[None]:
-    """Single precision, tensors on the CPU unless said otherwise, gradients, no autocast, full-precision products.
+    """Single precision, tensors on the CPU unless said otherwise, gradients, no autocast, full products, one thread.
 
     Global state, as seeds are: `torch.set_default_dtype`, `set_default_device`, `no_grad`, `inference_mode`, `autocast`,
-    `set_float32_matmul_precision`. Also a decorator; the outermost one, where there are several.
+    `set_float32_matmul_precision`. Small networks gain nothing from threads: one keeps results independent of the cores,
+    and leaves no threads behind that a fork would lack. Also a decorator; the outermost one, where there are several.
     """
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         if precision != "highest":
             stack.callback(torch.set_float32_matmul_precision, precision)
             torch.set_float32_matmul_precision("highest")

@@ -6,7 +6,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.nets import losses
 from scmmgan.model.nets.networks import BatchNorm, frozen_statistics
+from scmmgan.model.nets.pinned import pinned
 from scmmgan.model.problem import Pair
 
 logger = logging.getLogger("scmmgan")
@@ -79,18 +79,7 @@ class Recipe:
     plain: bool = False
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small networks gain nothing from threads; one keeps results independent of the cores and of other load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@pinned()
 def fit(
     generators: dict[Pair, nn.Module],
     discriminators: dict[str, nn.Module],
