@@ -34,7 +34,6 @@ def test_column(small: md.MuData):
 
 
 def test_equal_names_are_not_counted(small: md.MuData):
-    """Fewer than the ten that `links="auto"` asks for, but asked for."""
     small["rna"].var_names = [f"f{i}" for i in range(30)]
     small["protein"].var_names = [f"f{i + 26}" for i in range(20)]
     assert smm.pp.link_features(small, "rna", "protein")["rna"].tolist() == ["f26", "f27", "f28", "f29"]
@@ -63,7 +62,7 @@ def test_nothing_is_written(small: md.MuData, fingerprint: Callable):
 
 def test_refusals(small: md.MuData):
     for wrong in (None, "auto"):
-        with pytest.raises(ValueError, match="`on` must be 'var_names', a `var` column, 'genomic' or"):
+        with pytest.raises(ValueError, match="`on` must be 'var_names', a `var` column, 'antibody', 'genomic' or"):
             smm.pp.link_features(small, "rna", "protein", on=wrong)
     with pytest.raises(TypeError, match="got int"):
         smm.pp.link_features(small, "rna", "protein", on=3)
