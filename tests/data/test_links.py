@@ -421,7 +421,9 @@ def test_a_filler_links_nothing(caplog: pytest.LogCaptureFixture):
         assert f"'unknown' names {n} features of 'rna' and {m} of 'protein', {n * m} links" in caplog.text
         assert "looks like a filler and links nothing" in caplog.text
     for n, m in ((100, 3), (8, 4)):
+        caplog.clear()
         assert len(link_table(filled("unknown", n, m), "rna", "protein", "auto")) == 5
+        assert f"'unknown' names {n} features of 'rna' and {m} of 'protein'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def _log_controls(mdata: MuData, pair: Pair) -> None:
 def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
     """Links by whatever links most features, nearly one to one: names, `var` columns, antibodies; a line says which."""
     pair = (source, target)
-    columns, pairs = _best_columns(mdata, pair)
+    columns, pairs, counts = _best_columns(mdata, pair)
     what = "equal var_names" if columns == NAMES else described(pair, columns)
     panel, _ = _antibodies.panel(mdata, source, target)
     if _antibodies.is_panel(mdata, panel):
@@ -225,6 +225,8 @@ def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
         # what other columns hold is less, but names in another case are easily overlooked
         names = [_names.keys(mdata, m, "var_names") for m in pair]
         text = f"(Equal var_names: {len({*names[0]} & {*names[1]})}, after upper-casing {spellings(*names)[0]}.)"
+    if columns[0]:
+        _warn_of_fillers(mdata, pair, columns, counts)
     _log_controls(mdata, pair)
     said = "" if columns == NAMES and not more else f" {text}"
     logger.info("%d linked features between %r and %r: %s.%s", len(pairs), source, target, what, said)
@@ -236,21 +238,23 @@ def _linked(pairs: pd.DataFrame) -> int:
     return int(min(pairs["a"].nunique(), pairs["b"].nunique()))
 
 
-def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame]:
-    """The columns of both sides that link most features, nearly one to one, and their pairs of features."""
+def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame, pd.DataFrame]:
+    """The columns of both sides that link most features, nearly one to one; their pairs of features, and common keys."""
     sides = [{c: _keys(mdata, m, c) for c in _names.name_columns(mdata, m)} for m in pair]
-    best = ((0, 0, 0), NAMES, pd.DataFrame({"a": [], "b": []}, dtype=object))
+    none = pd.Series(dtype=object)
+    best = ((0, 0, 0), NAMES, pd.DataFrame({"a": [], "b": []}, dtype=object), _counts(none, none))
     for c, d in product(*sides):
         first, second = _names.unlisted(sides[0][c], sides[1][d])
         counts = _counts(first, second)
         if len(counts) < MIN_LINKS or counts["links"].sum() > MAX_LINK_TABLE:
             continue
         # nobody has asked for this column, so every key of many features is left out
-        pairs = _merged(first, second, counts.assign(filler=counts[["a", "b"]].min(axis=1) >= MANY))
+        counts["filler"] = counts[["a", "b"]].min(axis=1) >= MANY
+        pairs = _merged(first, second, counts)
         # of equally good columns the names themselves, then those of one name, then fewer links
         score = (_linked(pairs), int((c, d) == NAMES) + int(c == d), -len(pairs))
         if len(pairs) <= NEARLY_ONE_TO_ONE * score[0] and score > best[0]:
-            best = score, (c, d), pairs
+            best = score, (c, d), pairs, counts
     return best[1:]
 
 
