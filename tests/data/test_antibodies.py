@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -17,8 +18,7 @@ import scmmgan as smm
 from scmmgan.data import antibodies
 from scmmgan.data.links import link_table
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-DATA = DATA if DATA.is_dir() else Path("/work/shared/data")
+DATA = Path(os.environ.get("SCMMGAN_DATA", "/work/shared/data"))
 CITE = ["pbmc5k_cite", "pbmc10k_cite"]
 
 
@@ -249,7 +249,7 @@ def test_the_code_of_a_hint_runs():
     mdata = make(HUMAN, PANEL)
     with pytest.raises(ValueError, match="matches 0 features") as error:
         link_table(mdata, "rna", "protein", "var_names")
-    (code,) = [c for c in re.findall(r"`links=(scmmgan[^`]*)`", str(error.value))]
+    (code,) = re.findall(r"`links=(scmmgan[^`]*)`", str(error.value))
     assert pairs(eval(code, {"mdata": mdata, "scmmgan": smm})) == EXPECTED
 
 
