@@ -17,8 +17,8 @@ import pandas as pd
 
 from scmmgan.data import names as _names
 from scmmgan.data.modality import modality
-from scmmgan.data.spellings import affixes, slot, without
-from scmmgan.model.defaults import MAX_PANEL
+from scmmgan.data.spellings import SUFFIX, affixes, slot, without
+from scmmgan.model.defaults import MAX_PANEL, PANEL_SHARE
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -118,6 +118,20 @@ def panel(mdata: MuData, source: str, target: str) -> tuple[str, float]:
         share[name] = float(np.mean([a is not None for a in antigens(features)])) if len(features) else 0.0
     best = max(share, key=lambda name: (share[name], -modality(mdata, name).n_vars))
     return best, share[best]
+
+
+def is_panel(mdata: MuData, name: str) -> bool:
+    """Whether a modality looks like a panel of antibodies: most names are known, and some are not those of genes."""
+    features = modality(mdata, name).var_names
+    if len(features) > MAX_PANEL:
+        return False
+    features = features[~isotype_controls(features)]
+    found = antigens(features)
+    if not len(features) or np.mean([antigen is not None for antigen in found]) < PANEL_SHARE:
+        return False
+    of = table().set_index("antigen")[["human", "mouse"]].agg(";".join, axis=1).str.upper().str.split(";")
+    symbols = [SUFFIX.sub("", name.upper()) for name in _plain(features)]
+    return any(antigen is not None and symbol not in of[antigen] for symbol, antigen in zip(symbols, found))
 
 
 def pairs(mdata: MuData, source: str, target: str, panel: str) -> tuple[pd.DataFrame, str]:

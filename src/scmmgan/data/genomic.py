@@ -128,7 +128,7 @@ def _columns(var: pd.DataFrame) -> dict[str, str]:
     """The columns that hold chrom, start, end and strand: those names first, then what other tools call them."""
     plain: dict[str, str] = {}
     for column in var:
-        plain.setdefault(re.sub(r"[^a-z]", "", str(column).lower()), column)
+        plain.setdefault(re.sub(r"[^a-z]", "", str(column).lower()), str(column))
     found = {
         role: role if role in var else next((plain[a] for a in names if a in plain), None)
         for role, names in ALIASES.items()

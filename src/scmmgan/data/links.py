@@ -19,7 +19,6 @@ from scmmgan.model.defaults import (
     MAX_LINK_TABLE,
     MIN_LINKS,
     NEARLY_ONE_TO_ONE,
-    PANEL_SHARE,
 )
 
 if TYPE_CHECKING:
@@ -211,14 +210,14 @@ def _log_controls(mdata: MuData, pair: Pair) -> None:
 def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
     """Links by whatever links most features, nearly one to one: names, `var` columns, antibodies; a line says which."""
     pair = (source, target)
-    columns, pairs = _best_columns(mdata, pair)
-    what = described(pair, columns)
-    panel, known = _antibodies.panel(mdata, source, target)
-    if known >= PANEL_SHARE:
+    columns, pairs, counts = _best_columns(mdata, pair)
+    what = "equal var_names" if columns == NAMES else described(pair, columns)
+    panel, _ = _antibodies.panel(mdata, source, target)
+    if _antibodies.is_panel(mdata, panel):
         by_antigen, of_antigens = _antibodies.pairs(mdata, source, target, panel)
         if _linked(by_antigen) > _linked(pairs):
             pairs, what, columns = by_antigen, of_antigens, ("", "")
-    more, text = _hint(mdata, pair, NAMES, least=_linked(pairs))
+    more, text = _hint(mdata, pair, NAMES, least=len(pairs))
     if _linked(pairs) < MIN_LINKS:
         _say_of_no_links(mdata, pair, more, text)
         return None
@@ -226,6 +225,8 @@ def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
         # what other columns hold is less, but names in another case are easily overlooked
         names = [_names.keys(mdata, m, "var_names") for m in pair]
         text = f"(Equal var_names: {len({*names[0]} & {*names[1]})}, after upper-casing {spellings(*names)[0]}.)"
+    if columns[0]:
+        _warn_of_fillers(mdata, pair, columns, counts)
     _log_controls(mdata, pair)
     said = "" if columns == NAMES and not more else f" {text}"
     logger.info("%d linked features between %r and %r: %s.%s", len(pairs), source, target, what, said)
@@ -237,28 +238,31 @@ def _linked(pairs: pd.DataFrame) -> int:
     return int(min(pairs["a"].nunique(), pairs["b"].nunique()))
 
 
-def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame]:
-    """The columns of both sides that link most features, nearly one to one, and their pairs of features."""
+def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame, pd.DataFrame]:
+    """The columns of both sides that link most features, nearly one to one; their pairs of features, and common keys."""
     sides = [{c: _keys(mdata, m, c) for c in _names.name_columns(mdata, m)} for m in pair]
-    best = ((0, 0), NAMES, pd.DataFrame({"a": [], "b": []}, dtype=object))
+    none = pd.Series(dtype=object)
+    best = ((0, 0, 0), NAMES, pd.DataFrame({"a": [], "b": []}, dtype=object), _counts(none, none))
     for c, d in product(*sides):
         first, second = _names.unlisted(sides[0][c], sides[1][d])
         counts = _counts(first, second)
         if len(counts) < MIN_LINKS or counts["links"].sum() > MAX_LINK_TABLE:
             continue
+        # nobody has asked for this column, so every key of many features is left out
+        counts["filler"] = counts[["a", "b"]].min(axis=1) >= MANY
         pairs = _merged(first, second, counts)
-        # of equally good columns the names themselves, then those of one name
-        score = (_linked(pairs), int((c, d) == NAMES) + int(c == d))
+        # of equally good columns the names themselves, then those of one name, then fewer links
+        score = (_linked(pairs), int((c, d) == NAMES) + int(c == d), -len(pairs))
         if len(pairs) <= NEARLY_ONE_TO_ONE * score[0] and score > best[0]:
-            best = score, (c, d), pairs
+            best = score, (c, d), pairs, counts
     return best[1:]
 
 
 def _hint(mdata: MuData, pair: Pair, columns: Pair, *, least: int) -> tuple[int, str]:
     """What would match more than `least`, and how many: other spellings, other columns, antibodies; 0 if nothing does."""
     n, text = would_match(mdata, pair, columns, least=least)
-    panel, known = _antibodies.panel(mdata, *pair)
-    if known >= PANEL_SHARE:
+    panel, _ = _antibodies.panel(mdata, *pair)
+    if _antibodies.is_panel(mdata, panel):
         m = _linked(_antibodies.pairs(mdata, *pair, panel)[0])
         if m >= MIN_LINKS and m > max(n, least):
             return m, f"{text} {m} are antibodies and genes: `links={_call(pair, 'antibody')}`."

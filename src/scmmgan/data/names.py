@@ -16,7 +16,7 @@ LIST = re.compile(r"[;,|/]")
 NAME = re.compile(r"[A-Za-z][\w.-]*")
 FILLER = re.compile(r"(?:nan|none|null|na|n/a|<na>)[-_.]\d+", re.IGNORECASE)  # what makes repeated gaps unique names
 NUMBER_OR_CHROMOSOME = re.compile(r"(?:chr)?(?:[-+]?[\d.,]+(?:e[-+]?\d+)?|X|Y|Z|W|MT?)", re.IGNORECASE)
-SHORT = 2  # characters: cluster letters, wells
+SHORT = 1  # characters: letters of clusters
 
 
 def keys(mdata: MuData, name: str, column: str) -> pd.Series:
@@ -60,6 +60,10 @@ def name_columns(mdata: MuData, name: str) -> list[str]:
             continue
         names = names[names.notna()].str.strip()
         names = names[~gaps(names)]
+        # beside one filler
+        counts = names.value_counts()
+        if counts.iloc[:1].gt(2).any():
+            names = names[names != counts.index[0]]
         if 2 * names.nunique() <= len(names):
             continue
         plain = names.str.fullmatch(NUMBER_OR_CHROMOSOME)

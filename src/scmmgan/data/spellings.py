@@ -106,7 +106,7 @@ def _stripping(found: Iterable[Affix]) -> str:
 
 
 def _named(found: Iterable[Affix]) -> str:
-    words = {PATTERNS[0]: "what stands in brackets", PATTERNS[1]: "barcodes"}
+    words = dict(zip((*PATTERNS, SUFFIX.pattern), ("what stands in brackets", "barcodes", "version suffixes")))
     return " and ".join(words[text] if kind == "pattern" else f"the {kind} {text!r}" for kind, text in found)
 
 
@@ -153,17 +153,16 @@ def _most(entry: tuple[int, bool, Pair]) -> tuple[int, bool]:
 
 def _without_affixes(entries: list[dict[str, pd.Series]]) -> tuple[int, Pair, tuple[list[Affix], list[Affix]], str]:
     """Most entries that are equal without affixes of one or both sides: number, columns, affixes, further spelling."""
+    version: Affix = ("pattern", SUFFIX.pattern)
     sides = []
     for side in entries:
-        options = [(column, affixes(names)) for column, names in side.items()]
-        plain = [(column, [], _spelt(side[column])) for column in side]
-        sides.append(
-            plain + [(column, found, _spelt(without(side[column], found))) for column, found in options if found]
-        )
+        options = [(column, found) for column, names in side.items() for found in ([], affixes(names), [version])]
+        sides.append([(c, found, _spelt(without(side[c], found))) for c, found in options])
     best: tuple[tuple[int, int, int], Pair, tuple[list[Affix], list[Affix]], str] = ((0, 0, 0), ("", ""), ([], []), "")
     for c, own, a in sides[0]:
         for d, other, b in sides[1]:
-            if not own and not other:
+            # numbers tell names of one side apart: "TRAV8-2" and "TRAV8-3" are not the same
+            if not own + other or own == other == [version]:
                 continue
             exact, alike = len(a[0] & b[0]), len(a[2] & b[2])
             # of equal numbers those that need less typing

@@ -96,7 +96,7 @@ def link_features(
     >>> mdata["rna"].var_names = ["CD3D", "CD3E", "MS4A1", "NCAM1", *mdata["rna"].var_names[4:]]
     >>> mdata["protein"].var_names = ["CD3", "CD20", "CD56", *mdata["protein"].var_names[3:]]
     >>> table = smm.pp.link_features(mdata, "rna", "protein", on="antibody")
-    >>> dict(zip(table["rna"], table["protein"]))
+    >>> dict(zip(table["rna"][:4], table["protein"][:4]))
     {'CD3D': 'CD3', 'CD3E': 'CD3', 'MS4A1': 'CD20', 'NCAM1': 'CD56'}
 
     Genes and peaks:

@@ -64,8 +64,10 @@ def align(
     *modalities
         Two or more modalities; default: all.
     links
-        Linked features. `"auto"` (default): equal `var_names`, if there are at least 10. `"var_names"`, a `var` column
-        that names genes, a table (see :func:`scmmgan.pp.link_features`), or `None`. At least 3; 10 can be validated.
+        Linked features. `"auto"` (default): whatever links most, nearly one to one: equal `var_names`, a `var` column of
+        one side that holds names or a column of the other, or antibodies and the genes of their antigens. One line says
+        what was taken, or what would match in another spelling and what to type. `"var_names"`, a `var` column that names
+        genes, a table (see :func:`scmmgan.pp.link_features`), or `None`. At least 3; 10 can be validated.
     pairs
         Cells known to be the same: `"obs_names"` (equal names), a boolean `obs` column, or a table with one column of
         cell names per modality. At least 3. 100 or more place all other cells; fewer help links or shapes.
