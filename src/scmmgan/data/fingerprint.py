@@ -33,7 +33,7 @@ def of(modality: Modality, embedding: np.ndarray, mean: np.ndarray) -> dict[str,
         "cells": cell_hashes(modality.cells, embedding),
         "rows": rows,
         "columns": columns,
-        "values": np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32),
+        "values": sp.csr_matrix(values).toarray().astype(np.float32),
     }
 
 

@@ -52,7 +52,7 @@ def digest(value: object) -> str:
     """Of all bits: the same before and after a file, in any order of keys."""
     found = hashlib.blake2b(digest_size=8)
     for part in _parts(value):
-        found.update(part)
+        found.update(part if isinstance(part, bytes) else part.data)
     return found.hexdigest()
 
 

@@ -280,7 +280,7 @@ def measured(domain: Domain, rows: np.ndarray, features: np.ndarray) -> np.ndarr
     if isinstance(domain.smoothed, BatchedMatrix):
         return domain.smoothed.measured(features)[rows]
     values = domain.modality.values[rows][:, features]
-    return np.asarray(values.todense()) if sp.issparse(values) else values
+    return values if isinstance(values, np.ndarray) else values.toarray()
 
 
 def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, several: bool) -> tuple[str, ...]:

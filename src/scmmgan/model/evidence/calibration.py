@@ -132,9 +132,9 @@ def calibration(
 def calibrated(table: Table, source: str) -> dict[str, Any]:
     """A calibration table with its origin and rank correlation."""
     found: dict[str, Any] = {"calibration": table, "calibration_source": source}
-    columns = [table[name] for name in ("predicted", "observed")]
-    if len(columns[0]) > 2 and all(len(np.unique(column)) > 1 for column in columns):
-        found["calibration_spearman"] = float(spearmanr(*columns)[0])
+    predicted, observed = table["predicted"], table["observed"]
+    if len(predicted) > 2 and min(len(np.unique(column)) for column in (predicted, observed)) > 1:
+        found["calibration_spearman"] = float(spearmanr(predicted, observed)[0])
     return found
 
 

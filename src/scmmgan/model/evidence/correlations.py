@@ -192,9 +192,9 @@ def permuted_smoothed(
     return BatchedMatrix([part(modality.values[rows]) for rows in modality.batches], modality.batches)
 
 
-def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
+def permuted(x: Values | sp.csc_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
     """Every column in an order of its own."""
-    if not sp.issparse(x):
+    if isinstance(x, np.ndarray):
         return rng.permuted(x, axis=0)
     out = x.tocsc(copy=True)
     for start, stop in zip(out.indptr[:-1].tolist(), out.indptr[1:].tolist()):

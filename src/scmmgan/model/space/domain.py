@@ -56,7 +56,8 @@ def _zscored(values: np.ndarray) -> np.ndarray:
 def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
     """All modalities smoothed and transformed; into one space where the problem says that they share it."""
     labels, steps = problem.labels or {}, problem.steps
-    matrices, purity = {}, {}
+    matrices: dict[str, Matrix] = {}
+    purity: dict[str, np.ndarray | None] = {}
     for name, m in problem.modalities.items():
         operators: Sequence[sp.csr_matrix] = ()
         purity[name] = None
