@@ -63,7 +63,7 @@ def _check_orientation(mdata: MuData, name: str, names: Sequence[str]) -> None:
     foreign = columns[~columns.isin(adata.obs_names)]
     others = [mdata[m] for m in names if m != name]
     reasons = []
-    if any(2 * rows.isin(o.var_names).sum() > len(rows) > MIN_LINKS for o in others):
+    if any(2 * (rows.isin(o.var_names) & ~rows.isin(o.obs_names)).sum() > len(rows) > MIN_LINKS for o in others):
         reasons.append("its cells are named like features of another modality")
     if any(2 * foreign.isin(o.obs_names).sum() > len(columns) > MIN_LINKS for o in others):
         reasons.append("its features are named like cells of another modality")

@@ -121,7 +121,7 @@ def transfer(
     vocabularies = {}
     for name, column in columns.items():
         parts = _labels(votes, column, share) if isinstance(column, pd.Categorical) else _values(votes, column, share)
-        if isinstance(column, pd.Categorical) and pd.api.types.is_numeric_dtype(_typed(mdata[target].obs[name]).dtype):
+        if isinstance(column, pd.Categorical) and pd.api.types.is_integer_dtype(_typed(mdata[target].obs[name]).dtype):
             parts[0] = pd.array([None if pd.isna(code) else int(code) for code in parts[0]], dtype="Int64")
         written |= dict(zip(_slots_of(source, target, name, labels[name], keys), parts))
         if isinstance(column, pd.Categorical):
