@@ -1,12 +1,14 @@
-"""Unpaired mapping between single-cell modalities: `pp`, `tl`, `pl`, `get`, `metrics`, `datasets`."""
+"""Unpaired mapping between single-cell modalities: `pp`, `tl`, `pl`, `get`, `metrics`, `datasets`, `settings`."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
+from scmmgan import settings
+
 __version__ = "0.1.0"
-__all__ = ["datasets", "get", "metrics", "pl", "pp", "tl"]
+__all__ = ["datasets", "get", "metrics", "pl", "pp", "settings", "tl"]
 
 
 def __getattr__(name: str) -> ModuleType:

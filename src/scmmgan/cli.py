@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,29 +32,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-o", "--output", type=Path, default=Path("scmmgan_demo"), metavar="DIR", help="folder to write (%(default)s)"
     )
     args = parser.parse_args(argv)
+    # a terminal or file whose encoding lacks a character gets a question mark
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    # files only: no display is needed, and no backend that the environment names
+    os.environ["MPLBACKEND"] = "Agg"
     try:
         _make_writable(args.output)
+        run_demo(args.output)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # all is written; who read the table has seen enough of it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except KeyboardInterrupt:
+        return _fail("interrupted: files of an earlier run are as they were.", 130)
     except OSError as error:
-        print(
-            f"scmmgan demo: cannot write to {str(args.output)!r}: {error.strerror}. Name another folder with -o DIR.",
-            file=sys.stderr,
+        reason = error.strerror or str(error)
+        return _fail(
+            f"cannot write to {str(args.output)!r}: {reason}. Make room, or name another folder with -o DIR.", 2
         )
-        return 2
-    run_demo(args.output)
+    except Exception as error:
+        return _fail(f"{type(error).__name__}: {error}", 1)
     return 0
+
+
+def _fail(message: str, status: int) -> int:
+    """Print one sentence on stderr; the exit status."""
+    print("scmmgan demo:", " ".join(message.split()), file=sys.stderr)
+    return status
 
 
 def run_demo(folder: Path) -> None:
     """Align `datasets.pbmc68k_panels()` with default arguments; print scores; write the data and pictures."""
     mdata = smm.datasets.pbmc68k_panels()
-    sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
-    print(f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.")
     start = time.perf_counter()
     smm.tl.align(mdata)
-    print(f"Aligned in {time.perf_counter() - start:.0f} s. Scores against the truth, which the alignment never saw:\n")
-    print(score_table(mdata))
+    seconds, table = time.perf_counter() - start, score_table(mdata)
+    # whatever becomes of the text: the files are there first
+    written = write_results(mdata, folder)
+    sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
+    print(f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.")
+    print(f"Aligned in {seconds:.0f} s. Scores against the truth, which the alignment never saw:\n")
+    print(table)
     print("\nWrote")
-    for path, what in write_results(mdata, folder):
+    for path, what in written:
         print(f"  {path}  {what}")
 
 
@@ -95,16 +119,15 @@ def score_table(mdata: MuData) -> str:
 
 
 def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
-    """Write the aligned data and the pictures; return paths and what they hold."""
+    """Write the aligned data and the pictures, all or none; return paths and what they hold."""
     import matplotlib
 
-    matplotlib.use("Agg")  # files only: no display needed, no window opened
+    matplotlib.use("Agg")
     import mudata as md
     from matplotlib import pyplot as plt
 
-    written = [(folder / "aligned.h5mu", "the aligned data: read it with mudata.read()")]
-    with md.set_options(pull_on_update=False):  # writing updates; pulling columns ends with mudata 0.4
-        mdata.write(written[0][0])
+    data = folder / "aligned.h5mu"
+    written = [(data, "the aligned data: read it with mudata.read()")]
     figures = {
         "history.png": (smm.pl.history(mdata, return_fig=True), "loss terms over the training"),
         "alignment_modality.png": (
@@ -116,8 +139,33 @@ def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
             "the same cells, coloured by cell type",
         ),
     }
-    for name, (figure, what) in figures.items():
-        figure.savefig(folder / name, dpi=200, bbox_inches="tight")
-        plt.close(figure)
-        written.append((folder / name, what))
+    with _beside() as beside:
+        with md.set_options(pull_on_update=False):  # writing updates; pulling columns ends with mudata 0.4
+            mdata.write(beside(data))
+        for name, (figure, what) in figures.items():
+            figure.savefig(beside(folder / name), dpi=200, bbox_inches="tight")
+            plt.close(figure)
+            written.append((folder / name, what))
     return written
+
+
+@contextmanager
+def _beside() -> Iterator[Callable[[Path], Path]]:
+    """Names of files to write beside others, whose names they get at the end; after an error they are removed."""
+    files: dict[Path, Path] = {}
+
+    def beside(path: Path) -> Path:
+        files[path] = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        return files[path]
+
+    try:
+        yield beside
+        for there in files.values():
+            # a disk that is full may say so only now
+            with open(there, "r+b") as file:
+                os.fsync(file.fileno())
+        for path, there in files.items():
+            os.replace(there, path)
+    finally:
+        for there in files.values():
+            there.unlink(missing_ok=True)

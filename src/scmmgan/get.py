@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import derived as _derived
+from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.data.modality import missing_key, modality
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scmmgan.model.nets.aligner import Aligner
+
+logger = logging.getLogger("scmmgan")
 
 __all__ = [
     "coordinates",
@@ -75,6 +80,8 @@ def mapped(
     from anndata import AnnData
 
     values, names = _slots.mapped_values(mdata, source, target, features, Keys(key))
+    if changed := _slots.changed_values(mdata, target, Keys(key)):
+        logger.warning("%s Mapped values are in the units of then.", changed)
     cells, var = modality(mdata, source), modality(mdata, target).var
     # a representation (`use_rep`) has columns that are no features
     known = set(names) <= set(var.index)
@@ -98,7 +105,8 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     -------
     A new AnnData, all cells × dimensions: `X` the joint embedding (float32), the blocks of all modality spaces side
     by side, axes weighed by what returns of them (:func:`scmmgan.tl.align`); `obs_names` are `{modality}:{cell}`,
-    `obs["modality"]` (categorical) next to the modalities' own columns (one of that name is replaced in the copy);
+    `obs["modality"]` (categorical) next to the modalities' own columns, categories in their order (a column of theirs
+    that is named so is `obs["own_modality"]`);
     `var["modality"]` names the block of every dimension. Nothing is written to `mdata`.
 
     Raises
@@ -251,7 +259,10 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
     from scmmgan.model.nets.aligner import Aligner
 
     stored = _slots.record(mdata, Keys(key))["model"]
-    return Aligner.from_state(str(stored["config"]), stored["weights"])
+    try:
+        return Aligner.from_state(str(stored["config"]), stored["weights"])
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _record.damaged(Keys(key), str(error)) from error
 
 
 def correlations(
@@ -293,7 +304,7 @@ def correlations(
     True
     """
     _slots.check_aligned(mdata, (source, target), Keys(key))
-    found = _slots.record(mdata, Keys(key)).get("correlations", {}).get(source, {})
+    found = _slots.added(mdata, Keys(key), "correlations").get(source, {})
     if target not in found:
         raise KeyError(
             f"No correlations of {source!r} mapped to {target!r} for the alignment {key!r}. "
@@ -406,9 +417,10 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
 
     names = _slots.config(mdata, keys)["modalities"]
     found = _slots.check_aligned(mdata, names, keys)
-    parts = []
+    parts, own = [], []
     for name in names:
-        obs = mdata[name].obs.copy()
+        obs = mdata[name].obs.rename(columns={"modality": "own_modality"})
+        own.append(obs)
         # categories of one name may differ between modalities
         obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
         obs["modality"] = name
@@ -416,7 +428,7 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
     # a column without any value in one modality would decide the type of the others'
     obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
     for column in obs.select_dtypes(object).columns:
-        obs[column] = pd.Categorical(obs[column].where(obs[column].isna(), obs[column].astype(str)))
+        obs[column] = _as_categories(obs[column], [part[column] for part in own if column in part])
     obs["modality"] = pd.Categorical(obs["modality"], categories=names)
     var = pd.DataFrame(
         {"modality": np.repeat(names, [found["widths"][m] for m in names])},
@@ -424,6 +436,18 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
     )
     x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
     return AnnData(x, obs=obs, var=var)
+
+
+def _as_categories(values: pd.Series, own: Sequence[pd.Series]) -> pd.Categorical:
+    """Text of all modalities as categories, in the modalities' own order where they have one; ordered where all agree."""
+    text = values.where(values.isna(), values.astype(str))
+    typed = [column.cat for column in own if isinstance(column.dtype, pd.CategoricalDtype)]
+    first = dict.fromkeys(str(label) for of in typed for label in of.categories)
+    there = sorted(set(text.dropna()) - set(first))
+    lists = {tuple(of.categories) for of in typed}
+    ordered = len(lists) == 1 and len(typed) == len(own) and all(of.ordered for of in typed)
+    used = set(text.dropna())
+    return pd.Categorical(text, categories=[*(c for c in first if c in used), *there], ordered=ordered)
 
 
 def _copy_places(cells: AnnData, out: AnnData) -> None:
@@ -436,7 +460,7 @@ def _copy_places(cells: AnnData, out: AnnData) -> None:
 
 def _uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
     """What `tl.uncertainty` wrote to `uns` for two modalities; KeyError where it was not run."""
-    found = _slots.record(mdata, keys).get("uncertainty", {}).get(source, {}).get(target)
+    found = _slots.added(mdata, keys, "uncertainty").get(source, {}).get(target)
     if found is None:
         raise KeyError(
             f"No uncertainty from {source!r} to {target!r} in the alignment {keys.key!r}. "
@@ -451,7 +475,7 @@ def _conditional_variance(
     """Conditional variance (cells × features), variance in the population (features,), names."""
     from scmmgan.model.evidence import uncertainty as _model
 
-    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
+    features_then = _slots.check_aligned(mdata, (source, target), keys)["var_names"][target]
     cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
     table = _uncertainty_record(mdata, source, target, keys)
     if "landmark_mass" not in table or plan not in cells.obsm or keys.landmark_moments()[0] not in other.varm:
@@ -461,14 +485,14 @@ def _conditional_variance(
         )
     names = [features] if isinstance(features, str) else [str(name) for name in features]
     at = other.var_names.get_indexer(pd.Index(names, dtype=object))
-    if (at < 0).any():
-        raise missing_key(f"feature in {target!r}", names[int((at < 0).argmax())], list(other.var_names))
+    if unknown := [name for name, i in zip(names, at) if i < 0 or name not in features_then]:
+        raise missing_key(f"feature in {target!r}", unknown[0], [f for f in other.var_names if f in set(features_then)])
     mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
     total = _model.total_variance(np.asarray(table["landmark_mass"]), mean, variance)
     found = _model.conditional_variance(cells.obsm[plan], mean, variance)
-    column = keys.unmatched(target if several else None)
-    if column in cells.obs:
-        alone = _model.without_partner(1 - cells.obs[column].to_numpy(dtype=np.float32))[:, None]
+    unmatched = _slots.unmatched(mdata, source, target, keys)
+    if unmatched is not None:
+        alone = _model.without_partner(1 - unmatched.astype(np.float32))[:, None]
         found += (alone * (total - found)).astype(np.float32)
     return found, total, names
 
@@ -481,6 +505,10 @@ def _summary(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, A
     columns = {"uncertainty": keys.uncertainty(None, suffix)}
     columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
     columns |= {"interval": keys.interval(suffix), "detection": keys.detection()}
+    written = {slot for name, container, slot in _derived.recorded(_slots.record(mdata, keys)) if name == target}
+    for column in columns.values():
+        if column in written:
+            _slots.needed(mdata, target, "var", column, "uncertainty")
     table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
     return {"features": table, **found}
 
@@ -488,13 +516,13 @@ def _summary(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, A
 def _places(mdata: MuData, source: str, target: str, keys: Keys) -> pd.DataFrame:
     """Where cells were placed, see `get.coordinates`."""
     found = _slots.check_aligned(mdata, (source, target), keys)
-    used = _slots.record(mdata, keys).get("coordinates", {}).get(source, {}).get(target)
+    used = _slots.added(mdata, keys, "coordinates").get(source, {}).get(target)
     slot = keys.coordinates(target)
     if used is None or slot not in mdata[source].obsm:
         raise KeyError(f"Cells of {source!r} have no place in {target!r}. Run `scmmgan.tl.place(mdata, ...)` first.")
     where = np.asarray(mdata[source].obsm[slot])
     out = pd.DataFrame(where, index=mdata[source].obs_names, columns=list("xyz")[: where.shape[1]])
     spread = keys.spread(target if len(found["modalities"]) > 2 else None)
-    out["spread"] = mdata[source].obs[spread].to_numpy(dtype=float)
+    out["spread"] = np.asarray(_slots.needed(mdata, source, "obs", spread, "place"), dtype=float)
     out.attrs = {name: str(value) for name, value in used.items()}
     return out

@@ -190,7 +190,7 @@ BAD_PAIRS: dict[str, tuple[Any, type[Exception], str]] = {
 @pytest.mark.parametrize("case", BAD_PAIRS)
 def test_pairs_refused(case: str, fingerprint: Callable):
     pairs, error, message = BAD_PAIRS[case]
-    mdata = make(a={"n": 1, "text": "yes", "paired": False})
+    mdata = make(a={"n": 2, "text": "yes", "paired": False})
     before = fingerprint(mdata)
     with pytest.raises(error, match=message) as raised:
         _known.read_pairs(mdata, ["a", "b"], pairs)
@@ -401,3 +401,46 @@ def test_just_enough_cells_in_a_batch():
 def test_batches_refused(values: Any, column: Any, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         read_batches(batched(values), a=column)
+
+
+# --- input that people have --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["object", "0 and 1", "floats with gaps", "text", "categories of text"])
+def test_pairs_marked_in_other_forms(form: str):
+    yes = np.array([True] * 5 + [False] * 55)
+    columns = {
+        "object": np.where(yes, True, None), "0 and 1": yes.astype(int), "floats with gaps": np.where(yes, 1.0, np.nan),
+        "text": np.where(yes, "True", "False"), "categories of text": pd.Categorical(np.where(yes, "True", "")),
+    }  # fmt: skip
+    mdata = make(common=12, a={"paired": columns[form]})
+    found = names_of(mdata, _known.read_pairs(mdata, ["a", "b"], "paired"))
+    assert found == {(f"cell{i}", f"cell{i}") for i in range(5)}
+
+
+@pytest.mark.parametrize("dtype", [int, float, object, "category", "Int64"])
+def test_cluster_numbers_are_labels(dtype: Any):
+    mdata = make(a={"c": pd.Series(np.arange(60) % 3).astype(dtype).to_numpy()}, b={"c": np.arange(50) % 3})
+    codes, vocabulary = _known.read_labels(mdata, ["a", "b"], {"a": "c", "b": "c"})
+    assert vocabulary == ["0", "1", "2"]
+    assert codes is not None
+    np.testing.assert_array_equal(codes["a"], mdata["a"].obs["c"].astype(int))
+
+
+@pytest.mark.parametrize("argument", ["labels", "batch", "pairs"])
+def test_columns_of_the_whole_are_named_and_the_code_runs(argument: str):
+    mdata = make(common=12)
+    with md.set_options(pull_on_update=False):
+        mdata.update()
+    mdata.obs["mine"] = np.arange(len(mdata.obs)) % 2 == 0
+    read = {
+        "labels": lambda: _known.read_labels(mdata, ["a", "b"], {"a": "mine", "b": "mine"}),
+        "batch": lambda: _known.read_batches(mdata, ["a", "b"], {"a": "mine", "b": None}),
+        "pairs": lambda: _known.read_pairs(mdata, ["a", "b"], "mine"),
+    }[argument]
+    with pytest.raises(KeyError, match=r"`mdata.obs` has 'mine': run `mdata.push_obs\(\['mine'\]\)`") as raised:
+        read()
+    exec(raised.value.args[0].split("`")[-2], {"mdata": mdata})
+    assert "mine" in mdata["a"].obs
+    if argument != "batch":
+        read()

@@ -48,19 +48,17 @@ def test_equal_names():
     assert link_table(mdata, "rna", "protein", None) is None
 
 
-def test_automatic_choice_needs_ten(caplog: pytest.LogCaptureFixture):
+def test_automatic_choice_needs_three(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, logger="scmmgan"):
-        assert link_table(make(GENES, GENES[:9]), "rna", "protein", "auto") is None
-    assert "9 equal var_names" in caplog.text
-    assert "fewer than 10" in caplog.text
-    assert len(link_table(make(GENES, GENES[:10]), "rna", "protein", "auto")) == 10
-    # asked for by name, fewer will do
-    assert len(link_table(make(GENES, GENES[:3]), "rna", "protein", "var_names")) == 3
+        assert link_table(make(GENES, GENES[:2]), "rna", "protein", "auto") is None
+    assert "2 equal var_names, at least 3 are needed" in caplog.text
+    for links in ("auto", "var_names"):
+        assert len(link_table(make(GENES, GENES[:3]), "rna", "protein", links)) == 3
 
 
 def test_what_other_spellings_would_match(caplog: pytest.LogCaptureFixture):
     mdata = make(["Cd3d", "Cd4.1", "MS4A1-2"], ["CD3D", "CD4", "MS4A1", "x"])
-    with caplog.at_level(logging.INFO, logger="scmmgan"):
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
         assert link_table(mdata, "rna", "protein", "auto") is None
     assert "After upper-casing 1 names would match, and 3 without version suffixes" in caplog.text
     with pytest.raises(ValueError, match="upper-casing 1 names would match, and 3 without"):
@@ -129,9 +127,8 @@ def test_another_column_would_match(caplog: pytest.LogCaptureFixture):
     assert "12 entries of var['feature_name'] of 'rna' are in var_names of 'protein': `links='feature_name'`" in message
     assert pairs(typed(mdata, message)) == set(zip(IDS, GENES))
     with caplog.at_level(logging.INFO, logger="scmmgan"):
-        assert link_table(mdata, "rna", "protein", "auto") is None
-    assert "0 equal var_names" in caplog.text
-    assert "`links='feature_name'`" in caplog.text
+        assert pairs(link_table(mdata, "rna", "protein", "auto")) == set(zip(IDS, GENES))
+    assert "12 linked features between 'rna' and 'protein': var['feature_name'] of 'rna'" in caplog.text
     # also where a column was chosen that matches none
     assert "`links='feature_name'`" in said(mdata, "gene_ids")
 
@@ -207,7 +204,7 @@ def test_unknown_names_in_a_table_in_other_spellings(caplog: pytest.LogCaptureFi
 
 
 def test_genomic_is_no_column():
-    with pytest.raises(KeyError, match=r"'genomic'.*pp.link_features\(on='genomic'\)"):
+    with pytest.raises(KeyError, match=r"'genomic'.*pp.link_features\(mdata, 'rna', 'protein', on='genomic'\)"):
         link_table(make(GENES, ANTIBODIES), "rna", "protein", "genomic")
 
 
@@ -249,8 +246,8 @@ def test_column_types_and_gaps(dtype: str):
     column = pd.array(["A;B", None, "C", "nan", ""], dtype=dtype) if dtype != "category" else None
     column = pd.Categorical(["A;B", None, "C", "nan", ""]) if column is None else column
     mdata = make(["A", "B", "C", "nan", "None"], list("pqrst"), protein_gene=column)
-    # an empty entry links nothing; a gene that is really called nan is a name
-    assert pairs(link_table(mdata, "rna", "protein", "gene")) == {("A", "p"), ("B", "p"), ("C", "r"), ("nan", "s")}
+    # an empty entry links nothing, nor does one that stands for it
+    assert pairs(link_table(mdata, "rna", "protein", "gene")) == {("A", "p"), ("B", "p"), ("C", "r")}
 
 
 def test_no_link_twice():
@@ -387,3 +384,238 @@ def test_a_column_that_names_no_genes_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("scmmgan.data.links.MAX_LINK_TABLE", 20)
     with pytest.raises(ValueError, match=r"'feature_types' gives \d+ links, .* does not name genes"):
         link_table(mdata, "rna", "protein", "feature_types")
+
+
+# --- gaps, fillers, lists ----------------------------------------------------------------------------------------
+
+FILLERS = ["nan", "NaN", "None", "none", "NA", "N/A", "<NA>", "-", "", " ", "null", "nan-1", "NA-2"]
+
+
+@pytest.mark.parametrize("gap", FILLERS)
+def test_text_that_stands_for_a_gap_links_nothing(gap: str):
+    genes = {"rna_gene": [*GENES[:5], *[gap] * 7], "protein_gene": [*GENES[:5], gap]}
+    table = link_table(make(list("abcdefghijkl"), list("mnopqr"), **genes), "rna", "protein", "gene")
+    assert pairs(table) == set(zip("abcde", "mnopq"))
+
+
+def test_gaps_in_names_and_tables():
+    assert pairs(link_table(make([*GENES[:3], "nan", "nan-1"], [*GENES[:3], "nan", "nan-1"]), "rna", "protein", "auto")) == {
+        (g, g) for g in GENES[:3]
+    }  # fmt: skip
+    mdata = make([*GENES[:4], "nan"], [*ANTIBODIES[:4], "nan"])
+    table = pd.concat([own_table(), pd.DataFrame({"rna": ["nan", "G0", "-"], "protein": ["nan", "<NA>", "A1"]})])
+    assert pairs(link_table(mdata, "rna", "protein", table)) == set(zip(GENES[:4], ANTIBODIES[:4]))
+
+
+def filled(filler: str, n: int, m: int) -> md.MuData:
+    """Five genes in common and a filler on n features of the first side and m of the second."""
+    names = [[f"{side}{i}" for i in range(5 + k)] for side, k in (("f", n), ("p", m))]
+    return make(*names, rna_gene=[*GENES[:5], *[filler] * n], protein_gene=[*GENES[:5], *[filler] * m])
+
+
+def test_a_filler_links_nothing(caplog: pytest.LogCaptureFixture):
+    for n, m in ((100, 3), (3, 100), (21, 3), (8, 8)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="scmmgan"):
+            assert len(link_table(filled("unknown", n, m), "rna", "protein", "gene")) == 5
+        assert f"'unknown' names {n} features of 'rna' and {m} of 'protein', {n * m} links" in caplog.text
+        assert "looks like a filler and links nothing" in caplog.text
+    for n, m in ((100, 3), (8, 4)):
+        caplog.clear()
+        assert len(link_table(filled("unknown", n, m), "rna", "protein", "auto")) == 5
+        assert f"'unknown' names {n} features of 'rna' and {m} of 'protein'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "said"), [(8, 4, True), (20, 3, True), (50, 2, True), (200, 1, False), (5, 4, False)]
+)
+def test_keys_of_many_features_are_named(caplog: pytest.LogCaptureFixture, n: int, m: int, said: bool):
+    """A gene with many peaks, or antibodies with isoforms, are no filler."""
+    mdata = filled("PTPRC", n, m)
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        assert len(link_table(mdata, "rna", "protein", "gene")) == 5 + n * m
+    assert ("'PTPRC' names" in caplog.text) == said
+    if said:
+        (code,) = re.findall(r"`([^`]*)`", caplog.text)
+        exec(code, {"mdata": mdata})
+        assert len(link_table(mdata, "rna", "protein", "gene")) == 5
+
+
+@pytest.mark.parametrize("separator", [";", ",", "|", "/", "; ", ", ", " / ", " | "])
+def test_lists(separator: str):
+    lists = [f"CD3D{separator}CD3E", f"X{separator}CD4", "CD8A", "none of these, really", f"Y{separator}Z"]
+    mdata = make(["CD3D", "CD3E", "CD4", "CD8A"], list("pqrst"), protein_gene=lists)
+    expected = {("CD3D", "p"), ("CD3E", "p"), ("CD4", "q"), ("CD8A", "r")}
+    for links in ("gene", "auto"):
+        assert pairs(link_table(mdata, "rna", "protein", links)) == expected
+    # on the other side too, and on both
+    assert pairs(link_table(mdata, "protein", "rna", "gene")) == {(b, a) for a, b in expected}
+    both = make(
+        list("abc"),
+        list("pqr"),
+        rna_gene=[f"AA{separator}BB", "CC", "DD"],
+        protein_gene=[f"BB{separator}X", "CC", "DD"],
+    )
+    assert pairs(link_table(both, "rna", "protein", "gene")) == set(zip("abc", "pqr"))
+
+
+def test_names_with_separators_are_no_lists():
+    names = ["chr1:1,000-2,000", "chr1:1,000-3,000", "chr1:5,000-6,000", "H2-Aa/b"]
+    assert pairs(link_table(make(names, names[::-1]), "rna", "protein", "var_names")) == {(n, n) for n in names}
+    table = link_table(make(["a/b", "a", "c", "d"], ["a/b", "x", "c", "d"]), "rna", "protein", "var_names")
+    assert pairs(table) == {("a/b", "a/b"), ("a", "a/b"), ("c", "c"), ("d", "d")}
+
+
+# --- affixes -----------------------------------------------------------------------------------------------------
+
+MARKERS = ["KLRB1", "NCAM1", "HLA-DRA", "MS4A1", "PTPRC", "SELL", "IL7R", "H2-K1"]
+
+
+@pytest.mark.parametrize(
+    "spell",
+    ["{}_TotalSeqB", "{}-TotalSeqA", "{}_TotalSeq_C", "Hu.{}", "adt_{}", "prot:{}", "anti-human {}", "{} (UCHT1)",
+     "{}-ACGTTGCATGCATGA", "adt_{}_TotalSeqB", "GRCh38_{}", "{}.ADT"],
+)  # fmt: skip
+@pytest.mark.parametrize("side", [0, 1])
+def test_affixes_are_found_and_what_to_type(spell: str, side: int, caplog: pytest.LogCaptureFixture):
+    sides = [[*MARKERS, "ACTB", "EEF2"], [spell.format(g) for g in MARKERS]]
+    mdata = make(*(sides if side else sides[::-1]))
+    message = said(mdata)
+    assert "8 entries of var_names" in message
+    expected = {(g, spell.format(g)) if side else (spell.format(g), g) for g in MARKERS}
+    assert pairs(typed(mdata, message)) == expected
+    # the automatic choice says the same, or knows the antibodies
+    mdata = make(*[[g.replace("1", "x") for g in of] for of in (sides if side else sides[::-1])])
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        if link_table(mdata, "rna", "protein", "auto") is None:
+            assert "then `links='linked'`" in caplog.text
+
+
+def test_affixes_and_case():
+    mdata = make([f"Hu.{g.lower()}" for g in MARKERS], [f"{g}_TotalSeqA" for g in MARKERS])
+    message = said(mdata)
+    assert "without the prefix 'Hu.' of 'rna' and without the suffix '_TotalSeqA' of 'protein'" in message
+    assert len(typed(mdata, message)) == 8
+    # a column of the name is left alone
+    mdata["rna"].var["linked"] = "mine"
+    message = said(mdata)
+    assert "links='linked_'" in message
+    assert len(typed(mdata, message)) == 8
+    assert (mdata["rna"].var["linked"] == "mine").all()
+
+
+@pytest.mark.parametrize(
+    ("rna", "protein"),
+    [
+        # what is left would be numbers, or the same name twice
+        ([f"gene_{i}" for i in range(9)], [f"peak_{i}" for i in range(9)]),
+        ([f"HLA-{c}" for c in "ABCDEF"], [f"chr{i}" for i in range(6)]),
+        (["CD3_a", "CD3_b", "CD3_c"], ["CD3", "CD4", "CD8"]),
+    ],
+)
+def test_affixes_that_say_nothing(rna: list[str], protein: list[str]):
+    assert "links='linked'" not in said(make(rna, protein))
+
+
+# --- automatic choice --------------------------------------------------------------------------------------------
+
+
+def automatic(mdata: md.MuData, caplog: pytest.LogCaptureFixture) -> tuple[set[tuple[str, str]], str]:
+    """What `links="auto"` takes, and what it says."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        table = link_table(mdata, "rna", "protein", "auto")
+    return set() if table is None else pairs(table), caplog.text
+
+
+def test_whatever_links_most(caplog: pytest.LogCaptureFixture):
+    a, b = [f"a{c}x" for c in "bcdefghijklm"], [f"b{c}x" for c in "bcdefg"]
+    # a column of one side against names, or a column of the other, of the same name or another
+    for columns, names in (({"rna_symbol": b + a[6:]}, "symbol"), ({"rna_id": IDS, "protein_id": IDS[:6]}, "id"),
+                           ({"rna_id": IDS, "protein_ensembl": IDS[:6]}, "ensembl"), ({"protein_of": a[:6]}, "of")):  # fmt: skip
+        found, text = automatic(make(a, b, **columns), caplog)
+        assert found == set(zip(a, b)), columns
+        assert "6 linked features between 'rna' and 'protein'" in text
+        assert f"var['{names}']" in text
+        assert "Equal var_names: 0, after upper-casing 0" in text
+    # equal names, where they are as many, and where they are more
+    both = make(GENES, GENES, rna_id=IDS, protein_id=IDS)
+    assert "equal var_names" in automatic(both, caplog)[1]
+    few = make(GENES, GENES, rna_id=IDS, protein_id=[*IDS[:8], "w", "x", "y", "z"])
+    assert automatic(few, caplog)[0] == {(g, g) for g in GENES}
+    many = make(GENES, [*GENES[:4], *b], rna_id=IDS, protein_id=IDS[:10])
+    assert automatic(many, caplog)[0] == set(zip(GENES, [*GENES[:4], *b]))
+
+
+def test_what_links_more_is_said(caplog: pytest.LogCaptureFixture):
+    mdata = make(GENES, [*GENES[:3], *[g.lower() for g in GENES[3:]]])
+    found, text = automatic(mdata, caplog)
+    assert found == {(g, g) for g in GENES[:3]}
+    assert "After upper-casing 12 names would match" in text
+    assert len(typed(mdata, text)) == 12
+
+
+def test_the_warning_says_what_to_type(caplog: pytest.LogCaptureFixture):
+    """In a session without logging a warning is all that is seen."""
+    mdata = make([g.capitalize() for g in MARKERS], [g.upper() for g in MARKERS], rna_n=[1] * 8)
+    mdata["protein"].var_names = [f"{g}X" for g in mdata["protein"].var_names]
+    mdata["rna"].var_names = [f"{g}x" for g in mdata["rna"].var_names]
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        assert link_table(mdata, "rna", "protein", "auto") is None
+    assert "After upper-casing 8 names would match" in caplog.text
+    assert len(typed(mdata, caplog.text)) == 8
+    # nothing would: nothing to type
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        assert link_table(make(GENES, ANTIBODIES), "rna", "protein", "auto") is None
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda n: ["GRCh38"] * n,
+        lambda n: ["Gene Expression"] * n,
+        lambda n: list(range(n)),
+        lambda n: [str(i) for i in range(n)],
+        lambda n: [f"{i}.5" for i in range(n)],
+        lambda n: [i % 2 == 0 for i in range(n)],
+        lambda n: [str(i % 2 == 0) for i in range(n)],
+        lambda n: [f"chr{i}" for i in range(1, n + 1)],
+        lambda n: list("abcdefghijklmnop"[:n]),
+        lambda n: ["+", "-"] * (n // 2),
+        lambda n: ["protein_coding", "lncRNA", "TR_V", "IG_C"] * (n // 4),
+        lambda n: [None] * n,
+        lambda n: pd.Categorical(["a", "b"] * (n // 2)),
+        lambda n: np.linspace(0, 1, n),
+    ],
+)
+def test_columns_that_name_nothing_are_not_taken(values: Any, caplog: pytest.LogCaptureFixture):
+    a, b = [f"a{c}x" for c in "bcdefghijklm"], [f"b{c}x" for c in "bcdefghi"]
+    mdata = make(a, b, rna_what=values(12), protein_what=values(8), rna_other=values(12))
+    found, text = automatic(mdata, caplog)
+    assert found == set()
+    assert "WARNING" not in text
+
+
+def test_numbers_are_no_names(caplog: pytest.LogCaptureFixture):
+    """AnnData numbers features that have no names."""
+    numbers = [str(i) for i in range(20)]
+    found, text = automatic(make(numbers, numbers), caplog)
+    assert found == set()
+    assert "WARNING" in text
+    assert "20 names are equal numbers; if these name features: `links='var_names'`" in text
+    assert len(link_table(make(numbers, numbers), "rna", "protein", "var_names")) == 20
+
+
+def test_one_gene_of_many_peaks_is_not_taken_but_named(caplog: pytest.LogCaptureFixture):
+    peaks = [f"chr1:{i}00-{i}50" for i in range(36)]
+    mdata = make(GENES, peaks, protein_nearest=[f"G{i // 3}" for i in range(36)])
+    assert automatic(mdata, caplog)[0] == set()
+    mdata["protein"].var["nearest"] = [f"G{i // 3}" if i % 3 else f"own{i}" for i in range(36)]
+    mdata["protein"].var["most"] = [f"G{i // 3}" if i % 3 == 0 else f"own{i}" for i in range(36)]
+    assert automatic(mdata, caplog)[0] == {(f"G{i // 3}", p) for i, p in enumerate(peaks) if i % 3 == 0}
+
+
+def test_nine_equal_names_are_used(caplog: pytest.LogCaptureFixture):
+    assert automatic(make(GENES, GENES[:9]), caplog)[0] == {(g, g) for g in GENES[:9]}

@@ -307,7 +307,7 @@ def test_masks():
 
 def test_masks_refused():
     mdata = make(values())
-    mdata["a"].var["n"] = 1
+    mdata["a"].var["n"] = 2
     mdata["a"].var["none"] = False
     with pytest.raises(KeyError, match=r"var column in 'a' 'hv'.*\['n', 'none'\]"):
         _modality.read_mask(mdata, "a", "hv", None)
@@ -335,3 +335,103 @@ def test_views_cannot_be_written_to():
     for wrong in (mdata[mdata.obs_names[:60]], inner):
         with pytest.raises(ValueError, match=r"`mdata` is a view.*mdata.copy\(\)"):
             _modality.check_writable(wrong, ["a", "b"])
+
+
+# --- input that people have --------------------------------------------------------------------------------------
+
+
+def test_features_and_cells_with_nan_are_named():
+    x = values()
+    x[3:5, 2] = np.nan
+    x[7, 4] = np.inf
+    for stored in (x, sp.csr_matrix(x)):
+        with pytest.raises(ValueError, match=r"3 NaN.*2 of \d+ features \('\w+2', '\w+4'\) and 3 of 40 cells \('\w+3'"):
+            _modality.read_matrix(make(stored), "a")
+
+
+@pytest.mark.parametrize(("highest", "noticed"), [(1, False), (2, True), (49, True)])
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_raw_counts_of_a_panel(highest: int, noticed: bool, form, caplog: pytest.LogCaptureFixture):
+    counts = np.random.default_rng(0).integers(0, highest + 1, (40, 6)).astype(np.float32)
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        _modality.read_matrix(make(form(counts)), "a")
+        _modality.read_matrix(make(form(counts * 0.97)), "a")
+    assert ["raw counts" in text for text in caplog.messages] == [True] * noticed
+
+
+@pytest.mark.parametrize("kind", ["text", "object", "table"])
+def test_coordinates_stored_as_text(kind: str, caplog: pytest.LogCaptureFixture):
+    mdata, xy = make(values()), np.random.default_rng(0).normal(size=(40, 2))
+    text = xy.astype(str) if kind == "text" else xy.astype(str).astype(object)
+    mdata["a"].obsm["x"] = pd.DataFrame(text, mdata["a"].obs_names, ["u", "v"]) if kind == "table" else text
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        np.testing.assert_array_equal(_modality.coordinates(mdata, "a", "x"), xy)
+    assert caplog.messages == ["obsm['x'] of 'a' holds text: it is read as numbers."]
+
+
+def test_coordinates_that_are_no_numbers():
+    mdata = make(values())
+    mdata["a"].obsm["x"] = np.array([["1", "2,5"]] * 40, dtype=object)
+    with pytest.raises(ValueError, match=r"obsm\['x'\] of 'a' holds text that is no number.*2,5.*astype\(float\)"):
+        _modality.coordinates(mdata, "a", "x")
+
+
+@pytest.mark.parametrize("columns", [["x", "y"], ["x_centroid", "y_centroid"], ["x", "y", "z"]])
+def test_coordinates_in_obs_are_named_and_the_code_runs(columns: list[str]):
+    mdata = make(values())
+    for column in columns:
+        mdata["a"].obs[column] = np.arange(40.0)
+    for call in (
+        lambda: _modality.coordinates(mdata, "a", "spatial"),
+        lambda: _modality.read_coordinates(mdata, ["a", "b"], "spatial"),
+    ):
+        with pytest.raises(KeyError) as raised:
+            call()
+        code = raised.value.args[0].split("`")[-2]
+    exec(code, {"mdata": mdata})
+    assert _modality.coordinates(mdata, "a", "spatial").shape == (40, len(columns))
+
+
+def test_cells_without_coordinates_are_named():
+    mdata = make(values())
+    mdata["a"].obsm["x"] = np.r_[np.ones((39, 2)), [[np.nan, 1]]]
+    with pytest.raises(ValueError, match=f"1 of 40 cells, e.g. '{mdata['a'].obs_names[39]}'"):
+        _modality.coordinates(mdata, "a", "x")
+
+
+TRANSPOSED = {
+    "cells named like features": ([f"g{i}" for i in range(40)], [f"c{i}" for i in range(5)], "like features of another"),
+    "features named like cells": ([f"r{i}" for i in range(40)], [f"b{i}" for i in range(5)], "like cells of another"),
+    "barcodes": ([f"r{i}" for i in range(40)], [f"S1_ACGTACGTACGTAC{c}-1" for c in "ACGTA"[:4]] + ["x"], "like barcodes"),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_a_transposed_matrix(case: str):
+    rows, columns, reason = TRANSPOSED[case]
+    other = ad.AnnData(np.ones((40, 40)), pd.DataFrame(index=[f"b{i}" for i in range(40)]))
+    other.var_names = [f"g{i}" for i in range(40)]
+    mdata = md.MuData({"a": ad.AnnData(values()[:, :5], pd.DataFrame(index=rows), pd.DataFrame(index=columns)), "b": other})
+    with pytest.raises(ValueError, match=rf"'a' \(40 cells × 5 features\) looks transposed: .*{reason}") as raised:
+        _modality.check_modalities(mdata, ())
+    names = {"mudata": md, "mdata": mdata}
+    exec(str(raised.value).split("`")[1], names)
+    assert names["mdata"]["a"].shape == (5, 40)
+
+
+def test_what_is_not_transposed():
+    # numbers name anything; distances between cells have features named like cells
+    x = np.random.default_rng(0).random((40, 40))
+    numbers = md.MuData({"a": ad.AnnData(x), "b": ad.AnnData(x[:35])})
+    assert _modality.check_modalities(numbers, ()) == ["a", "b"]
+    index = pd.DataFrame(index=[f"cell{i}" for i in range(40)])
+    distances = md.MuData({"a": ad.AnnData(x, index, index), "b": ad.AnnData(x[:, :5], index)})
+    assert _modality.check_modalities(distances, ()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("mask", [[1, 0, 1], [True, None, "True"], ["true", "false", "TRUE"], [1.0, np.nan, 1.0]])
+def test_yes_and_no_in_any_form(mask: list):
+    np.testing.assert_array_equal(_modality.as_booleans(pd.Series(mask, dtype=object)), [True, False, True])
+    np.testing.assert_array_equal(_modality.as_booleans(pd.Categorical(mask)), [True, False, True])
+    assert _modality.as_booleans(pd.Series(["yes", "no"])) is None
+    assert _modality.as_booleans(pd.Series([0, 2])) is None

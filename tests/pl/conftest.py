@@ -12,9 +12,21 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from scmmgan.data import fingerprint as _fingerprint
+from scmmgan.data import record as _record
+from scmmgan.data import slots as _slots
 from scmmgan.data.keys import FORMAT
+from scmmgan.model.problem import Modality
 
 N_SPOTS, N_CELLS, N_STEPS = 60, 45, 200
+
+
+@pytest.fixture(autouse=True)
+def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests write by hand is not compared with the record: tests/data/test_fingerprint.py, test_damage.py."""
+    monkeypatch.setattr(_record, "whole", lambda found, keys, *also: dict(found))
+    monkeypatch.setattr(_fingerprint, "recorded_rows", lambda adata, *_: np.arange(adata.n_obs))
+    monkeypatch.setattr(_slots, "changed_values", lambda *_: "")
 
 
 @pytest.fixture
@@ -74,7 +86,15 @@ def aligned() -> md.MuData:
     config = {"modalities": ["spots", "cells"], "widths": widths, "block_sd": block_sd, "var_names": var_names}
     mdata.uns["scmmgan"] = {
         "format": FORMAT,
-        "params": {"links": "gene", "layer": "None"},
+        "params": {"modalities": np.array(["spots", "cells"]), "links": "gene", "layer": "None", "use_rep": "None"},
+        "fingerprint": {
+            name: _fingerprint.of(
+                Modality(name, adata.X, adata.obs_names.to_numpy(), adata.var_names.to_numpy()),
+                adata.obsm["X_scmmgan"],
+                transforms[name]["mean"],
+            )
+            for name, adata in (("spots", spots), ("cells", cells))
+        },
         "features": {name: np.array(found, dtype=object) for name, found in var_names.items()},
         "history": history,
         "model": {"config": json.dumps(config), "weights": {}, "transforms": transforms},

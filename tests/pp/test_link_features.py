@@ -34,7 +34,6 @@ def test_column(small: md.MuData):
 
 
 def test_equal_names_are_not_counted(small: md.MuData):
-    """Fewer than the ten that `links="auto"` asks for, but asked for."""
     small["rna"].var_names = [f"f{i}" for i in range(30)]
     small["protein"].var_names = [f"f{i + 26}" for i in range(20)]
     assert smm.pp.link_features(small, "rna", "protein")["rna"].tolist() == ["f26", "f27", "f28", "f29"]
@@ -63,7 +62,7 @@ def test_nothing_is_written(small: md.MuData, fingerprint: Callable):
 
 def test_refusals(small: md.MuData):
     for wrong in (None, "auto"):
-        with pytest.raises(ValueError, match="`on` must be 'var_names', a `var` column, 'genomic' or"):
+        with pytest.raises(ValueError, match="`on` must be 'var_names', a `var` column, 'antibody', 'genomic' or"):
             smm.pp.link_features(small, "rna", "protein", on=wrong)
     with pytest.raises(TypeError, match="got int"):
         smm.pp.link_features(small, "rna", "protein", on=3)
@@ -449,3 +448,130 @@ def test_genomic_arguments_belong_to_genomic(small: md.MuData):
     twice["rna"].var_names = [*GENES.index, "PLUS"]
     with pytest.raises(ValueError, match=r"var_names of 'rna' are not unique, e.g. 'PLUS'"):
         smm.pp.link_features(twice, "rna", "atac", on="genomic", genes=GENES)
+
+
+# --- genomic: columns of other tools, and code in messages -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("chrom", "chromStart", "chromEnd", "strand"),  # UCSC, GLUE
+        ("Chromosome", "Start", "End", "Strand"),  # pyranges
+        ("seqnames", "start", "end", "strand"),  # GRanges
+        ("seqname", "start", "end", "strand"),  # GTF
+        ("chromosome_name", "start_position", "end_position", "strand"),  # BioMart, biomaRt
+        ("Chromosome/scaffold name", "Gene start (bp)", "Gene end (bp)", "Strand"),  # BioMart, downloaded
+        ("#chrom", "txStart", "txEnd", "strand"),
+        ("chromosome", "start", "end", "strand"),  # inferCNV
+        ("chr", "gene_start", "gene_end", "gene_strand"),
+        ("CHR", "START", "STOP", "STRAND"),
+    ],
+)
+def test_columns_under_the_names_of_other_tools(names: tuple[str, ...]):
+    genes = GENES.rename(columns=dict(zip(["chrom", "start", "end", "strand"], names)))
+    peaks = columns(list(PEAKS)).rename(columns=dict(zip(["chrom", "start", "end"], names)))
+    renamed = {(gene, f"peak{list(PEAKS).index(peak)}"): w for (gene, peak), w in EXPECTED.items()}
+    for rna, atac, table, expected in (
+        (genes, PEAKS, None, EXPECTED),
+        (GENES.index, PEAKS, genes, EXPECTED),
+        (genes, peaks, None, renamed),
+    ):
+        found = smm.pp.link_features(multiome(rna, atac), "rna", "atac", on="genomic", genes=table)
+        assert links_of(found) == pytest.approx(expected)
+
+
+def test_names_of_the_interface_come_first():
+    genes = GENES.assign(Chromosome="chr9", chromStart=0, stop=1)
+    assert links_of(smm.pp.link_features(multiome(genes, PEAKS), "rna", "atac", on="genomic")) == pytest.approx(
+        EXPECTED
+    )
+
+
+def placeless(kind: str) -> pd.DataFrame:
+    """Genes of which the second has no place."""
+    genes = GENES.astype({"start": object, "end": object})
+    second = genes.index[1]
+    if kind.startswith("interval"):
+        places = pd.Series(
+            [f"{c}:{s}-{e}" for c, s, e in zip(genes["chrom"], genes["start"], genes["end"])], genes.index
+        )
+        places = places.astype(object)
+        places[second] = {"interval": np.nan, "interval as text": "nan", "interval of another kind": "scaffold"}[kind]
+        return genes[["strand"]].assign(interval=places)
+    if kind == "chromosome":
+        genes.loc[second, "chrom"] = np.nan
+    elif kind == "category":
+        genes["chrom"] = pd.Categorical(["chr1", "NA", "chr2"])
+    elif kind == "text":
+        genes.loc[second, ["chrom", "start", "end"]] = ["nan", "unknown", "-"]
+    elif kind == "other names":
+        genes.loc[second, ["start", "end"]] = np.nan
+        genes = genes.rename(columns={"chrom": "seqnames", "start": "chromStart", "end": "stop"})
+    else:
+        genes.loc[second, ["start", "end"]] = np.nan
+    return genes.assign(gene=["a", "b", "c"]) if kind == "a column gene" else genes
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "chromosome", "category", "text", "other names", "a column gene", "interval", "interval as text",
+     "interval of another kind"],
+)  # fmt: skip
+def test_the_code_that_leaves_genes_out_runs(kind: str):
+    mdata = multiome(placeless(kind), PEAKS)
+    with pytest.raises(ValueError, match=r"1 of 3 intervals in `var` of 'rna' have no chrom, start or end") as error:
+        smm.pp.link_features(mdata, "rna", "atac", on="genomic")
+    (typed,) = re.findall(r"`genes=([^`]*)`", str(error.value))
+    table = smm.pp.link_features(mdata, "rna", "atac", on="genomic", genes=eval(typed, {"mdata": mdata}))
+    assert links_of(table) == pytest.approx({pair: w for pair, w in EXPECTED.items() if pair[0] != "MINUS"})
+
+
+@pytest.mark.parametrize("column", ["gene", "symbol"])
+def test_the_code_for_tables_of_other_names_runs(column: str):
+    genes = GENES.set_axis(["a", "b", "c"]).assign(
+        **{column: GENES.index}, **({} if column == "gene" else {"gene": "?"})
+    )
+    genes = genes if column == "symbol" else genes.assign(gene="?").set_axis(GENES.index)
+    (typed,) = re.findall(r"`genes=([^`]*)`", refused(GENES.index, PEAKS, genes=genes))
+    table = smm.pp.link_features(
+        multiome(GENES.index, PEAKS), "rna", "atac", on="genomic", genes=eval(typed, {"genes": genes})
+    )
+    assert links_of(table) == pytest.approx(EXPECTED)
+
+
+def test_the_code_for_repeated_names_runs():
+    mdata = multiome([*GENES.index, "more"], PEAKS)
+    mdata["rna"].var_names = [*GENES.index, "PLUS"]
+    with pytest.raises(ValueError, match="not unique") as error:
+        smm.pp.link_features(mdata, "rna", "atac", on="genomic", genes=GENES)
+    (typed,) = re.findall(r"`(mdata[^`]*)`", str(error.value))
+    exec(typed, {"mdata": mdata})
+    assert links_of(smm.pp.link_features(mdata, "rna", "atac", on="genomic", genes=GENES)) == pytest.approx(EXPECTED)
+
+
+# --- what a user meets -------------------------------------------------------------------------------------------
+
+
+def test_the_toy_in_other_spellings(small: md.MuData, caplog: pytest.LogCaptureFixture):
+    """The columns link; the line says that names in another case would, too."""
+    small["rna"].var_names = small["rna"].var["gene"].str.capitalize()
+    small["protein"].var_names = small["protein"].var["gene"].str.upper()
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        smm.tl.align(small, links="auto", method="coupling", progress_bar=False)
+    assert "15 linked features between 'rna' and 'protein': var['gene'] of 'rna'" in caplog.text
+    assert "Equal var_names: 0, after upper-casing 15" in caplog.text
+
+
+def test_affixes_of_all_antibodies_are_named(small: md.MuData):
+    genes = {m: small[m].var.pop("gene") for m in small.mod}
+    for spell in ("{}_TotalSeqB", "Hu.{}", "adt_{}", "prot:{}", "{} (UCHT1)"):
+        small["rna"].var_names = genes["rna"].astype(str).to_numpy()
+        small["protein"].var_names = [spell.format(g) for g in genes["protein"]]
+        with pytest.raises(ValueError, match="15 entries of var_names") as error:
+            smm.pp.link_features(small, "rna", "protein")
+        for code in (part for part in re.findall(r"`([^`]*)`", str(error.value)) if part.startswith("mdata[")):
+            exec(code, {"mdata": small})
+        assert len(smm.pp.link_features(small, "rna", "protein", on="linked")) == 15
+        for m in small.mod:
+            del small[m].var["linked"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anndata as ad
 import mudata as md
 import numpy as np
@@ -178,3 +181,43 @@ def test_refuses_views_empty_and_foreign_arrays():
         smm.pp.normalize(md.MuData({"a": ad.AnnData(shape=(3, 2))}), "a", kind="clr")
     with pytest.raises(TypeError, match="dtype complex64"):
         smm.pp.normalize(make(counts("complex64")), "a", kind="clr")
+
+
+# --- input that people have --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["log1p", "clr", "tfidf"])
+@pytest.mark.parametrize("fmt", ["dense", "csr"])
+def test_counts_corrected_for_ambient_rna(kind: str, fmt: str):
+    corrected = counts() * 0.97
+    mdata = make(FORMATS[fmt](corrected))
+    with pytest.raises(ValueError, match=r"not whole numbers.*SoupX.*`corrected=True`"):
+        smm.pp.normalize(mdata, "a", kind=kind)
+    assert not mdata["a"].layers
+    smm.pp.normalize(mdata, "a", kind=kind, corrected=True)
+    np.testing.assert_allclose(dense(mdata["a"].layers[kind]), expected(kind, corrected), rtol=2e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="negative"):
+        smm.pp.normalize(make(-corrected), "a", kind=kind, corrected=True)
+
+
+def test_features_with_nan_are_named():
+    x = counts()
+    x[2, 5] = np.nan
+    with pytest.raises(ValueError, match=r"1 NaN .*1 of 12 features \('5'\) and 1 of 30 cells \('2'\)"):
+        smm.pp.normalize(make(x), "a", kind="clr")
+
+
+def test_same_values_as_muon():
+    """In a process of its own: muon's import warns."""
+    code = (
+        "import anndata as ad, muon, mudata as md, numpy as np, scmmgan as smm\n"
+        "x = np.random.default_rng(0).poisson(1.5, (30, 12)).astype('float32') + np.eye(30, 12, dtype='float32')\n"
+        "for kind, of in (('clr', muon.prot.pp.clr), ('tfidf', muon.atac.pp.tfidf)):\n"
+        "    mdata, other = md.MuData({'a': ad.AnnData(x.copy())}), ad.AnnData(x.copy())\n"
+        "    smm.pp.normalize(mdata, 'a', kind=kind)\n"
+        "    of(other)\n"
+        "    theirs = other.X.toarray() if hasattr(other.X, 'toarray') else other.X\n"
+        "    np.testing.assert_allclose(mdata['a'].layers[kind], theirs, rtol=2e-5, atol=1e-6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

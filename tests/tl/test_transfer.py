@@ -112,7 +112,8 @@ def test_types_of_columns(small_aligned: md.MuData, kind: str):
     smm.tl.transfer(small_aligned, "rna", "protein", obs="c")
     found = small_aligned["rna"].obs["scmmgan_protein_c"]
     if kind in ("integers", "nullable"):
-        assert found.dtype == np.float32
+        assert found.dtype == "Int64"
+        assert set(found.dropna()) <= {0, 1}
     else:
         expected = {"booleans": ["False", "True"], "text": ["0", "1"]}.get(kind, ["b", "a"])
         assert found.cat.categories.tolist() == expected
@@ -210,3 +211,44 @@ def test_columns_that_would_share_a_slot(small_aligned: md.MuData):
     small_aligned["protein"].obs["gradient_unassigned"] = 7.0
     with pytest.raises(ValueError, match="would share the slot"):
         smm.tl.transfer(small_aligned, "rna", "protein", obs=["gradient", "gradient_unassigned"])
+
+
+# --- input that people have --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [int, "Int64", object])
+def test_cluster_numbers_are_labels(aligned_toy: md.MuData, dtype: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    obs = aligned_toy["protein"].obs
+    obs["cluster"] = obs["cell_type"].cat.codes.astype(int).to_numpy() * 5 + 6
+    obs["cluster"] = obs["cluster"].astype(dtype)
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        smm.tl.transfer(aligned_toy, "rna", "protein", obs=["cluster", "cell_type"])
+    (said,) = [text for text in caplog.messages if "cluster" in text]
+    assert "5 different whole numbers" in said
+    assert "categories" in said
+    found = aligned_toy["rna"].obs
+    code, label = found["scmmgan_protein_cluster"], found["scmmgan_protein_cell_type"]
+    pd.testing.assert_series_equal((code - 6) // 5, label.cat.codes.astype("Int64").replace(-1, pd.NA), check_names=False)
+    names = aligned_toy.uns["scmmgan"]["transfer"]["rna"]["scmmgan_protein_cluster"]
+    assert list(names) == ["6", "11", "16", "21", "26"]
+    aligned_toy["protein"].obs["cluster"] = obs["cluster"].astype(int)
+    aligned_toy.write(tmp_path / "a.h5mu")
+    pd.testing.assert_series_equal(md.read(tmp_path / "a.h5mu")["rna"].obs[code.name], code)
+
+
+def test_cluster_numbers_as_floats_are_warned_of(small_aligned: md.MuData, caplog: pytest.LogCaptureFixture):
+    obs = small_aligned["protein"].obs
+    obs["c"] = np.where(np.arange(len(obs)) % 7 == 0, np.nan, np.arange(len(obs)) % 3)
+    obs["value"] = np.arange(len(obs)) % 3 + 0.5
+    obs["count"] = np.random.default_rng(0).permutation(len(obs))
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        smm.tl.transfer(small_aligned, "rna", "protein", obs=["c", "value", "count"])
+    (said,) = [text for text in caplog.messages if "categories first" in text]
+    assert said.startswith("'c' of 'protein' holds 3 different whole numbers, as floats")
+    assert small_aligned["rna"].obs[["scmmgan_protein_c", "scmmgan_protein_count"]].dtypes.eq(np.float32).all()
+
+
+def test_a_column_of_the_whole(small_aligned: md.MuData):
+    small_aligned.obs["mine"] = "x"
+    with pytest.raises(KeyError, match="push_obs"):
+        smm.tl.transfer(small_aligned, "rna", "protein", obs="mine")

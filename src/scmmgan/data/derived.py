@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scmmgan.data.keys import Keys
+from scmmgan.data.record import sealed
+from scmmgan.data.undo import all_or_nothing
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -46,20 +48,23 @@ def write(
     record = dict(mdata.uns[keys.uns])
     ours = recorded(record)
     stale = [slot for slot in instead_of if slot in ours and slot not in slots]
-    _delete(mdata, stale)
-    for (name, container, key), value in slots.items():
-        getattr(mdata[name], container)[key] = value
     kept = [slot for slot in ours if slot not in stale]
-    mdata.uns[keys.uns] = {**record, **(uns or {}), "derived": _stored([*kept, *slots])}
+    record = sealed({**(uns or {}), "derived": _stored([*kept, *slots])}, record)
+    with all_or_nothing(mdata, [name for name, _, _ in (*stale, *slots)]):
+        _delete(mdata, stale)
+        for (name, container, key), value in slots.items():
+            getattr(mdata[name], container)[key] = value
+        mdata.uns[keys.uns] = record
 
 
 def recorded(record: Mapping[str, Any]) -> list[Slot]:
-    """Slots that were written for an alignment."""
-    found = []
-    for name, entries in record.get("derived", {}).items():
-        for entry in entries:
-            container, key = str(entry).split(":", 1)
-            found.append((str(name), container, key))
+    """Slots that were written for an alignment; what a damaged record says otherwise is passed over."""
+    found, derived = [], record.get("derived")
+    for name, entries in derived.items() if isinstance(derived, Mapping) else ():
+        for entry in entries if isinstance(entries, np.ndarray | list) and np.ndim(entries) == 1 else ():
+            container, _, key = str(entry).partition(":")
+            if key and container in ("obs", "var", "obsm", "varm", "layers"):
+                found.append((str(name), container, key))
     return found
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from scmmgan.data import links as _links
-from scmmgan.data.modality import modality, whole_number
+from scmmgan.data.links import check_pair
+from scmmgan.data.modality import GAPS, modality, whole_number
+from scmmgan.data.names import gaps as text_gaps
+from scmmgan.data.spellings import spellings
+from scmmgan.model.defaults import MAX_LINK_TABLE, MIN_LINKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +26,24 @@ WINDOW = 2_000  # bp upstream of the TSS: the promoter of Signac's GeneActivity 
 # weight at d bp from the gene body: (1 + d / 1000) ** -.75, the power law of GLUE (contact falls with distance)
 SCALE, POWER = 1_000.0, 0.75
 COLUMNS = ["chrom", "start", "end"]
+# names of the same in tables of other tools (UCSC, Ensembl BioMart, GTF readers, GRanges), in lower case, letters only
+ALIASES = {
+    "chrom": ("chrom", "chromosome", "chr", "seqnames", "seqname", "seqid", "chromosomename", "chromosomescaffoldname",
+              "chromname", "contig", "genechrom", "genechr", "peakchrom", "peakchr"),
+    "start": ("start", "chromstart", "chromosomestart", "startposition", "genestartbp", "genestart", "txstart",
+              "chrstart", "startbp", "startpos", "posstart", "peakstart", "begin"),
+    "end": ("end", "chromend", "chromosomeend", "endposition", "geneendbp", "geneend", "txend", "chrend", "endbp",
+            "endpos", "posend", "peakend", "stop"),
+    "strand": ("strand", "genestrand", "chromstrand", "chromosomestrand"),
+}  # fmt: skip
 PEAK_NAME = r"^([^:]+)([:_-])([0-9]+)([_-])([0-9]+)$"
 MAX_POSITION = 2**40  # far beyond any chromosome, and chromosome × position still fits 64 bits
-STRANDS = {"+": 1, "1": 1, "+1": 1, "-": -1, "-1": -1, ".": 0, "*": 0, "0": 0, "nan": 0, "None": 0, "<NA>": 0, "": 0}
+STRANDS = {"+": 1, "1": 1, "+1": 1, "-": -1, "-1": -1, ".": 0, "*": 0, "0": 0, "?": 0}
+STRANDS |= dict.fromkeys((gap for gap in GAPS if gap != "-"), 0)
+MAX_NAMED = 20  # different wrong entries that a message spells out
 HELP = (
-    "Genes need the `var` columns chrom, start, end (and strand) or interval, or a table `genes=`; "
+    "Genes need the `var` columns chrom, start, end (and strand; or as other tools name them) or interval, or a table "
+    "`genes=`; "
     "peaks need names like 'chr1:10-20', 'chr1_10_20' or 'chr1-10-20', or the same columns."
 )
 
@@ -35,7 +52,7 @@ def genomic_links(
     mdata: MuData, source: str, target: str, *, window: int = WINDOW, genes: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Table of links between the genes of one modality and the peaks of the other, see `pp.link_features`."""
-    _links.check_pair(mdata, source, target)
+    check_pair(mdata, source, target)
     window = whole_number(window, "window", low=0, high=MAX_POSITION)
     if genes is not None and not isinstance(genes, pd.DataFrame):
         raise TypeError(
@@ -44,17 +61,17 @@ def genomic_links(
     var = {name: _placed(modality(mdata, name).var) for name in (source, target)}
     gene_side = _gene_side(var, genes)
     peak_side = target if gene_side == source else source
-    gene = _genes(var[gene_side], gene_side, genes)
+    gene = _genes(var[gene_side], gene_side, genes, _leave_out(modality(mdata, gene_side).var, gene_side))
     peak = _peaks(var[peak_side], peak_side)
     _name_chromosomes(gene, peak, gene_side, peak_side)
     if unknown := int((gene["strand"] == 0).sum()):
         logger.info("%d of %d genes of %r have no strand: both ends count as upstream.", unknown, len(gene), gene_side)
     table = _overlaps(gene, peak, window)
     used = [table[column].nunique() for column in ("gene", "peak")]
-    if len(table) < _links.MIN_LINKS:
+    if len(table) < MIN_LINKS:
         raise ValueError(
             f"{len(table)} of {len(peak)} peaks of {peak_side!r} lie in the {gene['at'].nunique()} genes of {gene_side!r} "
-            f"with a place or {window} bp upstream of them; at least {_links.MIN_LINKS} links are needed. "
+            f"with a place or {window} bp upstream of them; at least {MIN_LINKS} links are needed. "
             "Check that both have coordinates of one genome build, or raise `window`."
         )
     logger.info(
@@ -99,10 +116,51 @@ def _found(var: pd.DataFrame, genes: pd.DataFrame | None) -> str:
 
 
 def _placed(var: pd.DataFrame) -> pd.DataFrame:
-    """`var` with chrom, start, end from a column `interval` ("chr1:10-20", as 10x multiome files have it)."""
-    if _has_columns(var) or "interval" not in var:
-        return var
-    return var.drop(columns=COLUMNS, errors="ignore").join(_parse(pd.Index(var["interval"])).set_axis(var.index))
+    """The table with chrom, start, end and strand, under whatever name it has them, or from "chr1:10-20" in `interval`."""
+    renamed = var.rename(columns={column: role for role, column in _columns(var).items()})
+    if _has_columns(renamed) or "interval" not in var:
+        return renamed
+    # 10x multiome files
+    return renamed.drop(columns=COLUMNS, errors="ignore").join(_parse(pd.Index(var["interval"])).set_axis(var.index))
+
+
+def _columns(var: pd.DataFrame) -> dict[str, str]:
+    """The columns that hold chrom, start, end and strand: those names first, then what other tools call them."""
+    plain: dict[str, str] = {}
+    for column in var:
+        plain.setdefault(re.sub(r"[^a-z]", "", str(column).lower()), str(column))
+    found = {
+        role: role if role in var else next((plain[a] for a in names if a in plain), None)
+        for role, names in ALIASES.items()
+    }
+    return {role: column for role, column in found.items() if column is not None}
+
+
+def _leave_out(var: pd.DataFrame, name: str) -> str:
+    """What to type to leave out the genes of a modality that have no place."""
+    columns = [column for role, column in _columns(var).items() if role != "strand"]
+    if len(columns) < len(COLUMNS):
+        if "interval" not in var:
+            return "leave these genes out"
+        columns = ["interval"]
+    bad: list[object] = []
+    for column in columns:
+        values = var[column].astype(object)
+        if column == "interval":
+            wrong = _parse(pd.Index(values))["chrom"].isna().to_numpy()
+        elif column == columns[0]:
+            wrong = text_gaps(values).to_numpy(dtype=bool)
+        else:
+            wrong = ~np.isfinite(pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan))
+        bad += values[wrong & values.notna().to_numpy()].unique().tolist()
+    if len(bad) > MAX_NAMED:
+        return "leave these genes out"
+    # names of genes are read from a column "gene" where there is one
+    table = f"mdata[{name!r}].var" + (".drop(columns='gene')" if "gene" in var else "")
+    if bad:
+        listed = ", ".join(f"float({str(v)!r})" if isinstance(v, float) else repr(v) for v in dict.fromkeys(bad))
+        table += f"[~mdata[{name!r}].var[{columns}].isin([{listed}]).any(axis=1)]"
+    return f"leave them out: `genes={table}.dropna(subset={columns})`"
 
 
 def _has_columns(var: pd.DataFrame) -> bool:
@@ -116,7 +174,7 @@ def _gene_names(genes: pd.DataFrame) -> pd.Index:
 # --- intervals ---------------------------------------------------------------------------------------------------
 
 
-def _genes(var: pd.DataFrame, name: str, genes: pd.DataFrame | None) -> pd.DataFrame:
+def _genes(var: pd.DataFrame, name: str, genes: pd.DataFrame | None, instead: str) -> pd.DataFrame:
     """Intervals of genes: `at` (position of the feature), chrom, start, end, strand; several per gene are allowed."""
     if genes is None:
         if not _has_columns(var):
@@ -129,7 +187,7 @@ def _genes(var: pd.DataFrame, name: str, genes: pd.DataFrame | None) -> pd.DataF
             var,
             np.arange(len(var)),
             f"`var` of {name!r}",
-            f"leave them out: `genes=mdata[{name!r}].var.dropna(subset={COLUMNS})`",
+            instead,
         )
     names = _gene_names(genes)
     at = var.index.get_indexer(names)
@@ -137,7 +195,7 @@ def _genes(var: pd.DataFrame, name: str, genes: pd.DataFrame | None) -> pd.DataF
         raise ValueError(
             f"None of the {len(var)} var_names of {name!r} is in the {len(genes)} rows of `genes`. {_other_names(var, genes)}"
         )
-    placed = _intervals(genes[at >= 0], at[at >= 0], "`genes`", "drop these rows")
+    placed = _intervals(_placed(genes[at >= 0]), at[at >= 0], "`genes`", "drop these rows")
     here = placed["at"].nunique()
     logger.info("%d of %d features of %r are in `genes`.", here, len(var), name)
     if len(placed) > here:
@@ -149,7 +207,7 @@ def _genes(var: pd.DataFrame, name: str, genes: pd.DataFrame | None) -> pd.DataF
 
 def _other_names(var: pd.DataFrame, genes: pd.DataFrame) -> str:
     """Which column or spelling of `genes` would name the features."""
-    upper, stripped = _links.spellings(var.index, _gene_names(genes))
+    upper, stripped = spellings(var.index, _gene_names(genes))
     text = f"After upper-casing {upper} would be, and {stripped} without version suffixes."
     columns = {str(c): var.index.isin(v).sum() for c, v in {"index": genes.index, **dict(genes.items())}.items()}
     best = max(columns, key=lambda column: columns[column])
@@ -198,7 +256,7 @@ def _intervals(table: pd.DataFrame, at: np.ndarray, what: str, instead: str) -> 
     start, end = (
         pd.to_numeric(table[c], errors="coerce").to_numpy(dtype=float, na_value=np.nan) for c in ("start", "end")
     )
-    gaps = ~np.isfinite(start) | ~np.isfinite(end) | table["chrom"].isna().to_numpy()
+    gaps = ~np.isfinite(start) | ~np.isfinite(end) | text_gaps(table["chrom"]).to_numpy(dtype=bool)
     if gaps.any():
         raise ValueError(
             f"{gaps.sum()} of {len(table)} intervals in {what} have no chrom, start or end (missing or no number), e.g. "
@@ -290,10 +348,10 @@ def _overlaps(gene: pd.DataFrame, peak: pd.DataFrame, window: int) -> pd.DataFra
     within = starts.searchsorted(of_gene + begin), starts.searchsorted(of_gene + stop)
     across = begins.searchsorted(of_peak + start, side="right"), begins.searchsorted(of_peak + end)
     total = sum(int(np.maximum(high - low, 0).sum()) for low, high in (within, across))
-    if total > _links.MAX_LINKS:
+    if total > MAX_LINK_TABLE:
         raise ValueError(
             f"{total} links within {window} bp of {len(gene)} genes and {len(peak)} peaks; at most "
-            f"{_links.MAX_LINKS} fit. Lower `window`, or keep the variable genes and peaks."
+            f"{MAX_LINK_TABLE} fit. Lower `window`, or keep the variable genes and peaks."
         )
     (genes_a, peaks_a), (peaks_b, genes_b) = _expand(*within), _expand(*across)
     g, p = np.concatenate([genes_a, by_begin[genes_b]]), np.concatenate([by_start[peaks_a], peaks_b])

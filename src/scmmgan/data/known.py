@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan.data.modality import missing_key, modality
+from scmmgan.data.modality import GAPS, as_booleans, in_joint, missing_key, modality
 from scmmgan.model.defaults import MIN_CELLS, MIN_PAIRS
 
 if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
-
-GAPS = ("", "nan", "None", "<NA>")  # what str() makes of a gap
 
 
 def read_pairs(
@@ -61,7 +59,8 @@ def _check_names(mdata: MuData, names: Sequence[str], pairs: str | pd.DataFrame)
         if pairs != "obs_names" and not any(pairs in mdata[m].obs for m in names):
             columns = [c for m in names for c in mdata[m].obs]
             what = f"obs column in {' or '.join(map(repr, names))}"
-            raise missing_key(what, pairs, columns, "`pairs` also takes 'obs_names' or a table.")
+            hint = in_joint(mdata, pairs) or "`pairs` also takes 'obs_names' or a table."
+            raise missing_key(what, pairs, columns, hint)
         return
     if not pairs.columns.is_unique:
         raise ValueError(f"The table `pairs` has columns of one name: {list(pairs)}. Drop or rename them.")
@@ -77,12 +76,10 @@ def _named(mdata: MuData, a: str, b: str, pairs: str) -> np.ndarray:
     having = [m for m in (a, b) if pairs != "obs_names" and pairs in mdata[m].obs]
     for m in having:
         values = mdata[m].obs[pairs]
-        if not pd.api.types.is_bool_dtype(values):
+        if (marked := as_booleans(values)) is None:
             raise ValueError(
                 f"obs column {pairs!r} of {m!r} must be boolean (is this cell's partner known?), got {values.dtype}."
             )
-        # a categorical column may have no False to fill gaps with
-        marked = values.astype("boolean").fillna(False).to_numpy(dtype=bool)
         both = both[both.isin(values.index[marked])]
     if pairs != "obs_names" and not having:
         both = both[:0]
@@ -169,7 +166,9 @@ def _columns(
         if not isinstance(column, str):
             raise TypeError(f"`{argument}` must name an obs column, or be a dict of such names, got {column!r}.")
         if column not in obs:
-            raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns))
+            raise missing_key(
+                f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column)
+            )
         values[m] = _as_text(obs[column])
     return values
 
@@ -178,4 +177,4 @@ def _as_text(series: pd.Series) -> pd.Series:
     """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
     values = series.astype(object).convert_dtypes().astype(object)
     text = values.astype(str)
-    return text.where(~(values.isna() | text.isin(GAPS)), None).astype(object)
+    return text.where(~(values.isna() | text.str.strip().isin(GAPS)), None).astype(object)

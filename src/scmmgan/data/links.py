@@ -1,26 +1,35 @@
-"""Tables of linked features, from equal names, `var` columns or the user's own table."""
+"""Tables of linked features, from equal names, `var` columns, antibodies or the user's own table."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import antibodies as _antibodies
+from scmmgan.data import names as _names
 from scmmgan.data.modality import missing_key, modality
-from scmmgan.model.defaults import MAX_LINK_TABLE, MIN_AUTO, MIN_LINKS
+from scmmgan.data.spellings import described, spellings, would_match
+from scmmgan.model.defaults import (
+    MANY_KEY_LINKS,
+    MAX_KEY_LINKS,
+    MAX_LINK_TABLE,
+    MIN_LINKS,
+    NEARLY_ONE_TO_ONE,
+)
 
 if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
 
-ENSEMBL = re.compile(r"^(ENS[A-Z]*[EGPRT]\d{11})\.\d+$")  # the version of an Ensembl id
-SPELL = r".str.upper().str.replace(r'^(ENS\w+)\.\d+$', r'\1', regex=True)"  # what a user may type for the first
-SUFFIX = re.compile(r"[._-]\d+$")  # what keeps repeated names apart, "CD3D-1"; part of the name in "TRAV8-2"
+Pair = tuple[str, str]
+
+NAMES = ("var_names", "var_names")
+MANY = 3  # features of one key on both sides; two may be isoforms on one and antibodies on the other
 
 
 def link_table(
@@ -34,29 +43,23 @@ def link_table(
     if links is None:
         return None
     check_pair(mdata, source, target)
+    if isinstance(links, str) and links == "auto":
+        return _automatic(mdata, source, target)
     column = ""
     if isinstance(links, pd.DataFrame):
         if not required and not {source, target} <= set(links):
             return None
         table = _from_table(mdata, source, target, links)
     elif isinstance(links, str):
-        column = "var_names" if links == "auto" else links
-        if not required and not _named(mdata, (source, target), column):
-            column = "var_names"
-        table = _from_names(mdata, source, target, column)
+        column = links if required or _has(mdata, (source, target), links) else "var_names"
+        table = _from_column(mdata, source, target, column)
     else:
         raise TypeError(f"`links` must be a str, a DataFrame or None, got {type(links).__name__}.")
-    if isinstance(links, str) and links == "auto" and len(table) < MIN_AUTO:
-        logger.info(
-            "%d equal var_names in %r and %r, fewer than %d: no links. %s",
-            len(table), source, target, MIN_AUTO, _would_match(mdata, source, target, column),
-        )  # fmt: skip
-        return None
     if len(table) < MIN_LINKS and not required:
         logger.warning("`links` matches %d features of %r with %r: no links for this pair.", len(table), source, target)
         return None
     if len(table) < MIN_LINKS:
-        hint = f"{_would_match(mdata, source, target, column)} " if column else ""
+        hint = f"{_hint(mdata, (source, target), (column, column), least=len(table))[1]} " if column else ""
         raise ValueError(
             f"`links` matches {len(table)} features of {source!r} with {target!r}; at least {MIN_LINKS} are needed. "
             f"{hint}Give a `var` column or a table, or `links=None`."
@@ -78,42 +81,210 @@ def check_pair(mdata: MuData, source: str, target: str) -> None:
             twice = names[names.duplicated()][0]
             raise ValueError(
                 f"var_names of {name!r} are not unique, e.g. {twice!r}: links name features. "
-                "Run `var_names_make_unique()` on it."
+                f"Run `mdata[{name!r}].var_names_make_unique()`."
             )
 
 
-def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
-    """Feature names (index) and the keys that link them (values); one row per key of a `;` list."""
-    var = modality(mdata, name).var
-    keys = pd.Series(var.index if column == "var_names" else var.get(column, var.index), index=var.index)
-    # a categorical column would keep its categories through the split
-    keys = keys.astype(object).where(keys.notna(), "").astype(str).str.split(";").explode().str.strip()
-    return keys[keys != ""]
+def antibody_links(mdata: MuData, source: str, target: str) -> pd.DataFrame:
+    """Table of links between the antibodies of one modality and the genes of the other, see `pp.link_features`."""
+    check_pair(mdata, source, target)
+    panel, known = _antibodies.panel(mdata, source, target)
+    if not known:
+        features = {m: list(modality(mdata, m).var_names[:3]) for m in (source, target)}
+        raise ValueError(
+            f"Neither {source!r} nor {target!r} has antibodies that are known here: their features are named like "
+            f"{features[source]} and {features[target]}. Give a `var` column that names genes, or a table."
+        )
+    pairs, what = _antibodies.pairs(mdata, source, target, panel)
+    if len(pairs) < MIN_LINKS:
+        other = target if panel == source else source
+        raise ValueError(
+            f"The antibodies of {panel!r} match {len(pairs)} genes of {other!r}; at least {MIN_LINKS} links are needed. "
+            f"{other!r} needs gene symbols as var_names or in a `var` column; its features are named like "
+            f"{list(modality(mdata, other).var_names[:3])}."
+        )
+    _log_controls(mdata, (source, target))
+    features = modality(mdata, panel).var_names
+    features = features[~_antibodies.isotype_controls(features)]
+    without = features[~features.isin(pairs["a" if panel == source else "b"])]
+    if len(without):
+        logger.warning(
+            "%d of %d antibodies of %r have no gene in the other modality, by the table or by their own name: %s.",
+            len(without), len(features), panel, list(without[:20]),
+        )  # fmt: skip
+    logger.info("%d linked features between %r and %r: %s.", len(pairs), source, target, what)
+    return _finished(pairs, (source, target))
 
 
-def _named(mdata: MuData, pair: tuple[str, str], column: str) -> bool:
+# --- by names ----------------------------------------------------------------------------------------------------
+
+
+def _has(mdata: MuData, pair: Pair, column: str) -> bool:
     """Whether a modality of the two has the `var` column."""
     return column == "var_names" or any(column in modality(mdata, m).var for m in pair)
 
 
-def _from_names(mdata: MuData, source: str, target: str, column: str) -> pd.DataFrame:
-    if not _named(mdata, (source, target), column):
-        found = sorted({c for m in (source, target) for c in modality(mdata, m).var})
-        hint = "`links` also takes a table" + (
-            ": that of `pp.link_features(on='genomic')`." if column == "genomic" else "."
+def _from_column(mdata: MuData, source: str, target: str, column: str) -> pd.DataFrame:
+    pair = (source, target)
+    if not _has(mdata, pair, column):
+        found = sorted({str(c) for m in pair for c in modality(mdata, m).var})
+        table = f": `links={_call(pair, column)}`" if column in ("genomic", "antibody") else ""
+        raise missing_key(
+            f"var column in {source!r} or {target!r}", column, found, f"`links` also takes a table{table}."
         )
-        raise missing_key(f"var column in {source!r} or {target!r}", column, found, hint)
-    sides = [_keys(mdata, m, column) for m in (source, target)]
-    # modalities may have any name, so they name the columns last
-    first, second = (pd.DataFrame({"key": keys.to_numpy(), side: keys.index}) for keys, side in zip(sides, "ab"))
-    counts = first["key"].value_counts().mul(second["key"].value_counts(), fill_value=0)
-    if counts.sum() > MAX_LINK_TABLE:
+    first, second = _names.unlisted(*(_keys(mdata, m, column) for m in pair))
+    counts = _counts(first, second)
+    if counts["links"].sum() > MAX_LINK_TABLE:
         raise ValueError(
-            f"{column!r} gives {int(counts.sum())} links, {int(counts.max())} of them by {counts.idxmax()!r} alone: it "
-            "does not name genes. Give a column that does, or a table."
+            f"{column!r} gives {counts['links'].sum()} links, {counts['links'].max()} of them by "
+            f"{counts['links'].idxmax()!r} alone: it does not name genes. Give a column that does, or a table."
         )
-    table = first.merge(second, on="key")[["a", "b"]].drop_duplicates(ignore_index=True)
-    return table.set_axis([source, target], axis=1).assign(weight=1.0, sign=1.0)
+    _warn_of_fillers(mdata, pair, (column, column), counts)
+    _log_controls(mdata, pair)
+    return _finished(_merged(first, second, counts), pair)
+
+
+def _keys(mdata: MuData, name: str, column: str) -> pd.Series:
+    """Features and their keys, without isotype controls: these measure nothing."""
+    keys = _names.keys(mdata, name, column)
+    return keys[~_antibodies.isotype_controls(keys.index)]
+
+
+def _call(pair: Pair, on: str) -> str:
+    return f"scmmgan.pp.link_features(mdata, {pair[0]!r}, {pair[1]!r}, on={on!r})"
+
+
+def _counts(first: pd.Series, second: pd.Series) -> pd.DataFrame:
+    """Features of both sides that each common key names, the links these are, and whether the key is a filler."""
+    sides = [pd.DataFrame({"key": k.to_numpy(dtype=object), "of": k.index}).drop_duplicates() for k in (first, second)]
+    counts = pd.concat([side["key"].value_counts() for side in sides], axis=1, keys=["a", "b"], join="inner")
+    counts["links"] = counts["a"] * counts["b"]
+    return counts.assign(filler=(counts[["a", "b"]].min(axis=1) >= MANY) & (counts["links"] > MAX_KEY_LINKS))
+
+
+def _merged(first: pd.Series, second: pd.Series, counts: pd.DataFrame) -> pd.DataFrame:
+    """Features `a` and `b` with a key in common that is no filler."""
+    used = counts.index[~counts["filler"]]
+    sides = [
+        pd.DataFrame({"key": of.to_numpy(dtype=object), side: of.index.to_numpy(dtype=object)})
+        for side, of in (("a", first[first.isin(used)]), ("b", second[second.isin(used)]))
+    ]
+    return sides[0].merge(sides[1], on="key")[["a", "b"]].drop_duplicates(ignore_index=True)
+
+
+def _finished(pairs: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    # modalities may have any name, so they name the columns last
+    return pairs.set_axis(list(pair), axis=1).assign(weight=1.0, sign=1.0)
+
+
+def _warn_of_fillers(mdata: MuData, pair: Pair, columns: Pair, counts: pd.DataFrame) -> None:
+    """Name the keys that many features share on both sides."""
+    many = counts[(counts[["a", "b"]].min(axis=1) > 1) & (counts["links"] > MANY_KEY_LINKS)].sort_values("links")
+    slots = [f"mdata[{m!r}].var[{c!r}]" for m, c in zip(pair, columns) if c in modality(mdata, m).var]
+    for key, row in many[::-1][:3].iterrows():
+        what = "It looks like a filler and links nothing" if row["filler"] else "All of these are linked"
+        gap = (
+            f"; a gap in its place: `{slots[0]} = {slots[0]}.astype(object).replace({{{key!r}: None}})`"
+            if slots
+            else ""
+        )
+        logger.warning(
+            "%r names %d features of %r and %d of %r, %d links. %s%s. If it is a gene, give a table.",
+            key, row["a"], pair[0], row["b"], pair[1], row["links"], what, gap,
+        )  # fmt: skip
+    if len(many) > 3:
+        logger.warning("%d more keys are shared by many features of %r and of %r.", len(many) - 3, *pair)
+
+
+def _log_controls(mdata: MuData, pair: Pair) -> None:
+    for name in pair:
+        features = modality(mdata, name).var_names
+        controls = features[_antibodies.isotype_controls(features)]
+        if len(controls):
+            logger.info("%d isotype controls of %r link nothing, e.g. %r.", len(controls), name, controls[0])
+
+
+# --- automatic choice --------------------------------------------------------------------------------------------
+
+
+def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
+    """Links by whatever links most features, nearly one to one: names, `var` columns, antibodies; a line says which."""
+    pair = (source, target)
+    columns, pairs, counts = _best_columns(mdata, pair)
+    what = "equal var_names" if columns == NAMES else described(pair, columns)
+    panel, _ = _antibodies.panel(mdata, source, target)
+    if _antibodies.is_panel(mdata, panel):
+        by_antigen, of_antigens = _antibodies.pairs(mdata, source, target, panel)
+        if _linked(by_antigen) > _linked(pairs):
+            pairs, what, columns = by_antigen, of_antigens, ("", "")
+    more, text = _hint(mdata, pair, NAMES, least=len(pairs))
+    if _linked(pairs) < MIN_LINKS:
+        _say_of_no_links(mdata, pair, more, text)
+        return None
+    if not more:
+        # what other columns hold is less, but names in another case are easily overlooked
+        names = [_names.keys(mdata, m, "var_names") for m in pair]
+        text = f"(Equal var_names: {len({*names[0]} & {*names[1]})}, after upper-casing {spellings(*names)[0]}.)"
+    if columns[0]:
+        _warn_of_fillers(mdata, pair, columns, counts)
+    _log_controls(mdata, pair)
+    said = "" if columns == NAMES and not more else f" {text}"
+    logger.info("%d linked features between %r and %r: %s.%s", len(pairs), source, target, what, said)
+    return _finished(pairs, pair)
+
+
+def _linked(pairs: pd.DataFrame) -> int:
+    """Linked features of the side that has fewer."""
+    return int(min(pairs["a"].nunique(), pairs["b"].nunique()))
+
+
+def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame, pd.DataFrame]:
+    """The columns of both sides that link most features, nearly one to one; their pairs of features, and common keys."""
+    sides = [{c: _keys(mdata, m, c) for c in _names.name_columns(mdata, m)} for m in pair]
+    none = pd.Series(dtype=object)
+    best = ((0, 0, 0), NAMES, pd.DataFrame({"a": [], "b": []}, dtype=object), _counts(none, none))
+    for c, d in product(*sides):
+        first, second = _names.unlisted(sides[0][c], sides[1][d])
+        counts = _counts(first, second)
+        if len(counts) < MIN_LINKS or counts["links"].sum() > MAX_LINK_TABLE:
+            continue
+        # nobody has asked for this column, so every key of many features is left out
+        counts["filler"] = counts[["a", "b"]].min(axis=1) >= MANY
+        pairs = _merged(first, second, counts)
+        # of equally good columns the names themselves, then those of one name, then fewer links
+        score = (_linked(pairs), int((c, d) == NAMES) + int(c == d), -len(pairs))
+        if len(pairs) <= NEARLY_ONE_TO_ONE * score[0] and score > best[0]:
+            best = score, (c, d), pairs, counts
+    return best[1:]
+
+
+def _hint(mdata: MuData, pair: Pair, columns: Pair, *, least: int) -> tuple[int, str]:
+    """What would match more than `least`, and how many: other spellings, other columns, antibodies; 0 if nothing does."""
+    n, text = would_match(mdata, pair, columns, least=least)
+    panel, _ = _antibodies.panel(mdata, *pair)
+    if _antibodies.is_panel(mdata, panel):
+        m = _linked(_antibodies.pairs(mdata, *pair, panel)[0])
+        if m >= MIN_LINKS and m > max(n, least):
+            return m, f"{text} {m} are antibodies and genes: `links={_call(pair, 'antibody')}`."
+    return n, text
+
+
+def _say_of_no_links(mdata: MuData, pair: Pair, more: int, text: str) -> None:
+    """A warning where something would match, else a line for those who look for it."""
+    names = [set(_names.keys(mdata, m, "var_names")) for m in pair]
+    same = len(names[0] & names[1])
+    # numbers, as AnnData gives them to features without names
+    numbers = (
+        f" {same} names are equal numbers; if these name features: `links='var_names'`." if same >= MIN_LINKS else ""
+    )
+    level = logging.WARNING if more >= MIN_LINKS or numbers else logging.INFO
+    logger.log(
+        level, "No links between %r and %r: %d equal var_names, at least %d are needed.%s %s",
+        *pair, 0 if numbers else same, MIN_LINKS, numbers, text,
+    )  # fmt: skip
+
+
+# --- the user's own table ----------------------------------------------------------------------------------------
 
 
 def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +296,7 @@ def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) ->
     if not links.columns.is_unique:
         raise ValueError(f"The table `links` has columns of one name: {list(links)}. Drop or rename them.")
     # a row with a gap is a link of other modalities
-    links = links[links[[source, target]].notna().all(axis=1)]
+    links = links[~np.logical_or.reduce([_names.gaps(links[m]).to_numpy(dtype=bool) for m in (source, target)])]
     table = pd.DataFrame({m: links[m].astype(object).to_numpy() for m in (source, target)}).astype(str).astype(object)
     for extra in ("weight", "sign"):
         numbers = pd.to_numeric(links[extra], errors="coerce") if extra in links else pd.Series(1.0, links.index)
@@ -164,98 +335,3 @@ def _unknown(mdata: MuData, table: pd.DataFrame, pair: tuple[str, str]) -> str:
             f"{stripped} without version suffixes."
         )
     return " ".join(text)
-
-
-# --- what would match ---------------------------------------------------------------------------------------------
-
-
-def spellings(first: Iterable[str], second: Iterable[str]) -> tuple[int, int]:
-    """How many names of two sets would be equal after upper-casing, and without version suffixes besides."""
-    sides = [_spelt(names) for names in (first, second)]
-    return len(sides[0][1] & sides[1][1]), len(_without_suffix(*sides))
-
-
-def _spelt(names: Iterable[str]) -> tuple[set[str], ...]:
-    """The names as they are; in upper case; then without the versions of Ensembl ids."""
-    exact = {str(name) for name in names}
-    upper = {name.upper() for name in exact}
-    return exact, upper, {ENSEMBL.sub(r"\1", name) for name in upper}
-
-
-def _without_suffix(first: tuple[set[str], ...], second: tuple[set[str], ...]) -> set[str]:
-    """Names that are equal without suffixes.
-
-    Versions of Ensembl ids fall on both sides. Any other suffix falls on one side only, of names that nothing equals
-    yet, and has to leave a name that the other side spells out: "CD3D-1" is CD3D where there is a CD3D, but "TRAV8-2"
-    and "TRAV8-3" are two genes.
-    """
-    a, b = first[2], second[2]
-    same = a & b
-    for some, others in ((a, b), (b, a)):
-        same = same | ({SUFFIX.sub("", name) for name in some - others} & others)
-    return same
-
-
-def _would_match(mdata: MuData, source: str, target: str, column: str) -> str:
-    """How many names would be equal in other spellings and in other `var` columns, and what to type for the most."""
-    pair = (source, target)
-    used = [_spelt(_keys(mdata, name, column)) for name in pair]
-    matched, upper = len(used[0][0] & used[1][0]), len(used[0][1] & used[1][1])
-    stripped = len(_without_suffix(*used))
-    text = [f"After upper-casing {upper} names would match, and {stripped} without version suffixes."]
-    sides = [{c: _spelt(_keys(mdata, name, c)) for c in _name_columns(mdata, name)} for name in pair]
-    # of equally good columns those that need no typing, then the names themselves
-    combos = [((c, d), a, b) for c, a in sides[0].items() for d, b in sides[1].items()]
-    n, _, columns = max(
-        ((len(a[0] & b[0]), _argument(mdata, pair, at) is not None, at) for at, a, b in combos), key=_most
-    )
-    if n > matched:
-        text.append(f"{n} entries of {_described(pair, columns)}: {_how(mdata, pair, columns)}.")
-    m, _, columns = max(((len(a[2] & b[2]), at[0] == at[1], at) for at, a, b in combos), key=_most)
-    if m > max(n, matched):
-        typed = " and ".join(
-            f"`mdata[{name!r}].var['linked'] = mdata[{name!r}].{_slot(c)}{SPELL}`" for name, c in zip(pair, columns)
-        )
-        text.append(f"{m} entries of {_described(pair, columns)} when spelt alike: {typed}, then `links='linked'`.")
-    return " ".join(text)
-
-
-def _most(entry: tuple[int, bool, tuple[str, str]]) -> tuple[int, bool]:
-    return entry[:2]
-
-
-def _name_columns(mdata: MuData, name: str) -> list[str]:
-    """`var_names` and the `var` columns that may name features: text, most entries different."""
-    var = modality(mdata, name).var
-    found = ["var_names"]
-    for column, values in var.items():
-        names = values.astype(object)
-        text = pd.api.types.infer_dtype(names, skipna=True) == "string"
-        if text and column != "var_names" and 2 * names.nunique() > names.notna().sum():
-            found.append(str(column))
-    return found
-
-
-def _argument(mdata: MuData, pair: tuple[str, str], columns: tuple[str, str]) -> str | None:
-    """The value of `links` that reads these columns, if there is one."""
-    if columns[0] == columns[1]:
-        return columns[0]
-    for own, other, name in ((columns[0], columns[1], pair[1]), (columns[1], columns[0], pair[0])):
-        if other == "var_names" and own not in modality(mdata, name).var:
-            return own
-    return None
-
-
-def _slot(column: str) -> str:
-    return "var_names" if column == "var_names" else f"var[{column!r}]"
-
-
-def _described(pair: tuple[str, str], columns: tuple[str, str]) -> str:
-    return f"{_slot(columns[0])} of {pair[0]!r} are in {_slot(columns[1])} of {pair[1]!r}"
-
-
-def _how(mdata: MuData, pair: tuple[str, str], columns: tuple[str, str]) -> str:
-    if (links := _argument(mdata, pair, columns)) is not None:
-        return f"`links={links!r}`"
-    typed = [f"`mdata[{m!r}].var['linked'] = mdata[{m!r}].{_slot(c)}`" for m, c in zip(pair, columns)]
-    return f"{typed[0]}, {typed[1]} and `links='linked'`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,27 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scmmgan.model.defaults import MIN_CELLS
+from scmmgan.model.defaults import MIN_CELLS, MIN_LINKS
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
+
+# what str() makes of a gap, and what files have in its place
+GAPS = (
+    "", "-", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL",
+)  # fmt: skip
+# columns by which other tools name coordinates
+_PLACES = (
+    ("x", "y", "z"), ("x", "y"), ("X", "Y"), ("x_centroid", "y_centroid"), ("center_x", "center_y"),
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"), ("imagecol", "imagerow"), ("x_coord", "y_coord"), ("xcoord", "ycoord"),
+    ("CenterX_global_px", "CenterY_global_px"), ("spatial_x", "spatial_y"), ("array_col", "array_row"),
+)  # fmt: skip
+_OF_FEATURES = {"gene_ids", "feature_types", "gene_symbols", "highly_variable", "n_cells", "n_cells_by_counts"}
+_OF_CELLS = {"cell_type", "leiden", "louvain", "n_genes", "n_genes_by_counts", "total_counts", "barcode", "donor"}
+_BARCODE = re.compile(r"^(.*[_:#])?[ACGT]{12,}([-_.].*)?$")
 
 
 def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
@@ -34,13 +49,48 @@ def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
             )
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"Need at least two different modalities, got {names}. Modalities found: {list(mdata.mod)}.")
+    for name in names:
+        _check_orientation(mdata, name, names)
     return names
+
+
+def _check_orientation(mdata: MuData, name: str, names: Sequence[str]) -> None:
+    """ValueError where rows are features and columns cells, by their names or by the columns that describe them."""
+    adata = mdata[name]
+    # a thousand names say it; numbers are names that anything may have
+    rows, columns = (i[:1_000].astype(str) for i in (adata.obs_names, adata.var_names))
+    rows, columns = rows[~rows.str.isdecimal()], columns[~columns.str.isdecimal()]
+    foreign = columns[~columns.isin(adata.obs_names)]
+    others = [mdata[m] for m in names if m != name]
+    reasons = []
+    if any(2 * (rows.isin(o.var_names) & ~rows.isin(o.obs_names)).sum() > len(rows) > MIN_LINKS for o in others):
+        reasons.append("its cells are named like features of another modality")
+    if any(2 * foreign.isin(o.obs_names).sum() > len(columns) > MIN_LINKS for o in others):
+        reasons.append("its features are named like cells of another modality")
+    if 2 * sum(bool(_BARCODE.match(c)) for c in foreign) > len(columns) > MIN_LINKS:
+        reasons.append("its features are named like barcodes")
+    both = [(set(adata.obs) & _OF_FEATURES, "obs"), (set(adata.var) & _OF_CELLS, "var")]
+    if all(found for found, _ in both):
+        reasons.append(" and ".join(f"its `{axis}` has {sorted(found)}" for found, axis in both))
+    if reasons:
+        raise ValueError(
+            f"{name!r} ({adata.n_obs} cells × {adata.n_vars} features) looks transposed: {'; '.join(reasons)}. Cells are rows: "
+            f"`mdata = mudata.MuData({{**mdata.mod, {name!r}: mdata[{name!r}].T.copy()}})`. Rename them if they are right."
+        )
 
 
 def check_writable(mdata: MuData, names: Sequence[str]) -> None:
     """ValueError where results could not be written, before anything is computed."""
     if mdata.is_view or any(mdata[name].is_view for name in names):
         raise ValueError("`mdata` is a view and cannot be written to. Use `mdata = mdata.copy()`, or `copy=True`.")
+
+
+def copied(mdata: MuData) -> MuData:
+    """A copy; columns of the modalities are not pulled, which mudata announces to stop, and warns of."""
+    import mudata as md
+
+    with md.set_options(pull_on_update=False):
+        return mdata.copy()
 
 
 def storable(name: str) -> bool:
@@ -86,6 +136,26 @@ def per_modality(value: Any, names: Sequence[str], argument: str, default: Any =
     return {name: value.get(name, default) for name in names}
 
 
+def in_joint(mdata: MuData, column: str, axis: str = "obs") -> str:
+    """What to type where a column that the modalities lack is one of the MuData's own; empty where it is not."""
+    if column not in getattr(mdata, axis):
+        return ""
+    return f"`mdata.{axis}` has {column!r}: run `mdata.push_{axis}([{column!r}])`, which copies it to the modalities."
+
+
+def as_booleans(values: Any) -> np.ndarray | None:
+    """Yes and no as bool (n,), gaps as no: of bool, object, text, categories, 0 and 1; None where it is anything else."""
+    words = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+    series = pd.Series(values).astype(object)
+    known = series.notna() & ~series.astype(str).isin(GAPS)
+    found = series[known].astype(str).str.lower().map(words)
+    if found.isna().any():
+        return None
+    out = np.zeros(len(series), dtype=bool)
+    out[known.to_numpy()] = found.to_numpy(dtype=bool)
+    return out
+
+
 def missing_key(what: str, key: str, found: Sequence[str], hint: str = "") -> KeyError:
     """A KeyError that lists what there is, closest names first."""
     close = difflib.get_close_matches(str(key), [str(f) for f in found], n=3)
@@ -114,13 +184,29 @@ def read_matrix(
         values, slot = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
         if values is None:
             raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
-    values = _as_float(values, name, slot)
-    if use_rep is None:
-        return values, adata.var_names
-    return values, pd.Index([f"{use_rep}_{i}" for i in range(values.shape[1])])
+    if use_rep is not None:
+        width = values.shape[1] if len(values.shape) > 1 else 0
+        features = pd.Index([f"{use_rep}_{i}" for i in range(width)])
+        return _as_float(values, name, slot, adata.obs_names, features), features
+    found = _as_float(values, name, slot, adata.obs_names, adata.var_names)
+    if _like_counts(found):
+        logger.warning(
+            "%s of %r looks like raw counts (whole numbers up to %d). Run `scmmgan.pp.normalize` and name its layer.",
+            slot, name, int(found.max()),
+        )  # fmt: skip
+    return found, adata.var_names
 
 
-def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
+def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
+    """Whole numbers of more than two kinds, none negative: 0 and 1 may be what a peak is."""
+    data = np.asarray(values.data if sp.issparse(values) else values)
+    if not data.size or data.min() < 0 or data.max() < 2:
+        return False
+    # most matrices are ruled out by a few of their values
+    return all(np.array_equal(part, np.round(part)) for part in (data.ravel()[:10_000], data))
+
+
+def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.Index) -> np.ndarray | sp.csr_matrix:
     """The values in memory as float32, or an error on types, shapes and values that nothing can be learnt from."""
     if hasattr(values, "to_memory"):  # backed sparse
         values = values.to_memory()
@@ -140,17 +226,28 @@ def _as_float(values: Any, name: str, slot: str) -> np.ndarray | sp.csr_matrix:
     data = np.asarray(out.data if sp.issparse(out) else out)
     if bad := int((~np.isfinite(data)).sum()):
         raise ValueError(
-            f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite). "
-            "Impute or drop them first."
+            f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite), in "
+            f"{where_not_finite(out, cells, features)}. Impute or drop them first."
         )
     if not varies(out):
         raise ValueError(f"{slot} of {name!r} is constant in every feature: there is nothing to align. {_OTHER_LAYER}")
-    if data.max() > 50 and data.min() >= 0 and np.array_equal(data, np.round(data)):
-        logger.warning(
-            "%s of %r looks like raw counts (whole numbers up to %d). Run `scmmgan.pp.normalize` and name its layer.",
-            slot, name, int(data.max()),
-        )  # fmt: skip
     return out
+
+
+def where_not_finite(values: np.ndarray | sp.csr_matrix, cells: pd.Index, features: pd.Index) -> str:
+    """How many features and cells have values that are not finite, and the names of the first of each."""
+    if sp.issparse(values):
+        entries = values.tocoo()
+        at = ~np.isfinite(entries.data)
+        rows, columns = entries.row[at], entries.col[at]
+    else:
+        rows, columns = np.nonzero(~np.isfinite(values))
+    parts = []
+    for what, found, names in (("features", columns, features), ("cells", rows, cells)):
+        first = np.unique(found)
+        listed = ", ".join(repr(str(names[i])) for i in first[:3]) + (", ..." if len(first) > 3 else "")
+        parts.append(f"{len(first)} of {len(names)} {what} ({listed})")
+    return " and ".join(parts)
 
 
 _OTHER_LAYER = "Check the values, or name another `layer`."
@@ -176,24 +273,55 @@ def read_coordinates(mdata: MuData, names: Sequence[str], spatial: Any) -> dict[
         chosen = {} if spatial is None else {name: spatial for name in names if spatial in mdata[name].obsm}
         if spatial is not None and not chosen:
             found = {name: list(mdata[name].obsm) for name in names}
-            raise KeyError(f"No modality has obsm[{spatial!r}] that `spatial` names. Found: {found}.")
+            hints = [hint for name in names if (hint := _places_in_obs(mdata[name], name, spatial))]
+            raise KeyError(
+                " ".join([f"No modality has obsm[{spatial!r}] that `spatial` names. Found: {found}.", *hints])
+            )
     return {name: coordinates(mdata, name, key) for name, key in chosen.items()}
+
+
+def _places_in_obs(adata: AnnData, name: str, key: str) -> str:
+    """What to type where coordinates are columns of obs."""
+    columns = next((list(c) for c in _PLACES if set(c) <= set(adata.obs)), None)
+    if columns is None:
+        return ""
+    return (
+        f"{name!r} has obs columns {columns}: "
+        f"`mdata[{name!r}].obsm[{key!r}] = mdata[{name!r}].obs[{columns}].to_numpy(float)` makes coordinates of them."
+    )
+
+
+def _numbers(values: np.ndarray, where: str) -> np.ndarray:
+    """Numbers that are stored as text or objects, as numbers; anything else as it is."""
+    if values.dtype.kind not in "OUST":
+        return values
+    try:
+        found = values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} holds text that is no number ({error}). Correct it, and store numbers: `.astype(float)`."
+        ) from None
+    logger.info("%s holds text: it is read as numbers.", where)
+    return found
 
 
 def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     """Checked coordinates (n × 2 or 3, float64) of a modality's cells."""
     adata = modality(mdata, name)
     if key not in adata.obsm:
-        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm))
-    values = np.asarray(adata.obsm[key])
+        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), _places_in_obs(adata, name, key))
+    values = _numbers(np.asarray(adata.obsm[key]), f"obsm[{key!r}] of {name!r}")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":
         raise ValueError(
             f"obsm[{key!r}] of {name!r} has shape {values.shape} and dtype {values.dtype}; coordinates are 2 or 3 "
             "columns of numbers. Name another key."
         )
     values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"obsm[{key!r}] of {name!r} holds NaN or infinite coordinates. Drop those cells first.")
+    if (bad := ~np.isfinite(values).all(1)).any():
+        raise ValueError(
+            f"obsm[{key!r}] of {name!r} holds NaN or infinite coordinates, of {bad.sum()} of {len(bad)} cells, e.g. "
+            f"{str(adata.obs_names[bad][0])!r}. Drop those cells first."
+        )
     if not np.ptp(values, axis=0).any():
         raise ValueError(f"obsm[{key!r}] of {name!r} puts all cells at one place. Name another key.")
     return values
@@ -208,6 +336,8 @@ def read_mask(mdata: MuData, name: str, mask: Any, use_rep: str | None) -> np.nd
             raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var))
         mask = mdata[name].var[mask]
     mask = np.asarray(mask)
+    if mask.shape == (mdata[name].n_vars,) and (found := as_booleans(mask)) is not None:
+        mask = found
     if mask.dtype != bool or mask.shape != (mdata[name].n_vars,):
         raise ValueError(
             f"`mask_var` of {name!r} must be {mdata[name].n_vars} booleans, got {mask.shape} of {mask.dtype}. "

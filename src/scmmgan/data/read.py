@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import derived as _derived
 from scmmgan.data import known as _known
 from scmmgan.data import links as _links
 from scmmgan.data import modality as _modality
@@ -19,7 +20,8 @@ from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain, model_space
-from scmmgan.model.space.pca import column_moments
+from scmmgan.model.space.pca import column_moments, dispersion
+from scmmgan.settings import quietly
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -145,8 +147,7 @@ def _fewer(links: Links, a: Modality, b: Modality) -> Links:
     heaviest = np.argsort(-links.weight, kind="stable")
     one = heaviest[np.unique(side[heaviest], return_index=True)[1]]
     mean, sd = column_moments(modality.values[:, side[one]])
-    dispersion = sd**2 / np.maximum(np.abs(mean), 1e-6)
-    kept = np.sort(one[np.argsort(-dispersion, kind="stable")[:MAX_LINKS_USED]])
+    kept = np.sort(one[np.argsort(-dispersion(mean, sd), kind="stable")[:MAX_LINKS_USED]])
     logger.info("%d of %d links are used: one for each feature of %r, those that vary most.", len(kept), len(links), modality.name)  # fmt: skip
     return links.take(kept)
 
@@ -188,12 +189,15 @@ def _hash(modalities: Mapping[str, Modality], known: Mapping[Pair, Known], vocab
 
 
 def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
-    """The problem of an alignment that is there, and its model space, from its stored arguments."""
+    """The problem of an alignment that is there, in the order of then, and its model space, from its stored arguments."""
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
-    _slots.check_aligned(mdata, names, keys)
+    mdata = as_aligned(mdata, keys)
     arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
-    problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    with quietly():
+        problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    for name in names:
+        _slots.check_values(mdata, name, keys)
     if problem.fingerprint != str(params["known"]):
         raise ValueError(
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
@@ -206,6 +210,55 @@ def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
         if before.shape != domain.x.shape or np.abs(before - domain.x).max() > 0.01:
             raise ValueError(f"{name!r} is no longer what was aligned as {keys.key!r}: align it again.")
     return problem, domains
+
+
+def as_aligned(mdata: MuData, keys: Keys) -> MuData:
+    """The modalities with their cells and features in the order in which they were aligned; `mdata` where they are.
+
+    ValueError where some are gone or new: neighbours, couplings and nulls rest on all of them.
+    """
+    found = _slots.record(mdata, keys)
+    names = [str(m) for m in found["params"]["modalities"]]
+    trained = _slots.check_aligned(mdata, names, keys)
+    order, same = {}, True
+    for name in names:
+        rows, columns = _slots.places(mdata, name, keys)
+        _check_all_there(name, "cells", rows, len(found["fingerprint"][name]["cells"]), keys)
+        if argument(found["params"], "use_rep", name) is None:
+            _check_all_there(name, "features", columns, len(trained["var_names"][name]), keys)
+        order[name] = np.argsort(rows), np.argsort(columns)
+        same = same and all((np.diff(at) > 0).all() for at in (rows, columns))
+    if same:
+        return mdata
+    import mudata as md
+
+    with md.set_options(pull_on_update=False):
+        ordered = md.MuData({name: mdata[name][rows][:, columns].copy() for name, (rows, columns) in order.items()})
+    if mdata.obs_names.is_unique:
+        # columns of the whole may be read, too
+        ordered.obs = mdata.obs.reindex(ordered.obs_names)
+    ordered.uns = mdata.uns
+    return ordered
+
+
+def _check_all_there(name: str, what: str, now: np.ndarray, total: int, keys: Keys) -> None:
+    """ValueError where cells or features that were aligned are gone, or there are new ones."""
+    if new := int((now < 0).sum()):
+        raise ValueError(
+            f"{new} of {len(now)} {what} of {name!r} were added or renamed after the alignment {keys.key!r}: take them out, or "
+            "align again."
+        )
+    if len(now) < total:
+        raise ValueError(
+            f"{total - len(now)} of {total} {what} of {name!r} that were aligned as {keys.key!r} are gone, and this needs all "
+            "of them. Run it on the whole object and take the part afterwards, or align the part."
+        )
+
+
+def as_now(mdata: MuData, slots: Mapping[_derived.Slot, Any], keys: Keys) -> dict[_derived.Slot, Any]:
+    """Values of slots, in the order of the alignment, in the order that cells and features have in `mdata`."""
+    order = {name: _slots.places(mdata, name, keys) for name in dict.fromkeys(name for name, _, _ in slots)}
+    return {slot: value[order[slot[0]][slot[1] in ("var", "varm")]] for slot, value in slots.items()}
 
 
 def given(stored: Any) -> Any:

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
+from scmmgan.data import fingerprint as _fingerprint
+from scmmgan.data import record as _record
 from scmmgan.data.keys import FORMAT, Keys
-from scmmgan.data.modality import check_mudata, missing_key, modality
+from scmmgan.data.modality import check_mudata, missing_key, modality, per_modality
+from scmmgan.data.undo import all_or_nothing
 from scmmgan.model.defaults import MAX_WRITTEN
 from scmmgan.model.problem import Pair, Problem
 from scmmgan.model.space.domain import Domain
@@ -30,7 +33,7 @@ logger = logging.getLogger("scmmgan")
 def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[str | None]], keys: Keys) -> None:
     """ValueError when writing would replace what is no earlier alignment, or what is `read` (layers, obsm keys)."""
     found = mdata.uns.get(keys.uns)
-    earlier = isinstance(found, Mapping) and "model" in found
+    earlier = _record.is_alignment(found)
     if found is not None and not earlier:
         raise ValueError(f"`mdata.uns[{keys.uns!r}]` holds something else than an alignment. Name another `key_added`.")
     if not earlier and keys.embedding in mdata.obsm:
@@ -43,7 +46,7 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
     for name in names:
         slots = _names(names, name, keys)
         # results of tools go with the alignment that they were made from
-        ours = {slot for m, _, slot in _derived.recorded(found) if m == name} if earlier else set()
+        ours = {slot for m, _, slot in _derived.recorded(found or {}) if m == name}
         if taken := sorted((slots | ours).intersection(read[name])):
             raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
         there = {*mdata[name].obsm, *mdata[name].layers, *mdata[name].obs} - _earlier(mdata, name, keys)
@@ -74,20 +77,26 @@ def _names(
 def _earlier(mdata: MuData, name: str, keys: Keys) -> set[str]:
     """Slots of one modality that belong to the recorded alignment, if there is one: a user's own do not."""
     found = mdata.uns.get(keys.uns)
-    if not isinstance(found, Mapping) or "model" not in found:
+    if not _record.is_alignment(found):
         return set()
-    before = _modalities(found)
+    before = _modalities(mdata, found)
     if name not in before:
         return set()
-    if found.get("format") != FORMAT:
+    try:
+        coupling = _record.whole(found, keys)["params"]["coupling"][name]
+    except ValueError:
+        # of another format, or damaged: everything that it may have written
         return _names(before, name, keys) | {f"{keys.key}_told_{b}" for b in before}
-    relaxed = [b for b, info in found["params"]["coupling"][name].items() if info.get("relaxed")]
-    return _names(before, name, keys, relaxed)
+    return _names(before, name, keys, [b for b, info in coupling.items() if info.get("relaxed")])
 
 
-def _modalities(record: Mapping[str, Any]) -> list[str]:
-    """Modalities of a record of any format."""
-    return [str(m) for m in json.loads(str(record["model"]["config"]))["modalities"]]
+def _modalities(mdata: MuData, record: Mapping[str, Any]) -> list[str]:
+    """Modalities of a record of any format; where it cannot be read, all that there are."""
+    try:
+        return [str(m) for m in json.loads(str(record["model"]["config"]))["modalities"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        fingerprint = record.get("fingerprint")
+        return list(dict.fromkeys([*mdata.mod, *map(str, fingerprint if isinstance(fingerprint, Mapping) else ())]))
 
 
 def written_features(problem: Problem, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -163,6 +172,7 @@ def write(
         "params": params,
         "features": {m: names[m][features[m]] for m in domains},
         "landmarks": {m: domains[m].modality.cells[of.nodes] for m, of in landmarks.items()},
+        "fingerprint": {m: _fingerprint.of(d.modality, embeddings[m], d.transform.mean) for m, d in domains.items()},
         "history": {name: np.asarray(values) for name, values in history.items()},
         "diagnosis": _nested(diagnosis),
         "model": {
@@ -171,12 +181,15 @@ def write(
             "transforms": {m: d.transform.state() for m, d in domains.items()},
         },
     }
-    _clear(mdata, keys)
-    for name, entries in slots.items():
-        for container_name, slot, value in entries:
-            getattr(mdata[name], container_name)[slot] = value
-    mdata.uns[keys.uns] = record
-    _write_joint(mdata, domains, embeddings, keys)
+    record, joint = _record.sealed(record), _joint(mdata, domains, embeddings, keys)
+    with all_or_nothing(mdata, mdata.mod):
+        _clear(mdata, keys)
+        for name, entries in slots.items():
+            for container_name, slot, value in entries:
+                getattr(mdata[name], container_name)[slot] = value
+        if joint is not None:
+            mdata.obsm[keys.embedding] = joint
+        mdata.uns[keys.uns] = record
 
 
 def _nested(records: Mapping[Pair, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -195,11 +208,17 @@ def write_diagnosis(
     ambiguous: Mapping[Pair, np.ndarray],
     keys: Keys,
 ) -> None:
-    """Replace the diagnosis of an alignment that is there."""
+    """Replace the diagnosis of an alignment that is there; flags are those of cells in the order of the alignment."""
     several = len({a for a, _ in ambiguous}) > 2
-    for (a, b), flags in ambiguous.items():
-        mdata[a].obs[keys.ambiguous(b if several else None)] = flags
-    mdata.uns[keys.uns] = {**record(mdata, keys), "diagnosis": _nested(records)}
+    sealed = _record.sealed({"diagnosis": _nested(records)}, record(mdata, keys))
+    columns = [
+        (a, keys.ambiguous(b if several else None), flags[places(mdata, a, keys)[0]])
+        for (a, b), flags in ambiguous.items()
+    ]
+    with all_or_nothing(mdata, [a for a, _, _ in columns]):
+        for name, column, flags in columns:
+            mdata[name].obs[column] = flags
+        mdata.uns[keys.uns] = sealed
 
 
 def diagnosis(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
@@ -218,7 +237,7 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     """Delete what an earlier alignment of that name wrote; it may have had other modalities and features."""
     if keys.uns not in mdata.uns:
         return
-    before = _modalities(mdata.uns[keys.uns])
+    before = _modalities(mdata, mdata.uns[keys.uns])
     _derived.clear(mdata, keys)
     if keys.embedding in mdata.obsm:
         del mdata.obsm[keys.embedding]
@@ -233,33 +252,35 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     del mdata.uns[keys.uns]
 
 
-def _write_joint(
+def _joint(
     mdata: MuData, domains: Mapping[str, Domain], embeddings: Mapping[str, np.ndarray], keys: Keys
-) -> None:
+) -> np.ndarray | None:
     """`mdata.obsm`, only where every cell of it belongs to exactly one aligned modality."""
     names = pd.Index(np.concatenate([d.modality.cells for d in domains.values()]))
     if not names.is_unique or not mdata.obs_names.is_unique or set(names) != set(mdata.obs_names):
         logger.info("Cell names occur in several modalities, or not all are aligned: no `mdata.obsm[%r]`; use `get.embedding`.", keys.embedding)  # fmt: skip
-        return
-    joint = np.vstack([embeddings[m] for m in domains])
-    mdata.obsm[keys.embedding] = joint[names.get_indexer(mdata.obs_names)]
+        return None
+    return np.vstack([embeddings[m] for m in domains])[names.get_indexer(mdata.obs_names)]
 
 
-def record(mdata: MuData, keys: Keys) -> dict[str, Any]:
-    """`mdata.uns[key]` of an alignment that is there and whole."""
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def record(mdata: MuData, keys: Keys, *also: str) -> dict[str, Any]:
+    """`mdata.uns[key]` of an alignment that is there and whole; of what tools added, `also` is checked."""
     check_mudata(mdata)
     found = mdata.uns.get(keys.uns)
-    if not isinstance(found, Mapping) or "model" not in found:
+    if not _record.is_alignment(found):
         raise KeyError(
             f"No alignment {keys.key!r} in `mdata.uns` (keys found: {list(mdata.uns)}). "
             "Run `scmmgan.tl.align(mdata, ...)` first, or name its `key_added` as `key`."
         )
-    if (number := found.get("format")) != FORMAT:
-        raise ValueError(
-            f"The alignment {keys.key!r} was written by another version of scmmgan (format {number}; this one reads "
-            f"{FORMAT}). Align again."
-        )
-    return dict(found)
+    return _record.whole(found, keys, *also)
+
+
+def added(mdata: MuData, keys: Keys, name: str) -> dict[str, Any]:
+    """What a tool added to the record, by source modality; empty where it was not run."""
+    return dict(record(mdata, keys, name).get(name, {}))
 
 
 def config(mdata: MuData, keys: Keys) -> dict[str, Any]:
@@ -268,15 +289,74 @@ def config(mdata: MuData, keys: Keys) -> dict[str, Any]:
 
 
 def check_aligned(mdata: MuData, names: Sequence[str], keys: Keys) -> dict[str, Any]:
-    """The model's config, or a KeyError when one of the modalities was not part of the alignment."""
-    found = config(mdata, keys)
-    for name in names:
-        modality(mdata, name)
-        if name not in found["modalities"]:
-            raise KeyError(f"{name!r} is not part of the alignment {keys.key!r} of {found['modalities']}.")
-        if keys.embedding not in mdata[name].obsm:
+    """The model's config; an error unless all cells of the modalities are cells of the alignment, as they were then.
+
+    Every reader of cells calls it. Some cells may be gone, and they may be in any order.
+    """
+    found = record(mdata, keys)
+    trained = json.loads(str(found["model"]["config"]))
+    for name in dict.fromkeys(names):
+        adata = modality(mdata, name)
+        if name not in trained["modalities"]:
+            raise KeyError(f"{name!r} is not part of the alignment {keys.key!r} of {trained['modalities']}.")
+        if not adata.n_obs:
+            raise ValueError(f"{name!r} has no cells left. Use the object that was aligned, or another part of it.")
+        if keys.embedding not in adata.obsm:
             raise KeyError(f"{name!r} has no obsm[{keys.embedding!r}]: run `scmmgan.tl.align(mdata, ...)` again.")
-    return found
+        _fingerprint.recorded_rows(adata, name, found["fingerprint"][name], keys)
+    return trained
+
+
+def needed(mdata: MuData, name: str, container: str, slot: str, tool: str) -> Any:
+    """The value of a slot, or a KeyError that says what writes it."""
+    held = getattr(mdata[name], container)
+    if slot not in held:
+        raise KeyError(f"`mdata[{name!r}].{container}` has no {slot!r} any more: run `scmmgan.tl.{tool}` again.")
+    return held[slot]
+
+
+def unmatched(mdata: MuData, source: str, target: str, keys: Keys) -> np.ndarray | None:
+    """Unmatched share (n,) of the source's cells, None where the coupling leaves none without a partner."""
+    coupling = record(mdata, keys)["params"]["coupling"][source]
+    if not coupling[target]["relaxed"]:
+        return None
+    return np.asarray(needed(mdata, source, "obs", keys.unmatched(target if len(coupling) > 1 else None), "align"))
+
+
+def places(mdata: MuData, name: str, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+    """Where all cells and features of a modality were when it was aligned; -1: features that were not there."""
+    found, adata = record(mdata, keys), mdata[name]
+    rows = _fingerprint.recorded_rows(adata, name, found["fingerprint"][name], keys)
+    if _was_read(found, name)[0] == "obsm":
+        return rows, np.arange(adata.n_vars)
+    names = pd.Index(json.loads(str(found["model"]["config"]))["var_names"][name], dtype=object)
+    return rows, names.get_indexer(adata.var_names.astype(object))
+
+
+def _was_read(found: Mapping[str, Any], name: str) -> tuple[str, str | None]:
+    """Where the values of a modality were read: X, layers or obsm, and the key."""
+    names = [str(m) for m in found["params"]["modalities"]]
+    of = {a: per_modality(found["params"][a], names, a)[name] for a in ("layer", "use_rep")}
+    layer, rep = (None if value is None or str(value) == "None" else str(value) for value in of.values())
+    return ("obsm", rep) if rep is not None else ("X", None) if layer is None else ("layers", layer)
+
+
+def changed_values(mdata: MuData, name: str, keys: Keys) -> str:
+    """Sentences on values of a modality that are no longer those that were aligned; "" where nothing speaks for that."""
+    found = record(mdata, keys)
+    container, key = slot = _was_read(found, name)
+    rows, columns = places(mdata, name, keys)
+    if container == "obsm":
+        columns = np.arange(np.shape(mdata[name].obsm.get(key, np.empty((0, 0))))[1])
+    how = _fingerprint.changed_values(mdata[name], found["fingerprint"][name], slot, rows, columns)
+    what = "X" if key is None else f"{container}[{key!r}]"
+    return how and f"{what} of {name!r} is not what was aligned as {keys.key!r} (scaled or normalised since?): {how}."
+
+
+def check_values(mdata: MuData, name: str, keys: Keys) -> None:
+    """ValueError where values of a modality are no longer those that were aligned: measured and mapped do not compare."""
+    if changed := changed_values(mdata, name, keys):
+        raise ValueError(f"{changed} Restore these values, or align again.")
 
 
 def mapped_values(
@@ -286,28 +366,54 @@ def mapped_values(
     found = check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}; what it measured is in `mdata[{source!r}]`.")
-    if features is None and keys.mapped(target) in mdata[source].layers:
-        # layers are cut along with the features that they share their names with
-        return np.asarray(mdata[source].layers[keys.mapped(target)]), mdata[source].var_names.tolist()
-    if features is None and keys.mapped(target) in mdata[source].obsm:
-        names = [str(n) for n in record(mdata, keys)["features"][target]]
-        return np.asarray(mdata[source].obsm[keys.mapped(target)]), names
     if features is None:
-        raise ValueError(f"No mapped values for {target!r} were written. Say which `features` of it are to be decoded.")
-    at = positions(features, pd.Index(found["var_names"][target]), target)
-    transform = Transform.from_state(record(mdata, keys)["model"]["transforms"][target])
-    return transform.inverse(model_space(mdata, source, target, keys), at), [found["var_names"][target][i] for i in at]
+        return _written_values(mdata, source, target, keys)
+    names = found["var_names"][target]
+    at = positions(features, pd.Index(names), target)
+    return stored_transform(mdata, target, keys).inverse(model_space(mdata, source, target, keys), at), [
+        names[i] for i in at
+    ]
+
+
+def _written_values(mdata: MuData, source: str, target: str, keys: Keys) -> tuple[np.ndarray, list[str]]:
+    """Mapped expression as it was written, and its feature names."""
+    names, slot = [str(n) for n in record(mdata, keys)["features"][target]], keys.mapped(target)
+    if slot in mdata[source].layers:
+        # layers are cut along with the features that they share their names with
+        own = mdata[source].var_names.tolist()
+        if new := sorted(set(own) - set(names)):
+            raise ValueError(
+                f"{len(new)} of {len(own)} features of {source!r} were added or renamed after the alignment {keys.key!r}, "
+                f"e.g. {new[0]!r}: layers[{slot!r}] says nothing of them. Name the `features` that you want."
+            )
+        return np.asarray(mdata[source].layers[slot]), own
+    if slot in mdata[source].obsm:
+        values = np.asarray(mdata[source].obsm[slot])
+        if values.ndim != 2 or values.shape[1] != len(names):
+            raise ValueError(
+                f"obsm[{slot!r}] of {source!r} has shape {values.shape}, not {len(names)} columns as it was written. Name the "
+                "`features` that you want, or align again."
+            )
+        return values, names
+    gone = f"obsm[{slot!r}] of {source!r} is gone." if names else f"No mapped values for {target!r} were written."
+    raise ValueError(f"{gone} Say which `features` of {target!r} are to be decoded.")
+
+
+def stored_transform(mdata: MuData, name: str, keys: Keys) -> Transform:
+    """The transform between a modality's features and its model space."""
+    return Transform.from_state(record(mdata, keys)["model"]["transforms"][name])
 
 
 def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
     """Cells (n × p, float32) of one modality in the model space of one, had back from the embedding."""
-    found = config(mdata, keys)
+    model = record(mdata, keys)["model"]
+    found = json.loads(str(model["config"]))
     widths, order = found["widths"], found["modalities"]
     start = sum(widths[m] for m in order[: order.index(space)])
     block = np.asarray(mdata[name].obsm[keys.embedding])[:, start : start + widths[space]]
     block = block * np.float32(found["block_sd"][space])
     # methods that follow no coupling count all axes alike
-    metric = record(mdata, keys)["model"]["weights"].get(f"metric:{order.index(space)}")
+    metric = model["weights"].get(f"metric:{order.index(space)}")
     if metric is None:
         return block
     return np.linalg.solve(np.asarray(metric, dtype=np.float64).T, block.T).T.astype(np.float32)

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 MIN_CELLS = 32  # of a modality or a batch of samples: the least training batch
 MIN_LINKS = 3  # fewer linked features make no correlation
-MIN_AUTO = 10  # equal names below which they may be chance
 MIN_PAIRS = 3  # fewer known pairs are no coordinates
 MIN_SHARED = 50  # equal names, and half of the smaller modality, that make one space of both
 MAX_LINK_TABLE = 500_000  # links: a column that gives more does not name genes
+NEARLY_ONE_TO_ONE = 2.0  # links per feature of the side with fewer, at most, of columns that links="auto" may take
+MAX_KEY_LINKS = 60  # by one key with 3 or more features on both sides (20 genes × 3 antibodies): it is a filler
+MANY_KEY_LINKS = 20  # by one key with several features on both sides, from which on it is named in a warning
+PANEL_SHARE = 0.5  # of the features that are known antibodies, in a panel of them
+MAX_PANEL = 1_000  # features of a panel of antibodies; the largest sold have 300
+MAX_AFFIXES = 3  # that names have before or behind what they name
 MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes a cell and link), no more accurate
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
+SAMPLED = 64  # cells, and features, whose values are recorded: a change of units changes nearly all of them
+UNITS_TOLERANCE = 1e-3  # of a value and the mean one, beyond which it has changed: rounding is 1e-7
 
 # --- model space -------------------------------------------------------------------------------------------------
 
@@ -31,6 +38,7 @@ MIN_LABEL_PURITY = 0.5  # of a label among neighbours, half-way from chance to p
 LABEL_PURITY_CELLS = 5_000  # on which purity is measured
 DECODER_RIDGE = 1.0  # of the mean variance: minor components predict little of features outside the PCA
 DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose in a shared space (measured)
+CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a constant one
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
 
@@ -133,6 +141,7 @@ N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
 VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
 UNMATCHED_HALF = 0.1  # unmatched share at which a cell is as likely to have no partner as to have one
 RIVAL_CHANCE = 0.5  # that a rival coupling of nearly the same cost is the right one
+MAX_CODES = 100  # different whole numbers up to which these are labels, of three cells or more on average
 MIN_PROBABILITY = 0.5  # a label or value that is less likely than not is left out
 PLACE_NEIGHBORS = 20  # real spots, of which the most central one is taken (measured)
 LANCZOS_ROUNDS = 100  # of a spectral clustering; a curve of 10,000 cells takes less than 50

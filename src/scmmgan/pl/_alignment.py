@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.data.modality import in_joint
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._predicted import draw_predictions, predict
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
@@ -116,7 +118,7 @@ def alignment(
     if color not in joint.obs:
         raise KeyError(
             f"No `obs` column {color!r} in any aligned modality.{suggest([color], joint.obs.columns)} "
-            f"Columns found: {list(joint.obs.columns)}. Pass one of them as `color`."
+            f"Columns found: {list(joint.obs.columns)}. {in_joint(mdata, color) or 'Pass one of them as `color`.'}"
         )
     modality = joint.obs["modality"].to_numpy().astype(str)
     own = [mdata[m].obs for m in dict.fromkeys(modality)]
@@ -139,7 +141,8 @@ def alignment(
         draw_legend(figure, axes, colors, color, columns if ax is None else 0)
     else:
         colorbar(figure, drawn, color, colors.extend, ax=list(axes), fraction=0.05, pad=0.02, aspect=25)
-    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, key, source, target)
+    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.data.modality import in_joint
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._utils import MISSING, OKABE_ITO, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def coordinates(
     names: list[str | None] = [color] if color is None or isinstance(color, str) else list(color)
     if not names or ncols < 1:
         raise ValueError(f"Nothing to draw: {len(names)} panels, ncols={ncols}. Name a `color`; ncols is 1 or more.")
-    values = [_values(mdata[source], str(n), layer, table, source) if n is not None else None for n in names]
+    values = [_values(mdata, str(n), layer, table, source) if n is not None else None for n in names]
     # two coordinates are those of an image
     flat = real.shape[1] == 2
     xy, real = table.to_numpy()[:, shown], real[:, shown]
@@ -124,7 +126,8 @@ def coordinates(
         panel.set(aspect="equal")
         if flat and not panel.yaxis_inverted():
             panel.invert_yaxis()
-    return finish(figure, axes if several else axes[0], own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, key, source, target)
+    return finish(figure, axes if several else axes[0], own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 def _tissue(mdata: MuData, target: str, spatial: str) -> np.ndarray:
@@ -145,8 +148,9 @@ def _axes_to_draw(dims: Sequence[int], d: int) -> list[int]:
     return found
 
 
-def _values(adata: AnnData, name: str, layer: str | None, table: pd.DataFrame, source: str) -> pd.Series | np.ndarray:
+def _values(mdata: MuData, name: str, layer: str | None, table: pd.DataFrame, source: str) -> pd.Series | np.ndarray:
     """What cells are coloured by: a feature, an `obs` column, or the spread."""
+    adata: AnnData = mdata[source]
     if name in adata.var_names:
         if layer is not None and layer not in adata.layers:
             raise KeyError(f"No layer {layer!r} in {source!r}. Found: {list(adata.layers)}. `layer=None` reads X.")
@@ -160,7 +164,7 @@ def _values(adata: AnnData, name: str, layer: str | None, table: pd.DataFrame, s
     options = [*adata.var_names, *adata.obs.columns, "spread"]
     raise KeyError(
         f"{name!r} is neither a feature of {source!r} ({adata.n_vars}) nor an `obs` column of it."
-        f"{suggest([name], options)} Columns found: {list(adata.obs.columns)}; `'spread'` is known, too."
+        f"{suggest([name], options)} Columns found: {list(adata.obs.columns)}; `'spread'` is known, too. {in_joint(mdata, name)}"
     )
 
 

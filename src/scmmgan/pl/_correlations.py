@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from scmmgan import get
+from scmmgan.pl._below import not_validated, only_known_glyphs, write_below
 from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def correlations(
         panel.set_ylabel(f"correlation in {source} mapped to {target}", fontsize=TEXT)
         drawn.append((panel, part))
     # names need the final places of the panels
+    write_below(figure, not_validated(mdata, key, source, target), own=ax is None)
+    only_known_glyphs([figure] if ax is None else list(axes))
     figure.figure.draw_without_rendering()
     for panel, part in drawn:
         _names(panel, part, n_names)

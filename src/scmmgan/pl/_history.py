@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def history(
     figure, axes = make_axes(ax, 1, shape=(1, 1), size=(WIDTH * 120 / 170, 2.5))
     panel: Axes = axes[0]
     draw_terms(panel, losses)
-    return finish(figure, panel, own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, key)
+    return finish(figure, panel, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 def draw_terms(ax: Axes, terms: pd.DataFrame) -> None:

@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from scmmgan import get
 from scmmgan.data import known as _known
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 from scmmgan.pl._measured import measured_values, units
 from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT
 
@@ -52,6 +54,7 @@ def predict(
         return []
     rows = held_out(mdata, source, target, pairs, key)
     y = np.asarray(mapped.X, dtype=float)[rows[:, 0]]
+    _slots.check_values(mdata, target, Keys(key))
     x = measured_values(mdata, target, names, key)[rows[:, 1]]
     labels = units(mdata, target, key), units(mdata, target, key, mapped=True)
     return [Prediction(name, x[:, i], y[:, i], labels) for i, name in enumerate(names)]

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan.data.keys import Keys
+from scmmgan.data.modality import in_joint
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._measured import linked, measured_values, units
 from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissue
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
@@ -167,7 +169,8 @@ def spatial_map(
             # labels have no mapped panel: its place holds their legend
             labels = row[0].colors.legend
             places[1].legend(handles=row[0].colors.handles(), loc="upper left", ncols=-(-len(labels) // 12), **LEGEND)
-    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, chosen, source, target)
+    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 def contents(
@@ -181,7 +184,7 @@ def contents(
         raise KeyError(
             f"{unknown} found neither among the features of {target!r} ({goal.n_vars}) and {source!r} "
             f"({adata.n_vars}) nor among the `obs` columns of {source!r}.{suggest(unknown, options)} "
-            f"See `mdata[{target!r}].var_names`."
+            f"{' '.join(filter(None, (in_joint(mdata, name) for name in unknown))) or f'See `mdata[{target!r}].var_names`.'}"
         )
     # decoded for these features alone; also checks that there are such alignments
     wanted = [name for name in dict.fromkeys(names) if name in goal.var_names]

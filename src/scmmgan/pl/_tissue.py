@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 
+from scmmgan.pl._below import colors_in_range
 from scmmgan.pl._utils import Paint, suggest
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def read_tissue(
     if name is not None and "library_id" in adata.obs and (adata.obs["library_id"].astype(str) == name).any():
         here &= (adata.obs["library_id"].astype(str) == name).to_numpy()
     xy = xy[here]
-    factors = entry.get("scalefactors", {})
+    factors = entry.get("scalefactors") or {}
     if size is None:
         size = factors.get("spot_diameter_fullres") or spacing(xy)
-    images = entry.get("images", {}) if image else {}
-    kind = next((kind for kind in ("hires", "lowres") if kind in images), None)
+    images = (entry.get("images") or {}) if image else {}
+    kind = next((kind for kind in ("hires", "lowres") if images.get(kind) is not None), None)
     if kind is None:
         return Tissue(np.flatnonzero(here), xy, float(size))
     if f"tissue_{kind}_scalef" not in factors:
@@ -61,7 +62,7 @@ def read_tissue(
             f"`mdata[{modality!r}].uns['spatial'][{name!r}]['scalefactors']` ({list(factors)}). Add it, or pass `image=False`."
         )
     return Tissue(
-        np.flatnonzero(here), xy, float(size), np.asarray(images[kind]), float(factors[f"tissue_{kind}_scalef"])
+        np.flatnonzero(here), xy, float(size), colors_in_range(images[kind]), float(factors[f"tissue_{kind}_scalef"])
     )
 
 

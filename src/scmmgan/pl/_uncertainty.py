@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.pl._below import not_validated
 from scmmgan.pl._utils import MISSING, MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def uncertainty(
         figure.suptitle(title, fontsize=TEXT + 1, fontweight="bold")
     else:
         axes[0].set_title(title, fontsize=TEXT, fontweight="bold")
-    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig)
+    note = not_validated(mdata, key, source, target)
+    return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
 def _extremes(ax: Axes, score: pd.Series, n: int) -> None:

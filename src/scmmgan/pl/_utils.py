@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.collections import Collection
 from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -19,12 +21,17 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from scmmgan.pl._below import only_known_glyphs, write_below
+
+logger = logging.getLogger("scmmgan")
+
 # Okabe and Ito's colours, which all common kinds of colour blindness distinguish; the palest last
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MISSING = "#d9d9d9"
 TEXT, SMALL = 8.0, 7.0
 MM = 1 / 25.4
 WIDTH = 170 * MM
+_SHOWING_NOTHING = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,13 @@ class Paint:
 def make_axes(ax: Any, n: int, *, shape: tuple[int, int], size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """`n` panels of a new figure (rows × columns, width × height in inches), or the user's own `n`; flat."""
     if ax is None:
-        figure = plt.figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
+        layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06)
+        try:
+            figure = plt.figure(figsize=size, layout=layout)
+        except ImportError as error:
+            # MPLBACKEND may name windows that this machine does not have
+            logger.warning("%s. The figure can be saved, not shown.", str(error).rstrip("."))
+            figure = Figure(figsize=size, layout=layout)
         axes = np.asarray(figure.subplots(*shape, squeeze=False), dtype=object).ravel()
         for spare in axes[n:]:
             spare.remove()
@@ -66,12 +79,15 @@ def make_axes(ax: Any, n: int, *, shape: tuple[int, int], size: tuple[float, flo
     return cast("Figure", given.flat[0].figure), given.ravel()
 
 
-def finish(figure: Figure, result: Any, *, own: bool, show: bool | None, return_fig: bool) -> Any:
-    """Show, close and return as scanpy does."""
+def finish(figure: Figure, result: Any, *, own: bool, show: bool | None, return_fig: bool, below: str = "") -> Any:
+    """Write `below` the panels; show, close and return as scanpy does."""
+    write_below(figure, below, own=own)
+    only_known_glyphs([figure] if own else list(np.ravel(np.asarray(result, dtype=object))))
     if return_fig:
         return figure
     if show is None:
-        show = bool(mpl.is_interactive())
+        # an interactive session may still have a backend that shows nothing, and warns when it is asked to
+        show = bool(mpl.is_interactive()) and mpl.get_backend().lower() not in _SHOWING_NOTHING
     if not show:
         return result
     plt.show()

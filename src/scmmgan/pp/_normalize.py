@@ -24,12 +24,13 @@ def normalize(
     kind: Literal["log1p", "clr", "tfidf"],
     layer: str | None = None,
     key_added: str | None = None,
+    corrected: bool = False,
 ) -> None:
     """Normalise raw counts of one modality into a layer.
 
-    The functions are those of the field, with their defaults: ``log1p`` is scanpy's `normalize_total` (to 10,000 counts
-    per cell) and `log1p`; ``clr`` is `muon.prot.pp.clr` (centred log ratio of each feature over the cells, for
-    antibody counts); ``tfidf`` is `muon.atac.pp.tfidf` (log TF times log IDF, for accessibility counts).
+    What the functions of the field do by default: ``log1p`` is scanpy's `normalize_total` (to 10,000 counts per cell) and
+    `log1p`; ``clr`` gives the values of `muon.prot.pp.clr` (centred log ratio of each feature over the cells, for antibody
+    counts); ``tfidf`` those of `muon.atac.pp.tfidf` (log TF times log IDF, for accessibility counts).
     `X`, the layer that is read, and `uns` stay as they are.
 
     Parameters
@@ -45,6 +46,8 @@ def normalize(
         Default: ``layers["counts"]`` where there is one, else `X`.
     key_added
         Name of the layer written. Default: `kind`. A layer of this name is replaced, unless it is the one that is read.
+    corrected
+        The counts were corrected for ambient molecules (SoupX, CellBender, decontX) and need not be whole numbers.
 
     Returns
     -------
@@ -61,8 +64,8 @@ def normalize(
         The counts are no NumPy array or SciPy sparse matrix of real numbers.
     ValueError
         `kind` is unknown; `key_added` is the layer read or holds a "/"; the modality is a view; it has no cells or
-        features; or the values are not raw counts: NaN, infinite, negative or fractional values, or cells without a
-        single count, for which no kind of normalisation is defined.
+        features; or the values are not raw counts: NaN, infinite, negative or (unless `corrected`) fractional values, or
+        cells without a single count, for which no kind of normalisation is defined.
 
     Examples
     --------
@@ -83,7 +86,7 @@ def normalize(
         raise ValueError(f"`key_added` {key_added!r} is the layer that is read. Choose another name: inputs are kept.")
     if "/" in key_added:
         raise ValueError(f"`key_added` {key_added!r} holds a '/', which h5mu files cannot store. Choose another name.")
-    counts = _read_counts(adata, modality, layer)
+    counts = _read_counts(adata, modality, layer, whole=not corrected)
     adata.layers[key_added] = _RECIPES[kind](counts)
     logger.info("Wrote %s values of %r from %s to layers[%r].", kind, modality, _where(layer), key_added)
 
@@ -102,7 +105,7 @@ def _writable(mdata: MuData, modality: str) -> AnnData:
     return adata
 
 
-def _read_counts(adata: AnnData, modality: str, layer: str | None) -> Any:
+def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: bool) -> Any:
     """Copy the counts as float32: a dense array, or CSR without stored zeros."""
     if layer is not None and layer not in adata.layers:
         raise _modality.missing_key(f"layer in {modality!r}", layer, list(adata.layers))
@@ -117,9 +120,13 @@ def _read_counts(adata: AnnData, modality: str, layer: str | None) -> Any:
         raise TypeError(f"{where} has dtype {values.dtype}. Store real numbers first.")
     if 0 in values.shape:
         raise ValueError(f"{where} is empty: {values.shape[0]} cells × {values.shape[1]} features. Add data first.")
-    # own copy: muon writes in place; the csr_matrix class, because muon multiplies sparse arrays element by element
+    # own copy, of the csr_matrix class: inputs are kept
     counts = sp.csr_matrix(values, dtype=np.float32, copy=True) if is_sparse else values.astype(np.float32)
-    _check_counts(values.data if is_sparse else values, where)
+    finite = np.isfinite(values.data if is_sparse else values)
+    if not finite.all():
+        found = _modality.where_not_finite(counts, adata.obs_names, adata.var_names)
+        raise ValueError(f"{where} has {(~finite).sum()} NaN or infinite values, in {found}. Set or remove them first.")
+    _check_counts(values.data if is_sparse else values, where, whole=whole)
     if is_sparse:
         counts.sum_duplicates()
         counts.eliminate_zeros()
@@ -132,19 +139,15 @@ def _read_counts(adata: AnnData, modality: str, layer: str | None) -> Any:
     return counts
 
 
-def _check_counts(values: np.ndarray, where: str) -> None:
-    """Raise a ValueError, naming what was found, unless all values are whole numbers ≥ 0."""
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{where} has {int((~np.isfinite(values)).sum())} NaN or infinite values. Set or remove them first."
-        )
+def _check_counts(values: np.ndarray, where: str, *, whole: bool) -> None:
+    """Raise a ValueError, naming what was found, unless all values are ≥ 0 and, if asked for, `whole` numbers."""
     if (values < 0).any():
         raise ValueError(f"{where} has negative values (minimum {values.min():.4g}): these are no counts. {_NEXT}")
     fractional = values != np.floor(values)
-    if fractional.any():
+    if whole and fractional.any():
         raise ValueError(
             f"{where} has values that are not whole numbers (for instance {values[fractional].flat[0]:.4g}): "
-            f"these are no raw counts. {_NEXT}"
+            f"these are no raw counts. {_CORRECTED} {_NEXT}"
         )
 
 
@@ -158,23 +161,27 @@ def _log1p(counts: Any) -> Any:
 
 
 def _clr(counts: Any) -> Any:
-    import muon
-
-    is_sparse = sp.issparse(counts)
-    tmp = AnnData(counts.tocsc() if is_sparse else counts)  # CSC: what muon asks for
-    muon.prot.pp.clr(tmp)
-    return tmp.X.tocsr() if is_sparse else tmp.X
+    # muon.prot.pp.clr, whose import warns
+    mean = np.exp(np.asarray(np.log1p(counts).mean(axis=0, dtype=np.float64)).ravel())
+    if isinstance(counts, np.ndarray):
+        return np.log1p(counts / mean).astype(np.float32)
+    out = counts.tocsr(copy=True)
+    out.data = np.log1p(out.data / mean[out.indices]).astype(np.float32)
+    return out
 
 
 def _tfidf(counts: Any) -> Any:
-    import muon
-
-    tmp = AnnData(sp.csr_matrix(counts))  # muon's dense path builds a features × features matrix
-    with np.errstate(divide="ignore"):  # a feature without counts: IDF is infinite, its column stays empty
-        muon.atac.pp.tfidf(tmp)
-    values = tmp.X.astype(np.float32)
+    # muon.atac.pp.tfidf, whose import warns
+    values = sp.csr_matrix(counts, dtype=np.float64)
+    total = np.asarray(values.sum(axis=0)).ravel()
+    # a feature without counts has an empty column
+    idf = np.log1p(values.shape[0] / np.where(total > 0, total, 1))
+    share = 1e4 / np.asarray(values.sum(axis=1)).ravel()
+    values.data = np.log1p(values.data * np.repeat(share, np.diff(values.indptr))) * idf[values.indices]
+    values = values.astype(np.float32)
     return values if sp.issparse(counts) else values.toarray()
 
 
+_CORRECTED = "Counts that were corrected for ambient RNA (SoupX, CellBender, decontX) are taken with `corrected=True`."
 _NEXT = "Pass the layer with raw counts as `layer=`; values that are normalised already need no `pp.normalize`."
 _RECIPES = {"log1p": _log1p, "clr": _clr, "tfidf": _tfidf}

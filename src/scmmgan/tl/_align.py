@@ -18,6 +18,7 @@ from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, MIN_CELLS, N_PCS
 
 if TYPE_CHECKING:
+    import torch
     from mudata import MuData
 
 
@@ -44,7 +45,7 @@ def align(
     lr: float | None = None,
     noise_dim: int | Mapping[str, int] = 0,
     random_state: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     key_added: str = "scmmgan",
     copy: bool = False,
     progress_bar: bool = True,
@@ -63,8 +64,10 @@ def align(
     *modalities
         Two or more modalities; default: all.
     links
-        Linked features. `"auto"` (default): equal `var_names`, if there are at least 10. `"var_names"`, a `var` column
-        that names genes, a table (see :func:`scmmgan.pp.link_features`), or `None`. At least 3; 10 can be validated.
+        Linked features. `"auto"` (default): whatever links most, nearly one to one: equal `var_names`, a `var` column of
+        one side that holds names or a column of the other, or antibodies and the genes of their antigens. One line says
+        what was taken, or what would match in another spelling and what to type. `"var_names"`, a `var` column that names
+        genes, a table (see :func:`scmmgan.pp.link_features`), or `None`. At least 3; 10 can be validated.
     pairs
         Cells known to be the same: `"obs_names"` (equal names), a boolean `obs` column, or a table with one column of
         cell names per modality. At least 3. 100 or more place all other cells; fewer help links or shapes.
@@ -113,7 +116,8 @@ def align(
     random_state
         Seed of everything random. The same seed gives the same bits on CPU; global generators stay untouched.
     device
-        `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"mps"`.
+        `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or a
+        :class:`torch.device`.
     key_added
         Name of the alignment; several may live in one object.
     copy
@@ -196,7 +200,7 @@ def align(
         )
     params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
     params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
-    mdata = mdata.copy() if copy else mdata
+    mdata = _modality.copied(mdata) if copy else mdata
     _slots.write(
         mdata, domains, aligner, couplings, history=history, params=params, features=written,
         diagnosis=verdict.verdicts(records, scores), ambiguous=ambiguous, keys=keys,
@@ -279,17 +283,29 @@ def _is_auto(value: Any, argument: str) -> bool:
     return argument == "smooth" and isinstance(value, str)
 
 
-def _device(device: str) -> str:
+def _device(device: str | torch.device) -> str:
+    """The name of a device that is there, or an error that lists those that are."""
     import torch
 
-    if not isinstance(device, str):
-        raise TypeError(f"`device` must be 'auto', 'cpu', 'cuda' or 'mps', got {device!r}.")
+    if not isinstance(device, str | torch.device):
+        raise TypeError(
+            f"`device` must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device, got {device!r}."
+        )
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device):
-        raise ValueError(f"Device {device!r} is not available. Here: {[d for d, there in available.items() if there]}.")
-    return device
+    here = [
+        "cpu",
+        *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
+        *["mps"][: torch.backends.mps.is_available()],
+    ]
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"Device {device!r} is not known. Here: {here}.") from None
+    first = f"{found.type}:{found.index or 0}" if found.type == "cuda" else found.type
+    if first not in here or (found.type != "cuda" and found.index):
+        raise ValueError(f"Device {str(device)!r} is not available. Here: {here}.")
+    return str(found) if found.type == "cuda" else found.type
 
 
 def _params(arguments: dict[str, Any], start: float) -> dict[str, Any]:

@@ -345,7 +345,7 @@ def _store(
     mdata: MuData, source: str, target: str, tables: list[pd.DataFrame], settings: Mapping[str, Any], keys: Keys
 ) -> None:
     """Into the table of the pair, beside earlier genes of the same settings."""
-    found = {a: dict(of) for a, of in _slots.record(mdata, keys).get("correlations", {}).items()}
+    found = {a: dict(of) for a, of in _slots.added(mdata, keys, "correlations").items()}
     earlier = found.get(source, {}).get(target)
     table = pd.concat(tables, ignore_index=True)
     if earlier is not None:

@@ -110,7 +110,7 @@ def importance(
     _check_captum()
     _, domains = _read.reread(mdata, keys)
     table = _explain(mdata, domains[source], domains[target], chosen, n_cells, random_state, key)
-    before = _slots.record(mdata, keys).get("importance", {})
+    before = _slots.added(mdata, keys, "importance")
     merged = {**before, source: {**before.get(source, {}), target: table}}
     _derived.write(mdata, {}, keys, uns={"importance": merged})
 

@@ -121,17 +121,14 @@ def read_cells(mdata: MuData, source: str, target: str, keys: Keys) -> Cells:
     found = _slots.check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: its cells are their own partners. Name two.")
-    obs, several = mdata[source].obs, target if len(found["modalities"]) > 2 else None
-
-    def flags(column: str) -> np.ndarray:
-        # shapes leave no cell unmatched: then there is no such column
-        return np.asarray(obs[column], dtype=np.float64) if column in obs else np.zeros(len(obs))
-
+    unmatched = _slots.unmatched(mdata, source, target, keys)
+    ambiguous = keys.ambiguous(target if len(found["modalities"]) > 2 else None)
     return Cells(
         source=np.asarray(mdata[source].obsm[keys.embedding]),
         target=np.asarray(mdata[target].obsm[keys.embedding]),
-        unmatched=flags(keys.unmatched(several)),
-        ambiguous=flags(keys.ambiguous(several)),
+        # shapes leave no cell unmatched
+        unmatched=np.zeros(mdata[source].n_obs) if unmatched is None else unmatched.astype(np.float64),
+        ambiguous=np.asarray(_slots.needed(mdata, source, "obs", ambiguous, "diagnose"), dtype=np.float64),
     )
 
 

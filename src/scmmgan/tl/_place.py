@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -111,7 +111,7 @@ def place(
         placed = _nearest(cells, spots, places)
     else:
         placed = means
-    record: dict[str, Any] = dict(_slots.record(mdata, keys).get("coordinates", {}))
+    record = _slots.added(mdata, keys, "coordinates")
     record[source] = {**record.get(source, {}), target: {"method": method, "spatial": spatial}}
     values = dict(zip(slots, (placed, spread.astype(np.float32))))
     _derived.write(mdata, values, keys, uns={"coordinates": record})
@@ -155,10 +155,8 @@ def _under_plan(
     mdata: MuData, source: str, target: str, places: np.ndarray, keys: Keys
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean place (n × d) and root mean squared distance from it (n,) under the plan; landmarks are clusters of spots."""
-    plan = sp.csr_matrix(mdata[source].obsm[keys.plan(target)]).astype(np.float64)
-    if keys.landmark not in mdata[target].obs:
-        raise KeyError(f"{target!r} has no obs column {keys.landmark!r}: align it again.")
-    label, m = mdata[target].obs[keys.landmark].to_numpy(dtype=int), plan.shape[1]
+    plan = sp.csr_matrix(_slots.needed(mdata, source, "obsm", keys.plan(target), "align")).astype(np.float64)
+    label, m = np.asarray(_slots.needed(mdata, target, "obs", keys.landmark, "align"), dtype=int), plan.shape[1]
     size = np.bincount(label, minlength=m)
     if gone := int((size == 0).sum()):
         raise KeyError(

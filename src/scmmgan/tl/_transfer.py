@@ -13,7 +13,7 @@ from scmmgan.data import derived as _derived
 from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import MAX_SEED, MIN_PROBABILITY, VOTES
+from scmmgan.model.defaults import MAX_CODES, MAX_SEED, MIN_PROBABILITY, VOTES
 from scmmgan.tl import _match
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def transfer(
     target
         Modality whose cells have them.
     obs
-        One or more columns of `mdata[target].obs`. Text, categories and booleans are labels, numbers are values (make
-        cluster numbers categories first). Gaps (NaN, empty text, infinite numbers) do not vote.
+        One or more columns of `mdata[target].obs`. Text, categories, booleans and whole numbers of at most 100 kinds
+        (clusters) are labels, other numbers are values; `.astype(float)` makes values of whole ones, too. Gaps (NaN, empty
+        text, infinite numbers) do not vote.
     random_state
         Seed of the approximate neighbour search, above 20,000 cells.
     key
@@ -64,7 +65,7 @@ def transfer(
     -------
     `None`. Sets, for every column, in `mdata[source]`:
 
-    `obs[f"{key}_{target}_{column}"]` : categorical, or float32
+    `obs[f"{key}_{target}_{column}"]` : categorical (whole numbers: Int64), or float32
         Label, or mean of the votes; NaN where the label's probability, or the assigned share, is at most .5.
     `obs[f"{key}_{target}_{column}_unassigned"]` : float32
         Unassigned share, 0 to 1.
@@ -120,12 +121,14 @@ def transfer(
     vocabularies = {}
     for name, column in columns.items():
         parts = _labels(votes, column, share) if isinstance(column, pd.Categorical) else _values(votes, column, share)
+        if isinstance(column, pd.Categorical) and pd.api.types.is_integer_dtype(_typed(mdata[target].obs[name]).dtype):
+            parts[0] = pd.array([None if pd.isna(code) else int(code) for code in parts[0]], dtype="Int64")
         written |= dict(zip(_slots_of(source, target, name, labels[name], keys), parts))
         if isinstance(column, pd.Categorical):
             vocabularies[keys.transferred(target, name)] = column.categories.to_numpy(dtype=object)
         missing = np.asarray(pd.isna(parts[0])).mean()
         logger.info("%r of %r: %.1f %% of the cells of %r are unassigned.", name, target, 100 * missing, source)
-    before = _slots.record(mdata, keys).get("transfer", {})
+    before = _slots.added(mdata, keys, "transfer")
     names = [keys.transferred(target, name) for name in columns]
     kept = {name: of for name, of in before.get(source, {}).items() if name not in names}
     uns = {"transfer": {**before, source: kept | vocabularies}} if before or vocabularies else None
@@ -156,11 +159,26 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
                 f"{source!r} has it, but cells of the source get what cells of the target have: "
                 f"`scmmgan.tl.transfer(mdata, {target!r}, {source!r}, obs={name!r})`."
             )
-        raise _modality.missing_key(f"obs column in {target!r}", name, list(found), hint)
+        raise _modality.missing_key(
+            f"obs column in {target!r}", name, list(found), hint or _modality.in_joint(mdata, name)
+        )
     if not _modality.storable(name):
         raise ValueError(f"The name of the obs column {name!r} cannot be stored: HDF5 and zarr take it for a path.")
-    values = found[name]
+    values = _typed(found[name])
     number = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+    if number and _are_codes(values):
+        if pd.api.types.is_integer_dtype(values.dtype):
+            logger.warning(
+                "%r of %r holds %d different whole numbers: taken for labels, as of clusters. For means, make them values: "
+                "`.astype(float)`; for names, categories: `.astype('category')`.", name, target, values.nunique(),
+            )  # fmt: skip
+            codes = sorted(int(code) for code in values.dropna().unique())
+            text = pd.Series([None if pd.isna(v) else str(int(v)) for v in values], dtype=object)
+            return pd.Categorical(text, categories=[str(code) for code in codes])
+        logger.warning(
+            "%r of %r holds %d different whole numbers, as floats: their mean is carried over. If they name clusters, make "
+            "them categories first: `.astype('Int64').astype('category')`.", name, target, values.nunique(),
+        )  # fmt: skip
     if number:
         column: Any = values.astype(np.float64).to_numpy(na_value=np.nan)
         column = np.where(np.isfinite(column), column, np.nan)
@@ -175,6 +193,19 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
     if pd.isna(column).all():
         raise ValueError(f"obs column {name!r} of {target!r} has no value in any cell: there is nothing to carry over.")
     return column
+
+
+def _typed(values: pd.Series) -> pd.Series:
+    """The column, as numbers or booleans where these are stored as objects."""
+    return values.convert_dtypes(convert_string=False) if values.dtype == object else values
+
+
+def _are_codes(values: pd.Series) -> bool:
+    """Whether numbers are whole and of so few kinds that they name clusters."""
+    known = values.dropna().to_numpy(dtype=np.float64)
+    kinds = np.unique(known)
+    few = len(kinds) <= min(MAX_CODES, len(known) / 3)
+    return bool(len(kinds) > 1 and few and np.array_equal(kinds, np.round(kinds)))
 
 
 def _is_text(values: pd.Series) -> bool:

@@ -167,8 +167,9 @@ def uncertainty(
 
     aligned_with = int(params["random_state"])
     with threadpool_limits(1):
-        problem, domains = _read.reread(mdata, keys)
-        known = calibration_pairs(mdata, pair, pairs, coverage, problem)
+        ordered = _read.as_aligned(mdata, keys)
+        problem, domains = _read.reread(ordered, keys)
+        known = calibration_pairs(ordered, pair, pairs, coverage, problem)
         coupled = couple(problem, domains, random_state=aligned_with)
         kept, detection = expressed(problem.modalities[target].values)
         slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
@@ -201,11 +202,13 @@ def uncertainty(
     cells = np.sum([cell for _, cell in scores.values()], axis=0)
     slots[source, "obs", keys.cell_uncertainty(target if several else None)] = cells
     if known is not None:
-        widths, more = _intervals(mdata, domains[target], source, known, coverage, total, kept, seed, keys)
+        widths, more = _intervals(ordered, domains[target], source, known, coverage, total, kept, seed, keys)
         slots[target, "var", keys.interval(suffix)] = widths
         record |= more
     record = _slots.storable_record(record)
-    _derived.write(mdata, slots, keys, uns={"uncertainty": _merged(mdata, pair, record, keys)})
+    _derived.write(
+        mdata, _read.as_now(mdata, slots, keys), keys, uns={"uncertainty": _merged(mdata, pair, record, keys)}
+    )
 
 
 def calibration_pairs(
@@ -247,9 +250,13 @@ def _intervals(
 
     features = domain.modality.features
     half, reached, error = (np.empty(len(features)) for _ in range(3))
+    decode, cells = (
+        _slots.stored_transform(mdata, domain.name, keys).inverse,
+        _slots.model_space(mdata, source, domain.name, keys)[rows[:, 0]],
+    )
     for start in range(0, len(features), BLOCK):
         at = np.arange(start, min(start + BLOCK, len(features)))
-        mapped = _slots.mapped_values(mdata, source, domain.name, features[at].tolist(), keys)[0][rows[:, 0]]
+        mapped = decode(cells, at)
         residuals = np.abs(measured(domain, rows[:, 1], at).astype(np.float64) - mapped)
         half[at] = half_widths(residuals, coverage)
         # the same folds for all features
@@ -273,7 +280,7 @@ def measured(domain: Domain, rows: np.ndarray, features: np.ndarray) -> np.ndarr
     if isinstance(domain.smoothed, BatchedMatrix):
         return domain.smoothed.measured(features)[rows]
     values = domain.modality.values[rows][:, features]
-    return np.asarray(values.todense()) if sp.issparse(values) else values
+    return values if isinstance(values, np.ndarray) else values.toarray()
 
 
 def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, several: bool) -> tuple[str, ...]:
@@ -352,7 +359,7 @@ def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarra
 def _merged(mdata: MuData, pair: tuple[str, str], record: dict[str, Any], keys: Keys) -> dict[str, Any]:
     """Tables of all pairs of modalities; what an earlier call found for this one stays where this one did not look."""
     source, target = pair
-    before = {s: dict(of) for s, of in _slots.record(mdata, keys).get("uncertainty", {}).items()}
+    before = {s: dict(of) for s, of in _slots.added(mdata, keys, "uncertainty").items()}
     own = before.setdefault(source, {})
     # a calibration is that of the score beside it
     kept = {k: v for k, v in own.get(target, {}).items() if not k.startswith("calibration")}

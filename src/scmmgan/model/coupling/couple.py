@@ -44,7 +44,7 @@ def couple(
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
             if agreement is not None and problem.shared is None:
                 weight = weight * agreement
-                logger.info("%d of %d links agree with the others.", (agreement > 0.1).sum(), len(agreement))
+                logger.debug("%d of %d links agree with the others.", (agreement > 0.1).sum(), len(agreement))
             decoders = {m: own[m].transform.decoder[:, known.positions(m)] for m in (a, b)}
             for s, t in ((a, b), (b, a)):
                 loadings[s, t] = (decoders[s], decoders[t], known.links.sign, weight)
@@ -117,7 +117,8 @@ def _warn_of_shapes(known: Known) -> None:
     if helped:
         logger.info("%r and %r are coupled by their shapes with the help of %s.", a, b, " and ".join(helped))
         return
-    logger.warning(
+    # what follows from it is said once, by the verdict
+    logger.info(
         "No links say which populations of %r and %r correspond: the coupling comes from their shapes alone "
         "(Gromov-Wasserstein, experimental) and may be a mirror image. Check known markers.",
         a, b,

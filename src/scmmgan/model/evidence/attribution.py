@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from scmmgan.model.defaults import BLOCK, PATH_BATCH, PATH_NODES
+from scmmgan.model.nets.pinned import pinned
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PathGradients:
         return np.abs(explained - difference).mean(1) / np.maximum(np.abs(difference).mean(1), 1e-12)
 
 
+@pinned()
 def path_gradients(generator: nn.Module, x: np.ndarray, loadings: np.ndarray) -> PathGradients:
     """∫₀¹ ∂y_f(α x) / ∂x dα for cells x (n × p) and mapped features y = G(x) · loadings (p' × features)."""
     from captum.attr import IntegratedGradients

@@ -117,7 +117,8 @@ def calibration(
         own_at, at = (links.first, links.second) if forward else (links.second, links.first)
         own = domains[pair[0]].zscored(own_at).astype(np.float64) * links.sign
         predicted, _ = uncertainty.explained(plan, weight, found.mean[:, at], found.variance[:, at])
-        r = column_correlation(np.asarray(plan @ found.mean[:, at].astype(np.float64)), own)
+        unit = found.mean[:, at] / domains[pair[1]].transform.sd[at]
+        r = column_correlation(np.asarray(plan @ unit.astype(np.float64)), own)
         parts.append((at, predicted, 1 - np.clip(r, 0, 1) ** 2))
     if not parts:
         logger.info("%d links are too few to hold some of them out: no calibration.", known.n_links)
@@ -131,9 +132,9 @@ def calibration(
 def calibrated(table: Table, source: str) -> dict[str, Any]:
     """A calibration table with its origin and rank correlation."""
     found: dict[str, Any] = {"calibration": table, "calibration_source": source}
-    columns = [table[name] for name in ("predicted", "observed")]
-    if len(columns[0]) > 2 and all(len(np.unique(column)) > 1 for column in columns):
-        found["calibration_spearman"] = float(spearmanr(*columns)[0])
+    predicted, observed = table["predicted"], table["observed"]
+    if len(predicted) > 2 and min(len(np.unique(column)) for column in (predicted, observed)) > 1:
+        found["calibration_spearman"] = float(spearmanr(predicted, observed)[0])
     return found
 
 

@@ -17,6 +17,7 @@ from scmmgan.model.problem import Modality, Values
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.graphs import graph_scores
+from scmmgan.model.space.linear import constant
 from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
 from scmmgan.model.space.transform import decoder_of
 
@@ -84,7 +85,7 @@ def unit(columns: np.ndarray) -> np.ndarray:
     mean = columns.mean(0, dtype=np.float64)
     centred = columns - mean.astype(columns.dtype)
     length = np.sqrt(np.einsum("ij,ij->j", centred, centred, dtype=np.float64))
-    still = length <= 1e-6 * np.sqrt(len(columns)) * np.maximum(np.abs(mean), 1e-6)
+    still = constant(mean, length / np.sqrt(len(columns)))
     return centred * np.where(still, 0, 1 / np.where(still, 1, length)).astype(columns.dtype)
 
 
@@ -191,9 +192,9 @@ def permuted_smoothed(
     return BatchedMatrix([part(modality.values[rows]) for rows in modality.batches], modality.batches)
 
 
-def permuted(x: np.ndarray | sp.csr_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
+def permuted(x: Values | sp.csc_matrix, rng: np.random.Generator) -> np.ndarray | sp.csc_matrix:
     """Every column in an order of its own."""
-    if not sp.issparse(x):
+    if isinstance(x, np.ndarray):
         return rng.permuted(x, axis=0)
     out = x.tocsc(copy=True)
     for start, stop in zip(out.indptr[:-1].tolist(), out.indptr[1:].tolist()):

@@ -22,6 +22,8 @@ def closeness(x: np.ndarray, y: np.ndarray, distances: np.ndarray) -> np.ndarray
 def own_neighbors(x: np.ndarray, *, random_state: int = 0) -> sp.csr_matrix:
     """Row-stochastic n × n sparse matrix: each cell and its 14 nearest ones count alike."""
     n = len(x)
+    if n == 1:
+        return sp.identity(1, format="csr")
     indices, _ = nearest_neighbors(x, VOTES - 1, random_state=random_state)
     columns = np.hstack([np.arange(n)[:, None], indices])
     return _rows(columns, np.full(columns.shape, 1 / columns.shape[1]), n)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.defaults import BLOCK, PLAN_NEIGHBORS
 from scmmgan.model.space.diffusion import nearest_neighbors
+from scmmgan.model.space.linear import constant
 from scmmgan.model.space.smoothing import Matrix
 
 
@@ -57,7 +58,7 @@ def total_variance(mass: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> 
     """Variance (g,) of features over the whole population: Σ_b m_b (v_b + (c_b − Σ m c)²); rounding is no variance."""
     centre = mass @ mean.astype(np.float64)
     total = mass @ (variance + (mean - centre) ** 2)
-    return np.where(total <= (1e-6 * np.maximum(np.abs(centre), 1e-6)) ** 2, 0.0, total)
+    return np.where(constant(centre, np.sqrt(total)), 0.0, total)
 
 
 def explained(

@@ -26,11 +26,30 @@ logger = logging.getLogger("scmmgan")
 def verdicts(
     records: Mapping[Pair, Mapping[str, Any]], more: Mapping[Pair, Mapping[str, Any]]
 ) -> dict[Pair, dict[str, Any]]:
-    """Records with further numbers and verdicts; every statement is logged, a warning where nothing supports it."""
+    """Records with further numbers and verdicts; each is logged in a line, a warning where nothing supports it."""
     found = {pair: verdict({**record, **more[pair]}, pair) for pair, record in records.items()}
-    for record in found.values():
-        logger.log(logging.INFO if record["supported"] else logging.WARNING, "%s", record["statement"])
+    for pair, record in found.items():
+        logger.log(logging.INFO if record["supported"] else logging.WARNING, "%s", headline(record, pair))
     return found
+
+
+def headline(record: Mapping[str, Any], pair: Pair) -> str:
+    """The verdict in a line: what was found, what it means, where the numbers are."""
+    found = f"{pair[0]} and {pair[1]}: {record['verdict']}"
+    if not record["supported"]:
+        return (
+            f"{found}. Nothing shows that cells were mapped to their like: do not draw conclusions from mapped values. Give "
+            "links, 100 pairs or labels, and see `scmmgan.get.diagnosis` for what was tested."
+        )
+    parts = []
+    if "links_mean" in record:
+        parts.append(
+            f"held-out links correlate {record['links_mean']:.2f}, shuffled ones at most {record['links_null'].max():.2f}"
+        )
+    if "pairs_mean" in record:
+        parts.append(f"{record['pairs_mean']:.0%} of the cells are nearer than held-out partners, chance is 50%")
+    numbers = f" ({'; '.join(parts)})" if parts else ""
+    return f"{found}{numbers}. All numbers: `scmmgan.get.diagnosis`."
 
 
 def verdict(record: dict[str, Any], pair: Pair) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from scmmgan.model.defaults import (
 from scmmgan.model.nets import training
 from scmmgan.model.nets.embedding import round_trip_metrics
 from scmmgan.model.nets.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
+from scmmgan.model.nets.pinned import pinned
 from scmmgan.model.problem import Pair
 from scmmgan.model.space.linear import ridge
 
@@ -41,7 +42,7 @@ class Frame:
         """The frame in which coordinates (n × d) have mean 0 and an sd of `COORDINATE_SD` over all axes."""
         centre = coordinates.mean(0)
         sd = float(np.sqrt(((coordinates - centre) ** 2).mean()))
-        return cls(centre.tolist(), max(sd, 1e-12) / COORDINATE_SD)
+        return cls(centre.tolist(), (sd or 1.0) / COORDINATE_SD)
 
     def encode(self, coordinates: np.ndarray) -> np.ndarray:
         """Standardised coordinates."""
@@ -89,6 +90,7 @@ class Aligner:
         return list(self.widths)
 
     @classmethod
+    @pinned()
     def fit(
         cls,
         x: Mapping[str, np.ndarray],
@@ -141,7 +143,7 @@ class Aligner:
             problem,
             recipe,
             random_state=random_state,
-            accelerator=torch.device(device).type,
+            device=torch.device(device),
             progress_bar=progress_bar,
         )
         for generator in aligner.generators.values():
@@ -201,12 +203,14 @@ class Aligner:
         """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`)."""
         return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :])
 
+    @pinned()
     @torch.inference_mode()
     def _map(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
         generator = self.generators[source, target].eval()
         starts = range(0, max(len(x), 1), MAP_CHUNK)
         return np.concatenate([generator(_float(x[i : i + MAP_CHUNK])).numpy() for i in starts])
 
+    @pinned()
     @torch.inference_mode()
     def sample(self, x: np.ndarray, source: str, target: str, rng: np.random.Generator) -> np.ndarray:
         """Map cells like `translate`, with noise drawn for every one; only where generators take noise."""
@@ -251,10 +255,12 @@ class Aligner:
         return json.dumps(config), weights
 
     @classmethod
+    @pinned()
     def from_state(cls, config: str, weights: Mapping[str, Any]) -> Aligner:
         """Rebuild an aligner from what `state` gave."""
         found = json.loads(config)
-        with torch.random.fork_rng(devices=[]):
+        # without memory, so that widths are compared with the weights that are there before any is taken
+        with torch.device("meta"):
             widths = {m: found["widths"][m] for m in found["modalities"]}
             frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
             aligner = cls(widths, found["networks"], found.get("noise"), frames)
@@ -266,12 +272,28 @@ class Aligner:
             state = {
                 k.removeprefix(prefix): torch.as_tensor(np.array(v)) for k, v in weights.items() if k.startswith(prefix)
             }
+            _check_shapes(generator, state)
             if isinstance(generator, BarycentricMap):
                 # as many cells as there were
-                generator.remember(state["cells"], state["offsets"], state["share"])
-            generator.load_state_dict(state)
+                for name in ("cells", "offsets", "share"):
+                    generator.register_buffer(name, state[name])
+            generator.load_state_dict(state, assign=True)
             generator.eval()
         return aligner
+
+
+def _check_shapes(generator: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """ValueError unless the weights are those of the generator, of its shapes, and finite."""
+    expected = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if isinstance(generator, BarycentricMap):
+        # as many cells as there were
+        n = len(state["cells"]) if "cells" in state else 0
+        expected |= {name: (n, *expected[name][1:]) for name in ("cells", "offsets", "share")}
+    if wrong := sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name)):
+        raise ValueError(f"weights {wrong[:3]} do not have the shapes that belong to their widths")
+    if bad := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"weights {bad[:3]} are not finite")
 
 
 def _float(v: np.ndarray) -> torch.Tensor:

@@ -6,7 +6,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.nets import losses
 from scmmgan.model.nets.networks import BatchNorm, frozen_statistics
+from scmmgan.model.nets.pinned import pinned
 from scmmgan.model.problem import Pair
 
 logger = logging.getLogger("scmmgan")
@@ -79,18 +79,7 @@ class Recipe:
     plain: bool = False
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small networks gain nothing from threads; one keeps results independent of the cores and of other load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@pinned()
 def fit(
     generators: dict[Pair, nn.Module],
     discriminators: dict[str, nn.Module],
@@ -98,13 +87,13 @@ def fit(
     recipe: Recipe,
     *,
     random_state: int,
-    accelerator: str,
+    device: torch.device,
     progress_bar: bool,
 ) -> dict[str, list[float]]:
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
     from tqdm.auto import tqdm
 
-    fabric, max_steps = Fabric(accelerator=accelerator, devices=1), recipe.max_steps
+    fabric, max_steps = _fabric(device), recipe.max_steps
     players = [_Player(fabric, nets, recipe) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
@@ -139,6 +128,13 @@ def fit(
         )
     _load([*players[0].parameters, *players[0].buffers], best)
     return dict(history)
+
+
+def _fabric(device: torch.device) -> Fabric:
+    """Lightning on that device: of several GPUs the one that is named, else the current one."""
+    if device.type != "cuda":
+        return Fabric(accelerator=device.type, devices=1)
+    return Fabric(accelerator="cuda", devices=[torch.cuda.current_device() if device.index is None else device.index])
 
 
 class _Player:

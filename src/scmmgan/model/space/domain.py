@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.problem import Modality, Problem
 from scmmgan.model.space.graphs import neighbor_graphs, smoothed
+from scmmgan.model.space.linear import constant
 from scmmgan.model.space.smoothing import Matrix
 from scmmgan.model.space.transform import Transform, fit_shared, fit_transform, identity_transform
 
@@ -47,7 +48,7 @@ class Domain:
 def _zscored(values: np.ndarray) -> np.ndarray:
     """z-scores of columns (float32); 0 where they differ by rounding only."""
     mean, sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    still = sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    still = constant(mean, sd)
     scaled = (values - mean.astype(np.float32)) / np.where(still, 1, sd).astype(np.float32)
     return np.where(still, np.float32(0), scaled)
 
@@ -55,7 +56,8 @@ def _zscored(values: np.ndarray) -> np.ndarray:
 def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
     """All modalities smoothed and transformed; into one space where the problem says that they share it."""
     labels, steps = problem.labels or {}, problem.steps
-    matrices, purity = {}, {}
+    matrices: dict[str, Matrix] = {}
+    purity: dict[str, np.ndarray | None] = {}
     for name, m in problem.modalities.items():
         operators: Sequence[sp.csr_matrix] = ()
         purity[name] = None

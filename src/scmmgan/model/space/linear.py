@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from scmmgan.model.defaults import STRAIGHT_RIDGE
+from scmmgan.model.defaults import CONSTANT_SD, STRAIGHT_RIDGE
+
+
+def constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Which columns of this mean and sd differ by rounding only, in whichever units."""
+    return np.asarray(sd <= CONSTANT_SD * np.abs(mean))
 
 
 def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from sklearn.utils.extmath import svd_flip
 
 from scmmgan.model.defaults import BLOCK, N_DISPERSED
 from scmmgan.model.problem import Values
+from scmmgan.model.space.linear import constant
 from scmmgan.model.space.smoothing import Matrix
 
 
@@ -23,15 +24,20 @@ def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
         sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
     else:
         mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
+    return mean, np.where(constant(mean, sd), 0.0, sd)
+
+
+def dispersion(mean: np.ndarray, sd: np.ndarray, *, floor: float = 1e-6) -> np.ndarray:
+    """Variance over mean of features; means count at least `floor` of their average, in whichever units."""
+    magnitude = np.abs(mean)
+    return sd**2 / np.maximum(magnitude, floor * magnitude.mean() + np.finfo(float).tiny)
 
 
 def dispersed(mean: np.ndarray, sd: np.ndarray, allowed: np.ndarray, linked: np.ndarray) -> np.ndarray:
     """Positions of the features that enter the PCA: all allowed up to 2,000, else the most dispersed and the linked."""
     if len(allowed) <= N_DISPERSED:
         return allowed
-    magnitude = np.abs(mean[allowed])
-    score = sd[allowed] ** 2 / np.maximum(magnitude, 1e-3 * magnitude.mean() + 1e-12)
+    score = dispersion(mean[allowed], sd[allowed], floor=1e-3)
     top = allowed[np.argsort(-score, kind="stable")[:N_DISPERSED]]
     return np.union1d(top, np.intersect1d(linked, allowed))
 

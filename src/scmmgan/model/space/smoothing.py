@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.defaults import BLOCK, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
+from scmmgan.model.space.linear import constant
 
 
 class SmoothedMatrix:
@@ -80,7 +81,7 @@ class SmoothedMatrix:
             at = np.arange(start, min(start + BLOCK, self.shape[1]))
             block = by_column.columns(at).astype(np.float64)
             mean[at], sd[at] = block.mean(0), block.std(0)
-        return mean, np.where(sd <= 1e-6 * np.maximum(np.abs(mean), 1e-6), 0.0, sd)
+        return mean, np.where(constant(mean, sd), 0.0, sd)
 
 
 class BatchedMatrix:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from scmmgan.model.defaults import BLOCK, DECODER_RIDGE, DECODER_RIDGES, LEFT_OUT_CELLS, N_DISPERSED
-from scmmgan.model.space.linear import solve_ridge
-from scmmgan.model.space.pca import Standardized, dispersed, principal_axes
+from scmmgan.model.space.linear import constant, solve_ridge
+from scmmgan.model.space.pca import Standardized, dispersed, dispersion, principal_axes
 from scmmgan.model.space.smoothing import Matrix
 
 
@@ -78,7 +78,7 @@ def fit_shared(
     top = np.arange(len(shared[0]))
     if len(top) > N_DISPERSED:
         # dispersed in every modality: the sum of ranks
-        scores = [sd[at] ** 2 / np.maximum(np.abs(mean[at]), 1e-6) for (mean, sd), at in zip(moments, shared)]
+        scores = [dispersion(mean[at], sd[at]) for (mean, sd), at in zip(moments, shared)]
         ranks = np.sum([np.argsort(np.argsort(-score, kind="stable")) for score in scores], axis=0)
         top = np.sort(np.argsort(ranks, kind="stable")[:N_DISPERSED])
     return _fit(smoothed, [m for m, _ in moments], [s for _, s in moments], [at[top] for at in shared], n_pcs)
@@ -150,7 +150,7 @@ def chosen_ridge(smoothed: Matrix, encoded: np.ndarray, x: np.ndarray) -> float:
     values = smoothed.measured(np.sort(rng.permutation(rest)[:BLOCK]))
     rows = np.sort(rng.permutation(len(x))[:LEFT_OUT_CELLS])
     y, x = values[rows].astype(np.float64), x[rows] - x[rows].mean(0)
-    y = y[:, y.std(0) > 1e-6]
+    y = y[:, ~constant(y.mean(0), y.std(0))]
     variance = float((x**2).sum(0).mean())
     if not y.shape[1] or variance < 1e-12:
         return DECODER_RIDGE

@@ -1,0 +1,36 @@
+"""Torch as networks expect it, whatever the user has made of its global state; afterwards that is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Single precision, tensors on the CPU unless said otherwise, gradients, no autocast, full products, one thread.
+
+    Global state, as seeds are: `torch.set_default_dtype`, `set_default_device`, `no_grad`, `inference_mode`, `autocast`,
+    `set_float32_matmul_precision`. Small networks gain nothing from threads: one keeps results independent of the cores,
+    and leaves no threads behind that a fork would lack. Also a decorator; the outermost one, where there are several.
+    """
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        if precision != "highest":
+            stack.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision("highest")
+        if torch.get_default_device().type != "cpu":
+            # costs time in every call of torch
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
