@@ -24,7 +24,6 @@ from scmmgan.model.evidence import populations
 from scmmgan.model.problem import Problem
 from scmmgan.model.space.domain import Domain
 
-
 FOUND: dict[tuple, Any] = {}
 
 

@@ -17,6 +17,8 @@ from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
 import scmmgan as smm
+from scmmgan.data import fingerprint as _fingerprint
+from scmmgan.data import record as _record
 from scmmgan.model.evidence import clusters
 
 
@@ -238,6 +240,13 @@ def test_copies_and_a_users_own_column(small_aligned: md.MuData):
         smm.tl.cluster(small_aligned, "rna", "protein", n_clusters=3)
     assert (small_aligned["rna"].obs["scmmgan_cluster"] == "mine").all()
     del small_aligned["rna"].obs["scmmgan_cluster"]
-    small_aligned["rna"].obsm["X_scmmgan"] = np.repeat(small_aligned["rna"].obsm["X_scmmgan"][:2], 60, axis=0)
+    rna, record = small_aligned["rna"], small_aligned.uns["scmmgan"]
+    rna.obsm["X_scmmgan"] = np.repeat(rna.obsm["X_scmmgan"][:2], 60, axis=0)
+    with pytest.raises(ValueError, match="119 of 120 cells of 'rna'.* have another embedding"):
+        smm.tl.cluster(small_aligned, "rna", "protein", n_clusters=3)
+    # copies that an alignment made itself
+    cells = _fingerprint.cell_hashes(rna.obs_names, rna.obsm["X_scmmgan"])
+    made = {**record["fingerprint"], "rna": {**record["fingerprint"]["rna"], "cells": cells}}
+    small_aligned.uns["scmmgan"] = _record.sealed({"fingerprint": made}, record)
     with pytest.raises(ValueError, match="mapped cells of 'rna' are copies of 2 cells: no 3 clusters"):
         smm.tl.cluster(small_aligned, "rna", "protein", n_clusters=3)

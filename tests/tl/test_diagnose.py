@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
+from scmmgan.data import record as _record
 
 COUPLED = {"method": "coupling", "progress_bar": False}
 
@@ -42,7 +43,7 @@ def shuffled_links(mdata: md.MuData, seed: int = 0) -> pd.DataFrame:
 
 
 def test_links_that_hold(caplog: pytest.LogCaptureFixture):
-    mdata = smm.datasets.toy(n_cells=150)
+    mdata = smm.datasets.toy(n_cells=120)
     with caplog.at_level(logging.INFO, logger="scmmgan"):
         record = align(mdata, links="gene")
     assert record["verdict"] == "supported by links"
@@ -54,8 +55,13 @@ def test_links_that_hold(caplog: pytest.LogCaptureFixture):
     assert list(record["links"].columns) == ["rna", "protein", "correlation"]
     said = [r for r in caplog.records if "held-out links" in r.message]
     assert [r.levelno for r in said] == [logging.INFO]
-    assert said[0].message == record["statement"]
-    assert f"{record['links_mean']:.2f}" in record["statement"]
+    mean, most = f"{record['links_mean']:.2f}", f"{record['links_null'].max():.2f}"
+    assert said[0].message == (
+        f"rna and protein: supported by links (held-out links correlate {mean}, shuffled ones at most {most}). "
+        "All numbers: `scmmgan.get.diagnosis`."
+    )
+    assert f"15 held-out links correlate {mean} ± " in record["statement"]
+    assert f"at most {most})" in record["statement"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,7 +70,9 @@ def test_shuffled_links_are_not_supported(seed: int, caplog: pytest.LogCaptureFi
     record = align(mdata, links=shuffled_links(mdata, seed))
     assert record["verdict"] == "not identifiable"
     assert not record["supported"]
-    assert [r.levelno for r in caplog.records if r.message == record["statement"]] == [logging.WARNING]
+    said = [r for r in caplog.records if r.message.startswith("rna and protein: not identifiable. Nothing shows")]
+    assert [r.levelno for r in said] == [logging.WARNING]
+    assert record["statement"].startswith("rna and protein: not identifiable. ")
 
 
 def test_one_modality_without_structure():
@@ -74,7 +82,7 @@ def test_one_modality_without_structure():
 
 
 def test_pairs():
-    mdata = smm.datasets.toy(n_cells=120)
+    mdata = smm.datasets.toy(n_cells=100)
     record = align(mdata, links=None, pairs=true_pairs(mdata, 30))
     assert record["verdict"] == "supported by pairs"
     assert record["pairs_mean"] < 0.2
@@ -86,7 +94,7 @@ def test_pairs():
 
 
 def test_links_and_pairs():
-    mdata = smm.datasets.toy(n_cells=120)
+    mdata = smm.datasets.toy(n_cells=80)
     assert align(mdata, links="gene", pairs=true_pairs(mdata, 30))["verdict"] == "supported by links and pairs"
     contradicted = align(mdata, links="gene", pairs=true_pairs(mdata, 30, shuffle=True))
     assert contradicted["links_p"] == 0.01
@@ -98,7 +106,7 @@ def test_links_and_pairs():
 
 def test_right_links_do_not_support_what_wrong_labels_made_of_them():
     """Labels renamed in one modality lead the coupling away from links that hold among themselves."""
-    mdata = smm.datasets.toy(n_cells=150)
+    mdata = smm.datasets.toy(n_cells=100)
     types = sorted(set(mdata["rna"].obs["cell_type"]))
     renamed = dict(zip(types, types[1:] + types[:1]))
     mdata["rna"].obs["known"] = mdata["rna"].obs["cell_type"].astype(str)
@@ -141,7 +149,7 @@ def test_few_links_make_a_coupling_but_no_support(n_linked: int):
 @pytest.mark.parametrize(("genes", "peaks"), [(3, 8), (4, 6), (9, 2)])
 def test_links_of_few_features_are_no_support(genes: int, peaks: int):
     """Genes of pure noise, each linked to features that vary together: the links of any such table agree with each other."""
-    rng, n = np.random.default_rng(0), 180
+    rng, n = np.random.default_rng(0), 100
     own = {
         m: 2 * rng.normal(size=(n, 3)) @ rng.normal(size=(3, 15)) + rng.normal(size=(n, 15)) for m in ("rna", "protein")
     }
@@ -232,8 +240,8 @@ def test_again_gives_what_align_gave(small_aligned: md.MuData, fingerprint: Call
 @pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
 def test_from_a_file(fmt: str, tmp_path: Path):
     """Everything that the diagnosis needs travels: tables, pairs, labels with gaps, dicts of arguments."""
-    mdata = smm.datasets.toy(n_cells=100)
-    mdata["rna"].obs["label"] = mdata["rna"].obs["cell_type"].astype(object).where(np.arange(100) % 3 > 0)
+    mdata = smm.datasets.toy(n_cells=70)
+    mdata["rna"].obs["label"] = mdata["rna"].obs["cell_type"].astype(object).where(np.arange(70) % 3 > 0)
     mdata["protein"].obs["label"] = mdata["protein"].obs["cell_type"].astype(object)
     links = smm.pp.link_features(mdata, "rna", "protein", on="gene").iloc[:12]
     record = align(mdata, links=links, pairs=true_pairs(mdata, 20), labels="label", n_pcs={"rna": 8})
@@ -241,7 +249,7 @@ def test_from_a_file(fmt: str, tmp_path: Path):
     mdata.write(path) if fmt == "h5mu" else mdata.write_zarr(path)
     read = md.read_h5mu(path) if fmt == "h5mu" else md.read_zarr(path)
     assert smm.get.diagnosis(read, "rna", "protein")["statement"] == record["statement"]
-    del read.uns["scmmgan"]["diagnosis"]
+    read.uns["scmmgan"] = _record.sealed({"diagnosis": {}}, read.uns["scmmgan"])
     smm.tl.diagnose(read)
     again = smm.get.diagnosis(read, "protein", "rna")
     assert again["statement"] == record["statement"]
@@ -261,7 +269,7 @@ def test_ambiguous_cells_and_second_alignment(small_aligned: md.MuData):
 
 def test_full():
     mdata = smm.datasets.toy(n_cells=100, n_features=[30, 20])
-    smm.tl.align(mdata, links="gene", max_steps=30, progress_bar=False)
+    smm.tl.align(mdata, links="gene", max_steps=20, progress_bar=False)
     smm.tl.diagnose(mdata, full=True, max_steps=300, progress_bar=False)
     record = smm.get.diagnosis(mdata, "rna", "protein")
     assert record["restart_agreement"].shape == (4, 4)
@@ -328,9 +336,14 @@ def test_refused_with_reasons_and_nothing_written(small_aligned: md.MuData, smal
         smm.tl.diagnose(small_aligned)
     small_aligned["rna"].var["gene"] = small_aligned["rna"].var_names
     small_aligned["protein"].var["gene"] = gene
-    del small_aligned.uns["scmmgan"]["diagnosis"]
+    whole = small_aligned.uns["scmmgan"]
+    small_aligned.uns["scmmgan"] = _record.sealed({"diagnosis": {}}, whole)
     with pytest.raises(KeyError, match=r"scmmgan\.tl\.diagnose"):
         smm.get.diagnosis(small_aligned, "rna", "protein")
+    small_aligned.uns["scmmgan"] = {name: entry for name, entry in whole.items() if name != "diagnosis"}
+    for tool in (smm.tl.diagnose, lambda mdata: smm.get.diagnosis(mdata, "rna", "protein")):
+        with pytest.raises(ValueError, match=r"damaged: align again\. Found: it lacks \['diagnosis'\]"):
+            tool(small_aligned)
 
 
 def test_full_where_nothing_but_links_is_trained_on():
@@ -379,17 +392,28 @@ def test_what_was_known_must_still_be_there(changed: str, fingerprint: Callable)
 
 def test_cells_in_another_order_than_was_aligned():
     mdata = smm.datasets.toy(n_cells=60)
-    smm.tl.align(mdata, links="gene", **COUPLED)
+    record = align(mdata, links="gene")
+    turned = mdata[::-1].copy()
+    flags = turned["rna"].obs.pop("scmmgan_ambiguous")
+    smm.tl.diagnose(turned)
+    assert turned["rna"].obs_names.tolist() == mdata["rna"].obs_names[::-1].tolist()
+    pd.testing.assert_series_equal(turned["rna"].obs["scmmgan_ambiguous"], flags)
+    assert smm.get.diagnosis(turned, "rna", "protein")["statement"] == record["statement"]
+    # their values, not the cells
     mdata["rna"].X = mdata["rna"].X[::-1].copy()
-    with pytest.raises(ValueError, match="no longer what was aligned"):
+    with pytest.raises(ValueError, match="X of 'rna' is not what was aligned as 'scmmgan'"):
         smm.tl.diagnose(mdata)
 
 
 def test_other_data_than_was_aligned():
     mdata = smm.datasets.toy(n_cells=60)
     smm.tl.align(mdata, links="gene", n_pcs=9, **COUPLED)
-    mdata.uns["scmmgan"]["params"]["n_pcs"] = 5
-    with pytest.raises(ValueError, match="no longer what was aligned"):
+    params = {**mdata.uns["scmmgan"]["params"], "n_pcs": 5}
+    mdata.uns["scmmgan"] = {**mdata.uns["scmmgan"], "params": params}
+    with pytest.raises(ValueError, match="damaged: align again.* 'params' is not what was written"):
+        smm.tl.diagnose(mdata)
+    mdata.uns["scmmgan"] = _record.sealed({"params": params}, mdata.uns["scmmgan"])
+    with pytest.raises(ValueError, match="'rna' is no longer what was aligned"):
         smm.tl.diagnose(mdata)
 
 

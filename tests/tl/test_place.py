@@ -387,7 +387,7 @@ def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray], fingerpri
     np.testing.assert_allclose(cut["cells"].obs[SPREAD], under_plan(cut)[1], rtol=1e-3)
     del mdata["rna"].obs[LANDMARK]
     before = fingerprint(mdata)
-    with pytest.raises(KeyError, match=r"'rna' has no obs column 'scmmgan_landmark': align it again"):
+    with pytest.raises(KeyError, match=r"\.obs` has no 'scmmgan_landmark' any more: run `scmmgan\.tl\.align` again"):
         smm.tl.place(mdata, "cells", "rna")
     assert fingerprint(mdata) == before
 
@@ -401,7 +401,8 @@ def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray], fingerpri
         (np.zeros((60, 4)), "spatial", ValueError, "2 or 3 columns"),
         (np.full((60, 2), np.nan), "spatial", ValueError, "NaN or infinite"),
         (np.ones((60, 2)), "spatial", ValueError, "all cells at one place"),
-        (np.full((60, 2), "x"), "spatial", ValueError, "columns of numbers"),
+        (np.full((60, 2), "x"), "spatial", ValueError, "'rna' holds text that is no number .*'x'"),
+        (np.ones((60, 2), dtype=complex), "spatial", ValueError, "columns of numbers"),
     ],
 )
 def test_align_refuses_what_are_no_coordinates(values, spatial, kind, message):

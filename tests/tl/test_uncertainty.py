@@ -20,7 +20,7 @@ from scmmgan.data import read as _read
 from scmmgan.data.keys import Keys
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.evidence import calibration as _calibration
-from scmmgan.tl._uncertainty import expressed
+from scmmgan.tl._uncertainty import _expressed as expressed
 
 pytestmark = pytest.mark.usefixtures("few_tables")
 

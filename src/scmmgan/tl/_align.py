@@ -16,6 +16,7 @@ from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, MIN_CELLS, N_PCS
+from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -178,15 +179,12 @@ def align(
     _slots.check_free(mdata, names, _slots_read(arguments, names), keys)
     _check_copy(mdata, names, copy=copy)
 
-    from threadpoolctl import threadpool_limits
-
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import populations, quality, verdict
     from scmmgan.model.nets import methods
     from scmmgan.model.space.domain import model_space
 
-    # many small products: threads cost more than they give, and the order in which they add up decides the last bit
-    with threadpool_limits(1):
+    with one_thread():
         problem = _read.read(mdata, names, arguments)
         written = _slots.written_features(problem, arguments["features"])
         domains = model_space(problem, random_state=arguments["random_state"])

@@ -18,6 +18,7 @@ from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, N_TOP
+from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -142,11 +143,9 @@ def correlations(
         follows = params["shared_space"] and params["method"] == "scmmgan" and supported
         settings["method"] = "coupling" if follows else "generator"
 
-    from threadpoolctl import threadpool_limits
-
     from scmmgan.model.evidence.correlations import with_nulls
 
-    with threadpool_limits(1):
+    with one_thread():
         problem, domains = _read.reread(mdata, keys)
         measured_in = source if reference == "source" else target
         rows = _rows(domains[source], domains[target], problem.of(source, target), reference)

@@ -16,6 +16,7 @@ from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, MIN_RESTARTS, SHORT_TRAINING
+from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -144,12 +145,10 @@ def diagnose(
     seed = _modality.whole_number(seed, "random_state", low=0, high=MAX_SEED - n_restarts)
     _modality.check_writable(mdata, [str(m) for m in params["modalities"]])
 
-    from threadpoolctl import threadpool_limits
-
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import populations, quality, verdict
 
-    with threadpool_limits(1):
+    with one_thread():
         problem, domains = _read.reread(mdata, keys)
         # the coupling in use and the cells that its training held out, whatever the seed of the diagnosis
         couplings, loadings = couple(problem, domains, random_state=trained)

@@ -107,21 +107,15 @@ def importance(
     chosen = _slots.positions(features, pd.Index(found["var_names"][target]), target)
     if not len(chosen):
         raise ValueError("`features` names no feature. Name at least one.")
-    _check_captum()
+
+    from scmmgan.model.evidence.attribution import check_captum
+
+    check_captum()
     _, domains = _read.reread(mdata, keys)
     table = _explain(mdata, domains[source], domains[target], chosen, n_cells, random_state, key)
     before = _slots.added(mdata, keys, "importance")
     merged = {**before, source: {**before.get(source, {}), target: table}}
     _derived.write(mdata, {}, keys, uns={"importance": merged})
-
-
-def _check_captum() -> None:
-    try:
-        import captum.attr  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "`tl.importance` needs captum. Install it with `pip install 'scmmgan[interpret]'`."
-        ) from error
 
 
 def _explain(

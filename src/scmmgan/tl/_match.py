@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import cells as _cells
 from scmmgan.data import derived as _derived
 from scmmgan.data import modality as _modality
-from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, VOTES
 
@@ -78,13 +77,13 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
     np.True_
     """
     keys = Keys(key)
-    cells = read_cells(mdata, source, target, keys)
+    cells = _cells.read_cells(mdata, source, target, keys)
     k = _modality.whole_number(k, "k", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     best, trusted, weights = keys.match(target), keys.match_confidence(target), keys.match(target)
     slots = [(source, "obs", best), (source, "obs", trusted), (source, "obsm", weights)]
     _derived.check_free(mdata, slots, keys)
-    warn_of_verdict(mdata, source, target, keys)
+    _cells.warn_of_verdict(mdata, source, target, keys)
 
     from scmmgan.model.evidence import matching
     from scmmgan.model.space.diffusion import nearest
@@ -104,39 +103,3 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
         matching.partners(indices[:, :k], share, len(cells.target)),
     )
     _derived.write(mdata, dict(zip(slots, values)), keys)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Joint embedding of the cells of both modalities; unmatched share and ambiguity (n,) of those of the source."""
-
-    source: np.ndarray
-    target: np.ndarray
-    unmatched: np.ndarray
-    ambiguous: np.ndarray
-
-
-def read_cells(mdata: MuData, source: str, target: str, keys: Keys) -> Cells:
-    """What is known of the cells of two aligned modalities."""
-    found = _slots.check_aligned(mdata, (source, target), keys)
-    if source == target:
-        raise ValueError(f"`source` and `target` are both {source!r}: its cells are their own partners. Name two.")
-    unmatched = _slots.unmatched(mdata, source, target, keys)
-    ambiguous = keys.ambiguous(target if len(found["modalities"]) > 2 else None)
-    return Cells(
-        source=np.asarray(mdata[source].obsm[keys.embedding]),
-        target=np.asarray(mdata[target].obsm[keys.embedding]),
-        # shapes leave no cell unmatched
-        unmatched=np.zeros(mdata[source].n_obs) if unmatched is None else unmatched.astype(np.float64),
-        ambiguous=np.asarray(_slots.needed(mdata, source, "obs", ambiguous, "diagnose"), dtype=np.float64),
-    )
-
-
-def warn_of_verdict(mdata: MuData, source: str, target: str, keys: Keys) -> None:
-    """Log when nothing supports the alignment that partners come from."""
-    found = _slots.diagnosis(mdata, source, target, keys)
-    if not found["supported"]:
-        logger.warning(
-            "The alignment of %r and %r is %r: partners may belong to other populations. See `scmmgan.get.diagnosis`.",
-            source, target, str(found["verdict"]),
-        )  # fmt: skip

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import cells as _cells
 from scmmgan.data import derived as _derived
 from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_CODES, MAX_SEED, MIN_PROBABILITY, VOTES
-from scmmgan.tl import _match
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -97,7 +97,7 @@ def transfer(
     ['type_A', 'type_B', 'type_C', 'type_D', 'type_E']
     """
     keys = Keys(key)
-    cells = _match.read_cells(mdata, source, target, keys)
+    cells = _cells.read_cells(mdata, source, target, keys)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     columns = {name: _column(mdata, source, target, name) for name in _names(obs)}
     labels = {name: isinstance(column, pd.Categorical) for name, column in columns.items()}
@@ -108,7 +108,7 @@ def transfer(
             f"Two of the columns {list(columns)} would share the slot {twice[2]!r}. Transfer one, or rename it."
         )
     _derived.check_free(mdata, slots, keys)
-    _match.warn_of_verdict(mdata, source, target, keys)
+    _cells.warn_of_verdict(mdata, source, target, keys)
 
     from scmmgan.model.evidence import matching
     from scmmgan.model.space.diffusion import nearest

@@ -20,6 +20,7 @@ from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import BLOCK, LOW_MEAN, MAX_SEED, MIN_DETECTION, MIN_RESTARTS, PANEL_FEATURES
 from scmmgan.model.evidence.conformal import half_widths, least_pairs, reached_coverage
+from scmmgan.model.space.linear import one_thread
 from scmmgan.model.space.smoothing import BatchedMatrix
 
 if TYPE_CHECKING:
@@ -150,68 +151,99 @@ def uncertainty(
     """
     keys, pair = Keys(key), (source, target)
     params = _slots.record(mdata, keys)["params"]
+    aligned = int(params["random_state"])
     several = len(_slots.check_aligned(mdata, pair, keys)["modalities"]) > 2
     parts = _parts(method, source, target, params, several=several)
     coverage = _checked_coverage(coverage)
-    n_draws = _modality.whole_number(n_draws, "n_draws", low=2)
-    n_restarts = _modality.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
-    seed = int(params["random_state"]) if random_state is None else random_state
-    seed = _modality.whole_number(seed, "random_state", low=0, high=MAX_SEED - n_restarts * ("seeds" in parts))
+    n_draws, n_restarts, seed = _numbers(params, parts, n_draws, n_restarts, random_state)
     _modality.check_writable(mdata, pair)
     _derived.check_free(mdata, _slot_names(parts, pair, keys, several=several, intervals=pairs is not None), keys)
 
-    from threadpoolctl import threadpool_limits
-
     from scmmgan.model.coupling.couple import couple
-    from scmmgan.model.evidence import calibration, retraining
+    from scmmgan.model.evidence import calibration
 
-    aligned_with = int(params["random_state"])
-    with threadpool_limits(1):
+    with one_thread():
         ordered = _read.as_aligned(mdata, keys)
         problem, domains = _read.reread(ordered, keys)
-        known = calibration_pairs(ordered, pair, pairs, coverage, problem)
-        coupled = couple(problem, domains, random_state=aligned_with)
-        kept, detection = expressed(problem.modalities[target].values)
+        known = _calibration_pairs(ordered, pair, pairs, coverage, problem)
+        coupled = couple(problem, domains, random_state=aligned)
+        kept, detection = _expressed(problem.modalities[target].values)
+        how = _read.training_settings(params) | {"random_state": seed, "progress_bar": progress_bar}
+        how |= {"shared": problem.shared is not None}
         slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
         record: dict[str, Any] = {"method": method}
         scores: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if "coupling" in parts:
-            found = calibration.from_coupling(problem, domains, pair, coupled[0][pair], kept, aligned_with)
+            found = calibration.from_coupling(problem, domains, pair, coupled[0][pair], kept, aligned)
             scores["coupling"] = found.score, found.cells
             record["landmark_mass"] = found.mass
             slots |= {(target, "varm", k): v.T for k, v in zip(keys.landmark_moments(), (found.mean, found.variance))}
             slots[source, "obsm", keys.cell_plan(target)] = found.plan
             if known is None:
-                record |= calibration.calibration(problem, domains, pair, found, kept, aligned_with)
-        settings = _read.training_settings(params) | {"random_state": seed, "progress_bar": progress_bar}
-        settings["shared"] = problem.shared is not None
-        if "noise" in parts:
-            aligner = get.model(mdata, key=key)
-            scores["noise"] = retraining.over_noise(domains, aligner, pair, coupled, settings, kept, n_draws=n_draws)
-        if "seeds" in parts:
-            scores["seeds"], mode = retraining.over_restarts(
-                problem, domains, pair, coupled, settings, kept, n_restarts=n_restarts
-            )
-            record["n_in_mode"] = mode
+                record |= calibration.calibration(problem, domains, pair, found, kept, aligned)
+        trained, more = _of_trainings(
+            mdata, parts, problem, domains, pair, coupled, how, kept, (n_draws, n_restarts), key
+        )
+        scores, record = scores | trained, record | more
     total = np.minimum(np.sum([score for score, _ in scores.values()], axis=0), 1)
     record |= calibration.counterparts(problem, pair, total, kept)
-    suffix = source if several else None
-    slots[target, "var", keys.uncertainty(None, suffix)] = np.where(kept, total, np.nan)
-    for part, (score, _) in scores.items():
-        slots[target, "var", keys.uncertainty(part, suffix)] = np.where(kept, score, np.nan)
-    cells = np.sum([cell for _, cell in scores.values()], axis=0)
-    slots[source, "obs", keys.cell_uncertainty(target if several else None)] = cells
+    slots |= _score_slots(scores, total, kept, pair, keys, several=several)
     if known is not None:
         widths, more = _intervals(ordered, domains[target], source, known, coverage, total, kept, seed, keys)
-        slots[target, "var", keys.interval(suffix)] = widths
+        slots[target, "var", keys.interval(source if several else None)] = widths
         record |= more
-    record = _slots.storable_record(record)
-    _derived.write(
-        mdata, _read.as_now(mdata, slots, keys), keys, uns={"uncertainty": _merged(mdata, pair, record, keys)}
-    )
+    uns = {"uncertainty": _merged(mdata, pair, _slots.storable_record(record), keys)}
+    _derived.write(mdata, _read.as_now(mdata, slots, keys), keys, uns=uns)
 
 
-def calibration_pairs(
+def _score_slots(
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    total: np.ndarray,
+    kept: np.ndarray,
+    pair: tuple[str, str],
+    keys: Keys,
+    *,
+    several: bool,
+) -> dict[_derived.Slot, Any]:
+    """Scores of features, of each part and in all, and of cells."""
+    source, target = pair
+    suffix = source if several else None
+    parts: dict[str | None, np.ndarray] = {None: total, **{part: score for part, (score, _) in scores.items()}}
+    slots: dict[_derived.Slot, Any] = {
+        (target, "var", keys.uncertainty(part, suffix)): np.where(kept, score, np.nan) for part, score in parts.items()
+    }
+    cells = np.sum([cell for _, cell in scores.values()], axis=0)
+    slots[source, "obs", keys.cell_uncertainty(target if several else None)] = cells
+    return slots
+
+
+def _of_trainings(
+    mdata: MuData,
+    parts: tuple[str, ...],
+    problem: Problem,
+    domains: Mapping[str, Domain],
+    pair: tuple[str, str],
+    coupled: Any,
+    how: Mapping[str, Any],
+    kept: np.ndarray,
+    n: tuple[int, int],
+    key: str,
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, Any]]:
+    """Scores over the generators' noise and over restarts, where they are asked for, and what is recorded of them."""
+    from scmmgan.model.evidence import retraining
+
+    scores: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    record: dict[str, Any] = {}
+    if "noise" in parts:
+        aligner = get.model(mdata, key=key)
+        scores["noise"] = retraining.over_noise(domains, aligner, pair, coupled, how, kept, n_draws=n[0])
+    if "seeds" in parts:
+        found = retraining.over_restarts(problem, domains, pair, coupled, how, kept, n_restarts=n[1])
+        scores["seeds"], record["n_in_mode"] = found
+    return scores, record
+
+
+def _calibration_pairs(
     mdata: MuData, pair: tuple[str, str], pairs: str | pd.DataFrame | None, coverage: float, problem: Problem
 ) -> np.ndarray | None:
     """Row numbers (k × 2) of known pairs of which no cell belongs to a pair that the alignment was given."""
@@ -257,7 +289,7 @@ def _intervals(
     for start in range(0, len(features), BLOCK):
         at = np.arange(start, min(start + BLOCK, len(features)))
         mapped = decode(cells, at)
-        residuals = np.abs(measured(domain, rows[:, 1], at).astype(np.float64) - mapped)
+        residuals = np.abs(_measured(domain, rows[:, 1], at).astype(np.float64) - mapped)
         half[at] = half_widths(residuals, coverage)
         # the same folds for all features
         reached[at] = reached_coverage(residuals, coverage, np.random.default_rng(random_state))
@@ -275,7 +307,7 @@ def _intervals(
     }
 
 
-def measured(domain: Domain, rows: np.ndarray, features: np.ndarray) -> np.ndarray:
+def _measured(domain: Domain, rows: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Cells of the layer that was read, not smoothed; batches shifted and scaled as the alignment did."""
     if isinstance(domain.smoothed, BatchedMatrix):
         return domain.smoothed.measured(features)[rows]
@@ -304,6 +336,17 @@ def _parts(method: str, source: str, target: str, params: Mapping[str, Any], *, 
     return METHODS[method]
 
 
+def _numbers(
+    params: Mapping[str, Any], parts: tuple[str, ...], n_draws: int, n_restarts: int, random_state: int | None
+) -> tuple[int, int, int]:
+    """Checked numbers of samples and restarts, and the seed."""
+    n_draws = _modality.whole_number(n_draws, "n_draws", low=2)
+    n_restarts = _modality.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
+    seed = int(params["random_state"]) if random_state is None else random_state
+    highest = MAX_SEED - n_restarts * ("seeds" in parts)
+    return n_draws, n_restarts, _modality.whole_number(seed, "random_state", low=0, high=highest)
+
+
 def _checked_coverage(coverage: float) -> float:
     if isinstance(coverage, bool) or not isinstance(coverage, Real) or not 0 < float(coverage) < 1:
         raise ValueError(f"`coverage` must be a number between 0 and 1, got {coverage!r}.")
@@ -325,7 +368,7 @@ def _slot_names(
     ]
 
 
-def expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+def _expressed(matrix: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Which features (g,) are expressed highly enough to be scored, and the share of cells (g,) that they are seen in.
 
     Seen: above the lowest value of the layer. With negative values (CLR, z-scores) that and the mean say nothing, and all

@@ -17,6 +17,16 @@ from scmmgan.model.defaults import BLOCK, PATH_BATCH, PATH_NODES
 from scmmgan.model.nets.pinned import pinned
 
 
+def check_captum() -> None:
+    """ImportError that says what to install."""
+    try:
+        import captum.attr  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "`tl.importance` needs captum. Install it with `pip install 'scmmgan[interpret]'`."
+        ) from error
+
+
 @dataclass(frozen=True)
 class PathGradients:
     """Gradients of mapped features, averaged over the path from the mean cell to each cell.

@@ -226,14 +226,13 @@ def with_nulls(
     goal, y = domains[target], translate(domains[source].x)
     decoder = goal.transform.decoder
     asked, others = (decoder[:, of] for of in at["mapped"])
-    mapped_sd = decoded_sd(y, asked), decoded_sd(y, others)
+    mapped_sd = (decoded_sd(y, asked), decoded_sd(y, others))
     own = domains[measured_in].smoothed.by_column()
     lines = unit(own.columns(at["measured"][0]))
     line_sd, own_sd = (column_sd(own, of) for of in at["measured"])
 
     def noise_of(name: str, rng: np.random.Generator) -> Matrix:
-        modality = domains[name].modality
-        return permuted_smoothed(rng, modality, steps[name], denoise=denoise, random_state=graph_seed)
+        return permuted_smoothed(rng, domains[name].modality, steps[name], denoise=denoise, random_state=graph_seed)
 
     def once(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         noise = noise_of(source, rng)
@@ -253,10 +252,8 @@ def with_nulls(
 
     nulls = null(once, seed)
     # the same cells are drawn on both sides where they are the same
-    shares = {
-        m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1]))
-        for i, m in enumerate(dict.fromkeys((source, measured_in)))
-    }
+    names = dict.fromkeys((source, measured_in))
+    shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
     return {
         "measured": {
             "r": correlate(own, *at["measured"]),

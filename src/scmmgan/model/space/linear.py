@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from scmmgan.model.defaults import CONSTANT_SD, STRAIGHT_RIDGE
@@ -10,6 +13,15 @@ from scmmgan.model.defaults import CONSTANT_SD, STRAIGHT_RIDGE
 def constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Which columns of this mean and sd differ by rounding only, in whichever units."""
     return np.asarray(sd <= CONSTANT_SD * np.abs(mean))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small products: threads cost more than they give, and the order in which they add up decides the last bit."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
 
 
 def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:
