@@ -347,3 +347,32 @@ def test_uncertainty_that_is_not_there(small_aligned: md.MuData):
     found = smm.get.uncertainty_summary(small_aligned, "protein", "rna")
     assert list(found["features"].columns) == ["uncertainty", "seeds", "detection"]
     assert found["method"] == "seeds"
+
+
+# --- input that people have --------------------------------------------------------------------------------------
+
+
+def test_categories_keep_their_order_and_a_column_named_modality_its_values(small_aligned: md.MuData):
+    for m in small_aligned.mod:
+        obs = small_aligned[m].obs
+        order = np.arange(len(obs)) % 2
+        obs["level"] = pd.Categorical(np.array(["high", "low"])[order], ["low", "unused", "high"], ordered=True)
+        obs["stage"] = pd.Categorical(np.array(["late", "early"])[order], ["late", "early"])
+    small_aligned["rna"].obs["modality"] = "mine"
+    small_aligned["protein"].obs["stage"] = "middle"
+    obs = smm.get.embedding(small_aligned).obs
+    assert obs["level"].cat.categories.tolist() == ["low", "high"]
+    assert obs["level"].cat.ordered
+    assert obs["stage"].cat.categories.tolist() == ["late", "early", "middle"]
+    assert obs["own_modality"].dropna().unique().tolist() == ["mine"]
+    assert obs["modality"].value_counts().to_dict() == {"rna": 120, "protein": 120}
+
+
+def test_equal_barcodes_are_said_with_the_way_out(small: md.MuData, caplog: pytest.LogCaptureFixture):
+    small["protein"].obs_names = small["rna"].obs_names
+    with md.set_options(pull_on_update=False):
+        mdata = md.MuData(dict(small.mod))
+    with caplog.at_level("INFO", logger="scmmgan"):
+        align(mdata, method="coupling")
+    assert [text for text in caplog.messages if "occur in several modalities" in text and "`get.embedding`" in text]
+    assert smm.get.embedding(mdata).n_obs == 240

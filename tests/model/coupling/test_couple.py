@@ -332,7 +332,7 @@ def test_telling_links(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
 @pytest.mark.parametrize(
     ("pairs", "labels", "level", "message"),
     [
-        (0, False, logging.WARNING, "No links say which populations of 'rna' and 'protein' correspond.*mirror image"),
+        (0, False, logging.INFO, "No links say which populations of 'rna' and 'protein' correspond.*mirror image"),
         (4, False, logging.INFO, "coupled by their shapes with the help of 4 known pairs"),
         (4, True, logging.INFO, "coupled by their shapes with the help of 4 known pairs and labels"),
         (0, True, logging.INFO, "coupled by their shapes with the help of labels"),
