@@ -14,6 +14,8 @@ import pytest
 
 import scmmgan as smm
 from helpers import own_space, space_of, transform_of
+from scmmgan.data.fingerprint import cell_hashes
+from scmmgan.data.record import sealed
 
 
 def align(mdata: md.MuData, *names: str, **arguments: Any) -> None:
@@ -95,12 +97,18 @@ def test_axes_without_a_metric_count_alike(small_aligned: md.MuData):
     cells = {m: {o: space_of(mdata, m, o) for o in mdata.mod} for m in mdata.mod}
     sd = {m: float(cells[m][m].std()) for m in mdata.mod}
     written = smm.get.mapped(mdata, "rna", "protein")
-    stored = mdata.uns["scmmgan"]["model"]
+    record = mdata.uns["scmmgan"]
+    stored = dict(record["model"])
     assert {"metric:0", "metric:1"} <= set(stored["weights"])
     stored["weights"] = {k: v for k, v in stored["weights"].items() if not k.startswith("metric:")}
     stored["config"] = json.dumps({**json.loads(stored["config"]), "block_sd": sd})
     for m in mdata.mod:
         mdata[m].obsm["X_scmmgan"] = np.hstack([cells[m][o] / sd[o] for o in mdata.mod]).astype(np.float32)
+    known = {
+        m: {**of, "cells": cell_hashes(mdata[m].obs_names, mdata[m].obsm["X_scmmgan"])}
+        for m, of in record["fingerprint"].items()
+    }
+    mdata.uns["scmmgan"] = sealed({"model": stored, "fingerprint": known}, record)
     decoded = smm.get.mapped(mdata, "rna", "protein", features=written.var_names[:5])
     np.testing.assert_allclose(decoded.X, written[:, :5].X, atol=1e-4)
     assert smm.get.model(mdata).metric == {}
@@ -131,7 +139,10 @@ def test_features_of_layers():
 def test_cells_are_cut_along(small_aligned: md.MuData):
     whole = smm.get.mapped(small_aligned, "rna", "protein")
     names = small_aligned["rna"].obs_names[10:40]
-    for part in (small_aligned[names], small_aligned[names].copy()):
+    both = names.append(small_aligned["protein"].obs_names[[3]])
+    with pytest.raises(ValueError, match="'protein' has no cells left. Use the object that was aligned, or another part"):
+        smm.get.mapped(small_aligned[names], "rna", "protein")
+    for part in (small_aligned[both], small_aligned[both].copy()):
         got = smm.get.mapped(part, "rna", "protein")
         assert got.obs_names.tolist() == names.tolist()
         np.testing.assert_array_equal(got.X, whole[names].X)
@@ -350,3 +361,32 @@ def test_uncertainty_that_is_not_there(small_aligned: md.MuData):
     found = smm.get.uncertainty_summary(small_aligned, "protein", "rna")
     assert list(found["features"].columns) == ["uncertainty", "seeds", "detection"]
     assert found["method"] == "seeds"
+
+
+# --- input that people have --------------------------------------------------------------------------------------
+
+
+def test_categories_keep_their_order_and_a_column_named_modality_its_values(small_aligned: md.MuData):
+    for m in small_aligned.mod:
+        obs = small_aligned[m].obs
+        order = np.arange(len(obs)) % 2
+        obs["level"] = pd.Categorical(np.array(["high", "low"])[order], ["low", "unused", "high"], ordered=True)
+        obs["stage"] = pd.Categorical(np.array(["late", "early"])[order], ["late", "early"])
+    small_aligned["rna"].obs["modality"] = "mine"
+    small_aligned["protein"].obs["stage"] = "middle"
+    obs = smm.get.embedding(small_aligned).obs
+    assert obs["level"].cat.categories.tolist() == ["low", "high"]
+    assert obs["level"].cat.ordered
+    assert obs["stage"].cat.categories.tolist() == ["late", "early", "middle"]
+    assert obs["own_modality"].dropna().unique().tolist() == ["mine"]
+    assert obs["modality"].value_counts().to_dict() == {"rna": 120, "protein": 120}
+
+
+def test_equal_barcodes_are_said_with_the_way_out(small: md.MuData, caplog: pytest.LogCaptureFixture):
+    small["protein"].obs_names = small["rna"].obs_names
+    with md.set_options(pull_on_update=False):
+        mdata = md.MuData(dict(small.mod))
+    with caplog.at_level("INFO", logger="scmmgan"):
+        align(mdata, method="coupling")
+    assert [text for text in caplog.messages if "occur in several modalities" in text and "`get.embedding`" in text]
+    assert smm.get.embedding(mdata).n_obs == 240

@@ -94,7 +94,7 @@ def test_quietly(caplog: pytest.LogCaptureFixture):
 
 
 @pytest.mark.parametrize(
-    ("links", "expected"), [("'gene'", "supported by links"), ("None", "Nothing shows that cells were mapped")]
+    ("links", "expected"), [("'gene'", "supported by links"), ("None", "nothing shows that cells were mapped")]
 )
 def test_the_verdict_is_one_line_in_a_plain_script(links: str, expected: str):
     code = (

@@ -22,6 +22,7 @@ from scmmgan.data import links as _links
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.data.record import sealed
 from scmmgan.model.problem import Links, Modality, Problem
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.domain import Domain, model_space
@@ -644,13 +645,15 @@ def test_an_alignment_is_read_again(known_aligned: md.MuData, file: bool, tmp_pa
 
 @pytest.mark.parametrize("changed", ["label", "link feature", "pair"])
 def test_knowledge_that_is_no_longer_there(known_aligned: md.MuData, changed: str, fingerprint: Callable):
-    params = known_aligned.uns["scmmgan"]["params"]
+    record = known_aligned.uns["scmmgan"]
+    params = dict(record["params"])
     if changed == "label":
         known_aligned["rna"].obs["cell_type"] = known_aligned["rna"].obs["cell_type"].to_numpy()[::-1]
     elif changed == "link feature":
         params["links"] = params["links"].iloc[1:]
     else:
         params["pairs"] = params["pairs"].iloc[1:]
+    known_aligned.uns["scmmgan"] = sealed({"params": params}, record)
     before = fingerprint(known_aligned)
     message = (
         "Links, pairs or labels are no longer those that 'scmmgan' was aligned with. Restore their columns, or align"
@@ -662,13 +665,17 @@ def test_knowledge_that_is_no_longer_there(known_aligned: md.MuData, changed: st
 
 @pytest.mark.parametrize("changed", ["values", "width", "batches"])
 def test_values_that_are_no_longer_there(known_aligned: md.MuData, changed: str):
+    message = "'rna' is no longer what was aligned as 'scmmgan': align it again"
     if changed == "values":
         known_aligned["rna"].X = known_aligned["rna"].X[::-1].copy()
+        message = "X of 'rna' is not what was aligned as 'scmmgan' .*Restore these values, or align again"
     elif changed == "width":
-        known_aligned.uns["scmmgan"]["params"]["n_pcs"] = {"rna": 5, "protein": 50}
+        record = known_aligned.uns["scmmgan"]
+        params = {**record["params"], "n_pcs": {"rna": 5, "protein": 50}}
+        known_aligned.uns["scmmgan"] = sealed({"params": params}, record)
     else:
         known_aligned["rna"].obs["donor"] = np.repeat(["x", "y"], 40)
-    with pytest.raises(ValueError, match="'rna' is no longer what was aligned as 'scmmgan': align it again"):
+    with pytest.raises(ValueError, match=message):
         _read.reread(known_aligned, Keys())
 
 

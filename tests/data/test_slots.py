@@ -122,7 +122,10 @@ def test_every_slot(small_aligned: md.MuData):
         np.testing.assert_allclose(np.asarray(plan.sum(1)).ravel(), 1, atol=1e-5)
         assert np.diff(sp.csr_matrix(plan).indptr).max() <= 32
     record = small_aligned.uns["scmmgan"]
-    assert set(record) == {"format", "params", "features", "landmarks", "history", "diagnosis", "model"}
+    core = {"format", "params", "features", "landmarks", "history", "diagnosis", "model", "fingerprint"}
+    assert set(record) == {*core, "digest"}
+    assert set(record["digest"]) == core
+    assert set(record["fingerprint"]) == {"rna", "protein"}
     assert record["format"] == FORMAT
     for name in ("rna", "protein"):
         assert record["features"][name].tolist() == small_aligned[name].var_names.tolist()
@@ -709,9 +712,10 @@ OLD = [None, FORMAT - 1, FORMAT + 1, "2.0"]
 
 
 def aged(mdata: md.MuData, number: Any) -> md.MuData:
-    """The same alignment, as a version of other slots would have left it."""
-    record = dict(mdata.uns["scmmgan"])
-    record.pop("format", None)
+    """The same alignment, as a version of other slots would have left it: earlier ones knew no digests."""
+    later = isinstance(number, int) and number > FORMAT
+    left_out = {"format"} if later else {"format", "digest", "fingerprint"}
+    record = {name: value for name, value in mdata.uns["scmmgan"].items() if name not in left_out}
     mdata.uns["scmmgan"] = record if number is None else record | {"format": number}
     return mdata
 

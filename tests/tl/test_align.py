@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -1310,3 +1311,86 @@ def test_knowledge_is_left_alone(small: md.MuData, fingerprint: Callable):
     after = fingerprint(small)
     assert {name: after[name] for name in before} == before
     pd.testing.assert_frame_equal(pairs, table)
+
+
+# --- other people's settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu:0", torch.device("cpu"), torch.device("cpu", 0)])
+def test_devices_by_any_name(small: md.MuData, device: Any):
+    smm.tl.align(small, links="gene", method="coupling", device=device, progress_bar=False)
+    assert small.uns["scmmgan"]["params"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cpu:1", "meta", torch.device("meta"), "cuda:x", ""])
+def test_devices_that_are_not_there(small: md.MuData, device: Any, fingerprint: Callable):
+    before = fingerprint(small)
+    with pytest.raises(ValueError, match=r"is not available. Here: \['cpu'"):
+        smm.tl.align(small, links="gene", device=device, progress_bar=False)
+    assert fingerprint(small) == before
+
+
+def test_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch):
+    from scmmgan.model.nets import training
+    from scmmgan.tl._align import _device
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(training, "Fabric", lambda **given: given)
+    assert [_device(d) for d in ("cuda:1", torch.device("cuda", 0), "cuda")] == ["cuda:1", "cuda:0", "cuda"]
+    with pytest.raises(ValueError, match=r"'cuda:2' is not available. Here: \['cpu', 'cuda:0', 'cuda:1'"):
+        _device("cuda:2")
+    for name, index in (("cuda:0", 0), ("cuda:1", 1), ("cuda", 1)):
+        assert training._fabric(torch.device(name)) == {"accelerator": "cuda", "devices": [index]}
+
+
+@pytest.mark.gpu
+def test_a_gpu_with_its_number(small: md.MuData):
+    smm.tl.align(small, links="gene", max_steps=10, device="cuda:0", progress_bar=False)
+    assert np.isfinite(small["rna"].obsm["scmmgan_protein"]).all()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_units_of_the_values_decide_nothing(shared: bool):
+    """A power of two changes no bit of a quotient."""
+    found = []
+    for unit in (1.0, 2.0**-40, 2.0**40):
+        mdata = smm.datasets.toy(n_cells=100, shared_genes=shared)
+        for m in mdata.mod:
+            mdata[m].X = mdata[m].X.astype(np.float64) * unit
+        smm.tl.align(mdata, links="var_names" if shared else "gene", max_steps=5, progress_bar=False)
+        smm.tl.uncertainty(mdata, "rna", "protein")
+        written = mdata["rna"].layers if shared else mdata["rna"].obsm
+        uncertainty = mdata["protein"].var["scmmgan_uncertainty"].to_numpy()
+        calibration = mdata.uns["scmmgan"]["uncertainty"]["rna"]["protein"]["calibration"]
+        observed = calibration["observed"].to_numpy()
+        found.append((mdata["rna"].obsm["X_scmmgan"], written["scmmgan_protein"] / unit, uncertainty, observed))
+    for other in found[1:]:
+        for a, b in zip(found[0], other):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_copy_makes_mudata_warn_of_nothing(small: md.MuData):
+    """Its warnings pass elsewhere in these tests."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = smm.tl.align(small, links="gene", method="coupling", copy=True, progress_bar=False)
+    assert [str(w.message) for w in said if "mudata" in w.filename] == []
+    assert "scmmgan" in found.uns
+    assert "scmmgan" not in small.uns
+
+
+def test_a_process_that_is_forked_after_an_alignment():
+    code = (
+        "import multiprocessing as mp, scmmgan as smm\n"
+        "def go(seed):\n"
+        "    mdata = smm.datasets.toy(n_cells=100)\n"
+        "    smm.tl.align(mdata, links='gene', max_steps=5, progress_bar=False, random_state=seed)\n"
+        "    return float(mdata['rna'].obsm['X_scmmgan'].sum())\n"
+        "expected = go(0)\n"
+        "with mp.get_context('fork').Pool(1) as pool:\n"
+        "    assert pool.map_async(go, [0]).get(timeout=100) == expected\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

@@ -242,7 +242,7 @@ def test_copies_and_a_users_own_column(small_aligned: md.MuData):
     del small_aligned["rna"].obs["scmmgan_cluster"]
     rna, record = small_aligned["rna"], small_aligned.uns["scmmgan"]
     rna.obsm["X_scmmgan"] = np.repeat(rna.obsm["X_scmmgan"][:2], 60, axis=0)
-    with pytest.raises(ValueError, match="119 of 120 cells of 'rna'.* have another embedding"):
+    with pytest.raises(ValueError, match=r"119 of 120 cells of 'rna'.* have another embedding"):
         smm.tl.cluster(small_aligned, "rna", "protein", n_clusters=3)
     # copies that an alignment made itself
     cells = _fingerprint.cell_hashes(rna.obs_names, rna.obsm["X_scmmgan"])

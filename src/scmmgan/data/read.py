@@ -135,7 +135,9 @@ def _positions(table: pd.DataFrame, modalities: Mapping[str, Modality], *, expli
 def _varying(modality: Modality, positions: np.ndarray) -> np.ndarray:
     """Which of the chosen features vary, in any batch: what differs between batches only is shifted away."""
     parts = (slice(None),) if modality.batches is None else modality.batches
-    return np.logical_or.reduce([column_moments(modality.values[rows][:, positions])[1] > 0 for rows in parts])
+    # many links may name few features
+    features, at = np.unique(positions, return_inverse=True)
+    return np.logical_or.reduce([column_moments(modality.values[rows][:, features])[1] > 0 for rows in parts])[at]
 
 
 def _fewer(links: Links, a: Modality, b: Modality) -> Links:

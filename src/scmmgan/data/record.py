@@ -29,7 +29,9 @@ def sealed(entries: Mapping[str, Any], before: Mapping[str, Any] | None = None) 
 def whole(found: Mapping[str, Any], keys: Keys, *also: str) -> dict[str, Any]:
     """The record, or a ValueError unless all core entries, and those of `also` that are there, are what was written."""
     number = found.get("format")
-    if isinstance(number, int | np.integer) and number != FORMAT:
+    # records of the first versions have neither a whole number nor digests
+    unknown = "digest" not in found and (number is None or isinstance(number, str))
+    if unknown or (isinstance(number, int | np.integer) and number != FORMAT):
         raise ValueError(
             f"The alignment {keys.key!r} was written by another version of scmmgan (format {number}; this one reads "
             f"{FORMAT}). Align again."

@@ -287,7 +287,7 @@ def _device(device: str | torch.device) -> str:
 
     if not isinstance(device, str | torch.device):
         raise TypeError(
-            f"`device` must be 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device, got {device!r}."
+            f"`device` must be 'auto', 'cpu', 'cuda' or 'mps' (one GPU: 'cuda:1'), or a torch.device, got {device!r}."
         )
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -299,7 +299,7 @@ def _device(device: str | torch.device) -> str:
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"Device {device!r} is not known. Here: {here}.") from None
+        raise ValueError(f"Device {device!r} is not available. Here: {here}.") from None
     first = f"{found.type}:{found.index or 0}" if found.type == "cuda" else found.type
     if first not in here or (found.type != "cuda" and found.index):
         raise ValueError(f"Device {str(device)!r} is not available. Here: {here}.")

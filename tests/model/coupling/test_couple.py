@@ -411,7 +411,7 @@ def test_one_set_of_landmarks_per_modality(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("pairs", "labels", "level", "message"),
     [
-        (0, False, logging.WARNING, "No links say which populations of 'rna' and 'protein' correspond"),
+        (0, False, logging.INFO, "No links say which populations of 'rna' and 'protein' correspond"),
         (4, False, logging.INFO, "coupled by their shapes with the help of 4 known pairs."),
         (4, True, logging.INFO, "coupled by their shapes with the help of 4 known pairs and labels."),
         (0, True, logging.INFO, "coupled by their shapes with the help of labels."),

@@ -37,9 +37,10 @@ def headline(record: Mapping[str, Any], pair: Pair) -> str:
     """The verdict in a line: what was found, what it means, where the numbers are."""
     found = f"{pair[0]} and {pair[1]}: {record['verdict']}"
     if not record["supported"]:
+        by_shape = "Shapes alone choose between mirror images, and n" if record["kind"] == "geometry" else "N"
         return (
-            f"{found}. Nothing shows that cells were mapped to their like: do not draw conclusions from mapped values. Give "
-            "links, 100 pairs or labels, and see `scmmgan.get.diagnosis` for what was tested."
+            f"{found}. {by_shape}othing shows that cells were mapped to their like: draw no conclusions from mapped values. "
+            "Give links, 100 pairs or labels; what was tested: `scmmgan.get.diagnosis`."
         )
     parts = []
     if "links_mean" in record:
