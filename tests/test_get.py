@@ -140,7 +140,9 @@ def test_cells_are_cut_along(small_aligned: md.MuData):
     whole = smm.get.mapped(small_aligned, "rna", "protein")
     names = small_aligned["rna"].obs_names[10:40]
     both = names.append(small_aligned["protein"].obs_names[[3]])
-    with pytest.raises(ValueError, match="'protein' has no cells left. Use the object that was aligned, or another part"):
+    with pytest.raises(
+        ValueError, match="'protein' has no cells left. Use the object that was aligned, or another part"
+    ):
         smm.get.mapped(small_aligned[names], "rna", "protein")
     for part in (small_aligned[both], small_aligned[both].copy()):
         got = smm.get.mapped(part, "rna", "protein")

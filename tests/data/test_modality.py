@@ -400,9 +400,17 @@ def test_cells_without_coordinates_are_named():
 
 
 TRANSPOSED = {
-    "cells named like features": ([f"g{i}" for i in range(40)], [f"c{i}" for i in range(5)], "like features of another"),
+    "cells named like features": (
+        [f"g{i}" for i in range(40)],
+        [f"c{i}" for i in range(5)],
+        "like features of another",
+    ),
     "features named like cells": ([f"r{i}" for i in range(40)], [f"b{i}" for i in range(5)], "like cells of another"),
-    "barcodes": ([f"r{i}" for i in range(40)], [f"S1_ACGTACGTACGTAC{c}-1" for c in "ACGTA"[:4]] + ["x"], "like barcodes"),
+    "barcodes": (
+        [f"r{i}" for i in range(40)],
+        [f"S1_ACGTACGTACGTAC{c}-1" for c in "ACGTA"[:4]] + ["x"],
+        "like barcodes",
+    ),
 }
 
 
@@ -411,7 +419,9 @@ def test_a_transposed_matrix(case: str):
     rows, columns, reason = TRANSPOSED[case]
     other = ad.AnnData(np.ones((40, 40)), pd.DataFrame(index=[f"b{i}" for i in range(40)]))
     other.var_names = [f"g{i}" for i in range(40)]
-    mdata = md.MuData({"a": ad.AnnData(values()[:, :5], pd.DataFrame(index=rows), pd.DataFrame(index=columns)), "b": other})
+    mdata = md.MuData(
+        {"a": ad.AnnData(values()[:, :5], pd.DataFrame(index=rows), pd.DataFrame(index=columns)), "b": other}
+    )
     with pytest.raises(ValueError, match=rf"'a' \(40 cells × 5 features\) looks transposed: .*{reason}") as raised:
         _modality.check_modalities(mdata, ())
     names = {"mudata": md, "mdata": mdata}

@@ -176,7 +176,9 @@ def test_labels_with_gaps(aligned):
     axes = pl.alignment(aligned, color="layer", show=False)
     assert legend_texts(axes[0].figure)[-1] == "no value"
     assert set(legend_texts(axes[0].figure)) == {"outer", "inner", "no value"}
-    assert axes[0].figure.legends[0].get_title().get_text() == "layer"
+    title = axes[0].figure.legends[0].get_title().get_text()
+    assert title.startswith("Not validated. spots and cells: no diagnosis.")
+    assert title.endswith("\nlayer")
     grey = [sum(to_hex(color) == GREY for color in points(ax).values()) for ax in axes]
     assert grey == [0, 15, 15]
     below, above = axes[1].collections

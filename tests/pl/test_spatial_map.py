@@ -281,7 +281,8 @@ def test_units_of_smoothed_layers_and_representations(aligned):
 
 def test_first_of_several_says_what_was_measured(aligned):
     again(aligned, "other")
-    aligned.uns["other"]["params"] = {"links": "None", "layer": {"spots": "halved"}}
+    names = np.array(["spots", "cells"], dtype=object)
+    aligned.uns["other"]["params"] = {"links": "None", "layer": {"spots": "halved"}, "modalities": names}
     axes = draw(aligned, ["A1", "G0"], keys=["other", "scmmgan"])
     assert said(axes[0, 0]) == "not measured in spots"
     np.testing.assert_allclose(axes[1, 0].collections[0].get_array(), column(aligned, "G0") / 2)

@@ -217,7 +217,9 @@ def test_columns_that_would_share_a_slot(small_aligned: md.MuData):
 
 
 @pytest.mark.parametrize("dtype", [int, "Int64", object])
-def test_cluster_numbers_are_labels(aligned_toy: md.MuData, dtype: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path):
+def test_cluster_numbers_are_labels(
+    aligned_toy: md.MuData, dtype: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+):
     obs = aligned_toy["protein"].obs
     obs["cluster"] = obs["cell_type"].cat.codes.astype(int).to_numpy() * 5 + 6
     obs["cluster"] = obs["cluster"].astype(dtype)
@@ -228,7 +230,9 @@ def test_cluster_numbers_are_labels(aligned_toy: md.MuData, dtype: Any, caplog: 
     assert "categories" in said
     found = aligned_toy["rna"].obs
     code, label = found["scmmgan_protein_cluster"], found["scmmgan_protein_cell_type"]
-    pd.testing.assert_series_equal((code - 6) // 5, label.cat.codes.astype("Int64").replace(-1, pd.NA), check_names=False)
+    pd.testing.assert_series_equal(
+        (code - 6) // 5, label.cat.codes.astype("Int64").replace(-1, pd.NA), check_names=False
+    )
     names = aligned_toy.uns["scmmgan"]["transfer"]["rna"]["scmmgan_protein_cluster"]
     assert list(names) == ["6", "11", "16", "21", "26"]
     aligned_toy["protein"].obs["cluster"] = obs["cluster"].astype(int)

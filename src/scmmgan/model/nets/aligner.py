@@ -159,7 +159,8 @@ class Aligner:
         coupled: bool,
         random_state: int,
     ) -> None:
-        """Set the linear skips, or the cells that the coupling's own map remembers."""
+        """Set the linear skips, from cells that train, or the cells that the coupling's own map remembers."""
+        train = {m: of.train for m, of in split({m: len(v) for m, v in x.items()}, random_state).items()}
         for i, ((a, b), generator) in enumerate(self.generators.items()):
             if isinstance(generator, NoisyGenerator):
                 generator.rng.manual_seed(random_state + 1 + i)
@@ -167,7 +168,7 @@ class Aligner:
             width = self.noise.get(a, 0)
             if isinstance(generator, BarycentricMap):
                 found = couplings[a, b]
-                generator.start_from(*(_float(v) for v in _line(x[a], found)))
+                generator.start_from(*(_float(v) for v in _line(x[a], found, slice(None))))
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED_CELLS]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
@@ -176,11 +177,11 @@ class Aligner:
                 start[: self.widths[b], : self.widths[a]] = torch.eye(self.widths[b], self.widths[a])
                 if b in self.frames:
                     # the places of measured cells say where their like are
-                    slope, where = (_float(v)[self.widths[b] :] for v in _line(x[a], couplings[a, b]))
+                    slope, where = (_float(v)[self.widths[b] :] for v in _line(x[a], couplings[a, b], train[a]))
                     start[self.widths[b] :, : self.widths[a]], middle[self.widths[b] :] = slope, where
                 generator.start_from(start, middle)
             elif isinstance(generator, Generator) and coupled:
-                weight, bias = _line(x[a], couplings[a, b])
+                weight, bias = _line(x[a], couplings[a, b], train[a])
                 generator.start_from(_float(np.pad(weight, ((0, 0), (0, width)))), _float(bias))
 
     def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
@@ -301,9 +302,9 @@ def _float(v: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(v, dtype=np.float32, order="C"))
 
 
-def _line(x: np.ndarray, coupling: Coupling) -> tuple[np.ndarray, np.ndarray]:
-    """Linear map (weight p' × p, bias) from cells to their anchors, slightly shrunk."""
-    return ridge(x, coupling.anchors, coupling.weight, penalty=START_RIDGE)
+def _line(x: np.ndarray, coupling: Coupling, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+    """Linear map (weight p' × p, bias) from some cells to their anchors, slightly shrunk."""
+    return ridge(x[rows], coupling.anchors[rows], coupling.weight[rows], penalty=START_RIDGE)
 
 
 def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
