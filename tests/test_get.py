@@ -141,7 +141,7 @@ def test_cells_are_cut_along(small_aligned: md.MuData):
     names = small_aligned["rna"].obs_names[10:40]
     both = names.append(small_aligned["protein"].obs_names[[3]])
     with pytest.raises(
-        ValueError, match="'protein' has no cells left. Use the object that was aligned, or another part"
+        ValueError, match=r"'protein' has no cells left\. Use the object that was aligned, or another part"
     ):
         smm.get.mapped(small_aligned[names], "rna", "protein")
     for part in (small_aligned[both], small_aligned[both].copy()):

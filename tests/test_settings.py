@@ -85,7 +85,7 @@ def test_unknown_verbosity(value: object):
 
 def test_quietly(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, logger="scmmgan"):
-        with pytest.raises(KeyError), smm.settings.quietly():
+        with pytest.raises(KeyError), smm.settings.quietly():  # noqa: PT012
             LOGGER.warning("again")
             LOGGER.error("an error")
             raise KeyError

@@ -320,7 +320,7 @@ def test_mapped_values_that_were_cut(aligned: md.MuData):
     with pytest.raises(ValueError, match="not 20 columns"):
         smm.get.mapped(aligned, "rna", "protein")
     del aligned["rna"].obsm["scmmgan_protein"]
-    with pytest.raises(ValueError, match="is gone.*decoded"):
+    with pytest.raises(ValueError, match=r"is gone.*decoded"):
         smm.get.mapped(aligned, "rna", "protein")
 
 

@@ -410,7 +410,7 @@ def test_other_data_than_was_aligned():
     smm.tl.align(mdata, links="gene", n_pcs=9, **COUPLED)
     params = {**mdata.uns["scmmgan"]["params"], "n_pcs": 5}
     mdata.uns["scmmgan"] = {**mdata.uns["scmmgan"], "params": params}
-    with pytest.raises(ValueError, match="damaged: align again.* 'params' is not what was written"):
+    with pytest.raises(ValueError, match=r"damaged: align again.* 'params' is not what was written"):
         smm.tl.diagnose(mdata)
     mdata.uns["scmmgan"] = _record.sealed({"params": params}, mdata.uns["scmmgan"])
     with pytest.raises(ValueError, match="'rna' is no longer what was aligned"):

@@ -49,7 +49,7 @@ def state() -> tuple[Any, ...]:
 def test_inside_and_afterwards(name: str):
     with STATES[name]():
         before = state()
-        with pytest.raises(KeyError), pinned():
+        with pytest.raises(KeyError), pinned():  # noqa: PT012
             inside = torch.ones(2, requires_grad=True) * 2
             assert inside.requires_grad
             assert not inside.is_inference()
