@@ -401,3 +401,12 @@ def test_just_enough_cells_in_a_batch():
 def test_batches_refused(values: Any, column: Any, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         read_batches(batched(values), a=column)
+
+
+# --- gaps that are written as text -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gap", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "-", "", " ", "null"])
+def test_text_that_stands_for_a_gap(gap: str):
+    column = pd.Series(["T", "B", gap, f" {gap} ", "NK", "A-1"], dtype="category")
+    assert _known._as_text(column).tolist() == ["T", "B", None, None, "NK", "A-1"]
