@@ -53,7 +53,14 @@ def table() -> pd.DataFrame:
 
 def isotype_controls(names: Iterable[str]) -> np.ndarray:
     """Which antibodies bind nothing: isotype controls."""
-    return np.array([ISOTYPE.search(str(name)) is not None for name in names], dtype=bool)
+    return np.array([_control(str(name)) for name in names], dtype=bool)
+
+
+def _control(name: str) -> bool:
+    # of many names few are worth the long pattern
+    plain = name.lower()
+    likely = "ig" in plain or "iso" in plain or "mopc" in plain or "mpc" in plain or "tk" in plain
+    return likely and ISOTYPE.search(name) is not None
 
 
 def antigens(names: Iterable[str]) -> list[str | None]:

@@ -17,6 +17,7 @@ from scmmgan.model.defaults import (
     MANY_KEY_LINKS,
     MAX_KEY_LINKS,
     MAX_LINK_TABLE,
+    MIN_FILLED,
     MIN_LINKS,
     NEARLY_ONE_TO_ONE,
 )
@@ -29,7 +30,6 @@ logger = logging.getLogger("scmmgan")
 Pair = tuple[str, str]
 
 NAMES = ("var_names", "var_names")
-MANY = 3  # features of one key on both sides; two may be isoforms on one and antibodies on the other
 
 
 def link_table(
@@ -159,7 +159,7 @@ def _counts(first: pd.Series, second: pd.Series) -> pd.DataFrame:
     sides = [pd.DataFrame({"key": k.to_numpy(dtype=object), "of": k.index}).drop_duplicates() for k in (first, second)]
     counts = pd.concat([side["key"].value_counts() for side in sides], axis=1, keys=["a", "b"], join="inner")
     counts["links"] = counts["a"] * counts["b"]
-    return counts.assign(filler=(counts[["a", "b"]].min(axis=1) >= MANY) & (counts["links"] > MAX_KEY_LINKS))
+    return counts.assign(filler=(counts[["a", "b"]].min(axis=1) >= MIN_FILLED) & (counts["links"] > MAX_KEY_LINKS))
 
 
 def _merged(first: pd.Series, second: pd.Series, counts: pd.DataFrame) -> pd.DataFrame:
@@ -223,7 +223,7 @@ def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
         return None
     if not more:
         # what other columns hold is less, but names in another case are easily overlooked
-        names = [_names.keys(mdata, m, "var_names") for m in pair]
+        names = [modality(mdata, m).var_names for m in pair]
         text = f"(Equal var_names: {len({*names[0]} & {*names[1]})}, after upper-casing {spellings(*names)[0]}.)"
     if columns[0]:
         _warn_of_fillers(mdata, pair, columns, counts)
@@ -241,15 +241,18 @@ def _linked(pairs: pd.DataFrame) -> int:
 def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame, pd.DataFrame]:
     """The columns of both sides that link most features, nearly one to one; their pairs of features, and common keys."""
     sides = [{c: _keys(mdata, m, c) for c in _names.name_columns(mdata, m)} for m in pair]
+    reach = [{c: {*keys, *_names.parts(keys)} for c, keys in side.items()} for side in sides]
     none = pd.Series(dtype=object)
     best = ((0, 0, 0), NAMES, pd.DataFrame({"a": [], "b": []}, dtype=object), _counts(none, none))
     for c, d in product(*sides):
+        if len(reach[0][c] & reach[1][d]) < MIN_LINKS:
+            continue
         first, second = _names.unlisted(sides[0][c], sides[1][d])
         counts = _counts(first, second)
         if len(counts) < MIN_LINKS or counts["links"].sum() > MAX_LINK_TABLE:
             continue
         # nobody has asked for this column, so every key of many features is left out
-        counts["filler"] = counts[["a", "b"]].min(axis=1) >= MANY
+        counts["filler"] = counts[["a", "b"]].min(axis=1) >= MIN_FILLED
         pairs = _merged(first, second, counts)
         # of equally good columns the names themselves, then those of one name, then fewer links
         score = (_linked(pairs), int((c, d) == NAMES) + int(c == d), -len(pairs))
@@ -271,8 +274,7 @@ def _hint(mdata: MuData, pair: Pair, columns: Pair, *, least: int) -> tuple[int,
 
 def _say_of_no_links(mdata: MuData, pair: Pair, more: int, text: str) -> None:
     """A warning where something would match, else a line for those who look for it."""
-    names = [set(_names.keys(mdata, m, "var_names")) for m in pair]
-    same = len(names[0] & names[1])
+    same = len(modality(mdata, pair[0]).var_names.intersection(modality(mdata, pair[1]).var_names))
     # numbers, as AnnData gives them to features without names
     numbers = (
         f" {same} names are equal numbers; if these name features: `links='var_names'`." if same >= MIN_LINKS else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scmmgan.data.modality import modality
-from scmmgan.data.names import NUMBER_OR_CHROMOSOME, keys, name_columns
+from scmmgan.data.names import NUMBER_OR_CHROMOSOME, SHOWN, are_places, keys, name_columns
 from scmmgan.model.defaults import MAX_AFFIXES
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ Affix = tuple[str, str]  # "prefix" or "suffix" and its text, or "pattern" and a
 ENSEMBL = re.compile(r"^(ENS[A-Z]*[EGPRT]\d{11})\.\d+$")  # the version of an Ensembl id
 SPELL = r".str.upper().str.replace(r'^(ENS\w+)\.\d+$', r'\1', regex=True)"  # what a user may type for the first
 SUFFIX = re.compile(r"[._-]\d+$")  # what keeps repeated names apart, "CD3D-1"; part of the name in "TRAV8-2"
-SHOWN = 2_000  # names that affixes are looked for in
 FIRST = re.compile(r"^[^-_.:|/\s]+[-_.:|/\s]+")
 LAST = re.compile(r"[-_.:|/\s]+[^-_.:|/\s]+$")
 # behind the names of antibodies: clones in brackets, barcodes
@@ -39,7 +38,7 @@ def _spelt(names: Iterable[str]) -> tuple[set[str], ...]:
     """The names as they are; in upper case; then without the versions of Ensembl ids."""
     exact = {str(name) for name in names}
     upper = {name.upper() for name in exact}
-    return exact, upper, {ENSEMBL.sub(r"\1", name) for name in upper}
+    return exact, upper, {ENSEMBL.sub(r"\1", name) if name.startswith("ENS") else name for name in upper}
 
 
 def _without_suffix(first: tuple[set[str], ...], second: tuple[set[str], ...]) -> set[str]:
@@ -118,15 +117,12 @@ def would_match(mdata: MuData, pair: Pair, columns: Pair, *, least: int = 0) -> 
 
     The first is the largest of these numbers, 0 if none exceeds what matches as it is, or `least`.
     """
-    used = [_spelt(keys(mdata, name, column)) for name, column in zip(pair, columns)]
+    entries = [_entries(mdata, name, own) for name, own in zip(pair, columns)]
+    sides = [{c: _spelt(names) for c, names in side.items()} for side in entries]
+    used = [side[own] for side, own in zip(sides, columns)]
     matched = max(len(used[0][0] & used[1][0]), least)
     upper, stripped = len(used[0][1] & used[1][1]), len(_without_suffix(*used))
     text = [f"After upper-casing {upper} names would match, and {stripped} without version suffixes."]
-    entries = [
-        {c: keys(mdata, name, c) for c in dict.fromkeys((*name_columns(mdata, name), own))}
-        for name, own in zip(pair, columns)
-    ]
-    sides = [{c: _spelt(names) for c, names in side.items()} for side in entries]
     # of equally good columns those that need no typing, then the names themselves
     combos = [((c, d), a, b) for c, a in sides[0].items() for d, b in sides[1].items()]
     n, _, at = max(((len(a[0] & b[0]), _argument(mdata, pair, at) is not None, at) for at, a, b in combos), key=_most)
@@ -147,6 +143,12 @@ def would_match(mdata: MuData, pair: Pair, columns: Pair, *, least: int = 0) -> 
     return (most if most > matched else 0), " ".join(text)
 
 
+def _entries(mdata: MuData, name: str, column: str) -> dict[str, pd.Series]:
+    """Different entries of the columns that may name features, and of this one; places in a genome have one spelling."""
+    found = {c: keys(mdata, name, c).drop_duplicates() for c in dict.fromkeys((*name_columns(mdata, name), column))}
+    return {c: names for c, names in found.items() if c == column or not are_places(names)}
+
+
 def _most(entry: tuple[int, bool, Pair]) -> tuple[int, bool]:
     return entry[:2]
 
@@ -156,7 +158,10 @@ def _without_affixes(entries: list[dict[str, pd.Series]]) -> tuple[int, Pair, tu
     version: Affix = ("pattern", SUFFIX.pattern)
     sides = []
     for side in entries:
-        options = [(column, found) for column, names in side.items() for found in ([], affixes(names), [version])]
+        options: list[tuple[str, list[Affix]]] = []
+        for column, names in side.items():
+            places = are_places(names)
+            options += [(column, [])] + [(column, of) for of in (affixes(names), [version]) if of and not places]
         sides.append([(c, found, _spelt(without(side[c], found))) for c, found in options])
     best: tuple[tuple[int, int, int], Pair, tuple[list[Affix], list[Affix]], str] = ((0, 0, 0), ("", ""), ([], []), "")
     for c, own, a in sides[0]:

@@ -14,7 +14,9 @@ MIN_SHARED = 50  # equal names, and half of the smaller modality, that make one 
 MAX_LINK_TABLE = 500_000  # links: a column that gives more does not name genes
 NEARLY_ONE_TO_ONE = 2.0  # links per feature of the side with fewer, at most, of columns that links="auto" may take
 MAX_KEY_LINKS = 60  # by one key with 3 or more features on both sides (20 genes × 3 antibodies): it is a filler
+MIN_FILLED = 3  # features with a filler on both sides; two may be isoforms of a gene, and antibodies against them
 MANY_KEY_LINKS = 20  # by one key with several features on both sides, from which on it is named in a warning
+MIN_NAME = 2  # characters of the entries of a column that links="auto" may take: one is the letter of a cluster
 PANEL_SHARE = 0.5  # of the features that are known antibodies, in a panel of them
 MAX_PANEL = 1_000  # features of a panel of antibodies; the largest sold have 300
 MAX_AFFIXES = 3  # that names have before or behind what they name
