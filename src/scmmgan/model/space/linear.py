@@ -19,7 +19,6 @@ def constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
 def one_thread() -> Iterator[None]:
     """Small products: threads cost more than they give, and the order in which they add up decides the last bit."""
     # libraries that are loaded later would keep all their threads, the first time only
-    import scipy.linalg
     import sklearn.cluster
     import sklearn.neighbors  # noqa: F401
     from threadpoolctl import threadpool_limits
