@@ -11,8 +11,8 @@ KEYS = Keys()
 
 @pytest.fixture(scope="module")
 def trained() -> mudata.MuData:
-    mdata = smm.datasets.toy(n_cells=60)
-    smm.tl.align(mdata, links="gene", max_steps=5, progress_bar=False)
+    mdata = smm.datasets.toy(n_cells=60, n_linked=8)
+    smm.tl.align(mdata, links="gene", method="coupling")
     return mdata
 
 
@@ -34,7 +34,7 @@ def test_written_recorded_and_kept_through_a_file(trained, tmp_path):
     assert again.uns["scmmgan"]["table"].tolist() == [0, 1, 2]
     # what a tool wrote it may write again, also after reading
     _derived.write(again, slots(again), KEYS)
-    smm.tl.align(again, links="gene", max_steps=5, progress_bar=False)
+    smm.tl.align(again, links="gene", method="coupling")
     assert "scmmgan_score" not in again["rna"].obs
     assert "scmmgan_score" not in again["protein"].var
     assert "scmmgan_places" not in again["rna"].obsm
@@ -53,13 +53,13 @@ def test_a_users_own_column_is_not_replaced(trained):
 
 
 def test_results_that_the_next_alignment_would_read_are_not_deleted():
-    mdata = smm.datasets.toy(n_cells=60)
-    smm.tl.align(mdata, links="gene", max_steps=5, progress_bar=False)
+    mdata = smm.datasets.toy(n_cells=60, n_linked=8)
+    smm.tl.align(mdata, links="gene", method="coupling")
     smm.tl.transfer(mdata, "protein", "rna", obs="cell_type")
     labels = {"rna": "cell_type", "protein": "scmmgan_rna_cell_type"}
     with pytest.raises(ValueError, match="is read and would be replaced"):
-        smm.tl.align(mdata, links="gene", labels=labels, max_steps=5, progress_bar=False)
-    smm.tl.align(mdata, links="gene", labels=labels, key_added="second", max_steps=5, progress_bar=False)
+        smm.tl.align(mdata, links="gene", labels=labels, method="coupling")
+    smm.tl.align(mdata, links="gene", labels=labels, key_added="second", method="coupling")
     assert "scmmgan_rna_cell_type" in mdata["protein"].obs
 
 

@@ -1393,7 +1393,7 @@ def test_a_process_that_is_forked_after_an_alignment():
         "    return float(mdata['rna'].obsm['X_scmmgan'].sum())\n"
         "expected = go(0)\n"
         "with mp.get_context('fork').Pool(1) as pool:\n"
-        "    assert pool.map_async(go, [0]).get(timeout=100) == expected\n"
+        "    assert pool.map_async(go, [0]).get(timeout=100) == [expected]\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)

@@ -6,7 +6,34 @@ import numpy as np
 import pytest
 
 from scmmgan.model.defaults import STRAIGHT_RIDGE
-from scmmgan.model.space.linear import column_correlation, ridge, solve_ridge, straightened, unexplained
+from scmmgan.model.space.linear import (
+    column_correlation,
+    constant,
+    one_thread,
+    ridge,
+    solve_ridge,
+    straightened,
+    unexplained,
+)
+
+# --- columns and threads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-6, 1.0, 1e9])
+def test_rounding_is_no_variance_in_whichever_units(unit: float):
+    mean, sd = np.array([0.0, 3, -3, 3, 0, 1e-9]), np.array([0.0, 1e-7, 1e-7, 1e-5, 1e-9, 1.0])
+    np.testing.assert_array_equal(constant(unit * mean, unit * sd), [True, True, True, False, False, False])
+
+
+def test_one_thread_and_all_of_them_again():
+    from threadpoolctl import threadpool_info
+
+    before = [pool["num_threads"] for pool in threadpool_info()]
+    with one_thread():
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+    after = [pool["num_threads"] for pool in threadpool_info()]
+    assert after[: len(before)] == before
+
 
 # --- ridge -------------------------------------------------------------------------------------------------------
 

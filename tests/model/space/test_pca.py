@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.space import pca
 from scmmgan.model.space.diffusion import smoothing_operator
-from scmmgan.model.space.pca import Standardized, column_moments, dispersed, principal_axes
+from scmmgan.model.space.pca import Standardized, column_moments, dispersed, dispersion, principal_axes
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
 
 FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
@@ -75,6 +75,21 @@ def test_of_more_features_the_most_dispersed_and_the_linked_enter():
     # next to 0 the mean is no measure: such a feature is not the most dispersed of all
     mean[7], sd[7] = 1e-12, 1e-4
     assert 7 not in dispersed(mean, sd, allowed, NONE)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e6])
+def test_dispersion_is_variance_over_mean_in_whichever_units(unit: float):
+    rng = np.random.default_rng(0)
+    mean, sd = rng.normal(size=2_600), rng.random(2_600)
+    mean[:3] = 0, 1e-4, -1e-4
+    typical = np.abs(mean).mean()
+    for floor in (1e-6, 1e-3):
+        expected = sd**2 / np.maximum(np.abs(mean), floor * typical)
+        np.testing.assert_allclose(dispersion(unit * mean, unit * sd, floor=floor), unit * expected, rtol=1e-10)
+    at = np.arange(2_600)
+    np.testing.assert_array_equal(dispersed(unit * mean, unit * sd, at, NONE), dispersed(mean, sd, at, NONE))
+    # features that are all 0
+    np.testing.assert_array_equal(dispersion(np.zeros(3), np.zeros(3)), 0)
 
 
 # --- products ----------------------------------------------------------------------------------------------------
