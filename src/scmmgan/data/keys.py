@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 2  # raised whenever a slot changes: records of another number cannot be read
+FORMAT = 3  # raised whenever a slot changes: records of another number cannot be read
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Keys:
     def mapped(self, target: str) -> str:
         """`mdata[source].layers` (equal var_names) or `.obsm`: source cells in the target's features."""
         return f"{self.key}_{target}"
+
+    def counts(self, target: str) -> str:
+        """`mdata[source].obsm`: scores of the source's counts, from which features that only the target has are predicted."""
+        return f"{self.key}_counts_{target}"
 
     def plan(self, target: str) -> str:
         """`mdata[source].obsm`: coupling of cells with the target's landmarks."""

@@ -197,6 +197,37 @@ def read_matrix(
     return found, adata.var_names
 
 
+def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp.csr_matrix | None:
+    """Counts of a modality (n × g, float32): of a layer, or with "auto" of `layers["counts"]` where it holds whole numbers."""
+    adata = modality(mdata, name)
+    if counts is None or (counts == "auto" and "counts" not in adata.layers):
+        return None
+    if not isinstance(counts, str):
+        raise TypeError(f"`counts` must be 'auto', a layer or None, got {counts!r}.")
+    layer = "counts" if counts == "auto" else counts
+    if layer not in adata.layers:
+        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`counts=None` uses none.")
+    values = adata.layers[layer]
+    if hasattr(values, "to_memory"):
+        values = values.to_memory()
+    values = sp.csr_matrix(values, dtype=np.float32) if sp.issparse(values) else np.asarray(values, dtype=np.float32)
+    data = values.data if sp.issparse(values) else values.ravel()
+    if (
+        data.size
+        and np.isfinite(data).all()
+        and data.min() >= 0
+        and np.array_equal(data, np.round(data))
+        and data.any()
+    ):
+        return values
+    if counts != "auto":
+        raise ValueError(
+            f"layers[{layer!r}] of {name!r} holds no counts: whole numbers, none negative. Name another layer."
+        )
+    logger.info("layers['counts'] of %r holds no whole numbers and is not read as counts.", name)
+    return None
+
+
 def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
     """Whole numbers of more than two kinds, none negative: 0 and 1 may be what a peak is."""
     data = np.asarray(values.data if sp.issparse(values) else values)

@@ -31,6 +31,7 @@ logger = logging.getLogger("scmmgan")
 # arguments that may differ between modalities, with the value of a modality that a dict leaves out
 PER_MODALITY: dict[str, Any] = {
     "layer": None, "use_rep": None, "mask_var": None, "smooth": "auto", "n_pcs": N_PCS, "labels": None, "batch": None,
+    "counts": "auto",
 }  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def _read_modality(
         n_pcs=N_PCS if n_pcs is None else int(n_pcs),
         steps=0 if use_rep is not None else None if isinstance(steps, str) else int(steps or 0),
         coordinates=coordinates,
+        counts=_modality.read_counts(mdata, name, per["counts"][name]) if use_rep is None else None,
     )
 
 
@@ -195,7 +197,7 @@ def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
     mdata = as_aligned(mdata, keys)
-    arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
+    arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")} | {"counts": None}
     with quietly():
         problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
     for name in names:

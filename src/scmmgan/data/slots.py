@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from scmmgan.data.undo import all_or_nothing
 from scmmgan.model.defaults import MAX_WRITTEN
 from scmmgan.model.problem import Pair, Problem
 from scmmgan.model.space.domain import Domain
+from scmmgan.model.space.imputation import Imputation
 from scmmgan.model.space.transform import Transform
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
     if not earlier and keys.embedding in mdata.obsm:
         raise ValueError(f"`mdata.obsm` has {keys.embedding!r} already. Name another `key_added`, or delete it.")
     for name in names:
-        if clash := [b for b in names if keys.plan(b) == keys.mapped(name)]:
-            raise ValueError(f"Modality {name!r} would share the slot {keys.plan(clash[0])!r} with a plan. Rename it.")
+        if keys.mapped(name) in {f(b) for b in names for f in (keys.plan, keys.counts)}:
+            raise ValueError(f"Modality {name!r} would share the slot {keys.mapped(name)!r} with another. Rename it.")
         if keys.mapped(name) == keys.embedding:
             raise ValueError(f"Mapped values for {name!r} would share the slot {keys.embedding!r}. Rename `key_added`.")
     for name in names:
@@ -67,7 +68,7 @@ def _names(
     others = [b for b in names if b != name]
     return {
         keys.embedding,
-        *(f(b) for b in others for f in (keys.mapped, keys.plan)),
+        *(f(b) for b in others for f in (keys.mapped, keys.plan, keys.counts)),
         keys.landmark,
         *(keys.unmatched(b if len(others) > 1 else None) for b in others if relaxed is None or b in relaxed),
         *(keys.ambiguous(b if len(others) > 1 else None) for b in others),
@@ -135,6 +136,7 @@ def write(
     domains: Mapping[str, Domain],
     aligner: Aligner,
     couplings: Mapping[Pair, Coupling],
+    imputations: Mapping[Pair, Imputation],
     *,
     history: Mapping[str, Sequence[float]],
     params: dict[str, Any],
@@ -159,8 +161,11 @@ def write(
             if coupling.relaxed:
                 slots[name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
             slots[name].append(("obs", keys.ambiguous(several), ambiguous[name, target]))
+            imputed = _imputed(a, imputations.get((name, target)))
+            if imputed is not None:
+                slots[name].append(("obsm", keys.counts(target), imputed[1]))
             if len(features[target]):
-                mapped = b.transform.inverse(aligner.translate(a.x, name, target), features[target])
+                mapped = _decoded(b.transform, aligner.translate(a.x, name, target), features[target], imputed)
                 own, all_of = a.modality.features, b.modality.features
                 whole = np.array_equal(features[target], np.arange(len(all_of)))
                 as_layer = whole and np.array_equal(own, all_of) and mdata[name].n_vars == len(own)
@@ -179,6 +184,9 @@ def write(
             "config": json.dumps({**json.loads(config), "var_names": {m: of.tolist() for m, of in names.items()}}),
             "weights": weights,
             "transforms": {m: d.transform.state() for m, d in domains.items()},
+            "imputations": {
+                a: {t: i.state() for (s, t), i in imputations.items() if s == a} for a in {s for s, _ in imputations}
+            },
         },
     }
     record, joint = _record.sealed(record), _joint(mdata, domains, embeddings, keys)
@@ -190,6 +198,24 @@ def write(
         if joint is not None:
             mdata.obsm[keys.embedding] = joint
         mdata.uns[keys.uns] = record
+
+
+def _imputed(source: Domain, imputation: Imputation | None) -> tuple[Imputation, np.ndarray] | None:
+    """An imputation and the scores of the cells that it reads, where there is one."""
+    if imputation is None or source.modality.counts is None:
+        return None
+    return imputation, imputation.scores(source.modality.counts)
+
+
+def _decoded(
+    transform: Transform, image: np.ndarray, features: np.ndarray, imputed: tuple[Imputation, np.ndarray] | None
+) -> np.ndarray:
+    """Values (n × len(features), float32) of mapped cells (n × p): decoded, and imputed where only the target has a feature."""
+    mapped = transform.inverse(image, features)
+    if imputed is None:
+        return mapped
+    imputation, scores = imputed
+    return np.maximum(imputation.added(mapped, scores, features), np.float32(transform.lowest))
 
 
 def _nested(records: Mapping[Pair, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -370,9 +396,25 @@ def mapped_values(
         return _written_values(mdata, source, target, keys)
     names = found["var_names"][target]
     at = positions(features, pd.Index(names), target)
-    return stored_transform(mdata, target, keys).inverse(model_space(mdata, source, target, keys), at), [
-        names[i] for i in at
-    ]
+    return decoder(mdata, source, target, keys)(slice(None), at), [names[i] for i in at]
+
+
+def decoder(
+    mdata: MuData, source: str, target: str, keys: Keys
+) -> Callable[[slice | np.ndarray, np.ndarray], np.ndarray]:
+    """What gives mapped values of chosen cells (rows of now) and features (positions of the alignment)."""
+    transform, image = stored_transform(mdata, target, keys), model_space(mdata, source, target, keys)
+    stored = record(mdata, keys)["model"].get("imputations", {}).get(source, {}).get(target)
+    imputation = scores = None
+    if stored is not None:
+        imputation = Imputation.from_state(stored)
+        scores = np.asarray(needed(mdata, source, "obsm", keys.counts(target), "align"))
+
+    def values(rows: slice | np.ndarray, features: np.ndarray) -> np.ndarray:
+        imputed = None if imputation is None or scores is None else (imputation, scores[rows])
+        return _decoded(transform, image[rows], features, imputed)
+
+    return values
 
 
 def _written_values(mdata: MuData, source: str, target: str, keys: Keys) -> tuple[np.ndarray, list[str]]:

@@ -44,6 +44,16 @@ CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a con
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
 
+# --- imputation of features that only the target has ---------------------------------------------------------------
+
+MIXED_CELLS = (1, 4, 16)  # summed in a mixture; the regressions learnt on each count alike (measured)
+N_MIXTURES = 2_000  # of each number of cells
+MIXTURE_CLUSTERS = 30  # of the target's cells, from which a mixture draws
+MIXTURE_SPREAD = 0.3  # Dirichlet concentration per cluster: a few clusters make a mixture
+MAX_RATE = 10.0  # by which the source catches a feature more often or more rarely than the target
+IMPUTATION_PCS = 30  # of thinned mixtures that a regression reads
+IMPUTED_SHARE = 0.5  # of the regressions in the mapped value; the rest is the map's (measured)
+
 # --- couplings ---------------------------------------------------------------------------------------------------
 
 LANDMARKS = 300  # of a modality

@@ -20,7 +20,7 @@ class Modality:
 
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
     `batches`: row numbers of each sample. `steps` of smoothing, None where the problem chooses.
-    `coordinates` (n × d) are mapped along.
+    `coordinates` (n × d) are mapped along. `counts` (n × g): molecules, where they are known.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Modality:
     n_pcs: int = N_PCS
     steps: int | None = None
     coordinates: np.ndarray | None = None
+    counts: Values | None = None
 
     def __len__(self) -> int:
         return len(self.cells)

@@ -34,6 +34,7 @@ def align(
     layer: str | Mapping[str, str] | None = None,
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
+    counts: str | Mapping[str, str | None] | None = "auto",
     n_pcs: int | Mapping[str, int] = N_PCS,
     smooth: int | str | Mapping[str, int | str | None] | None = "auto",
     spatial: str | Mapping[str, str] | None = None,
@@ -87,6 +88,10 @@ def align(
         `obsm` key that is model space already: no smoothing, no PCA; the representation itself is mapped.
     mask_var
         Boolean `var` column (or array, in a dict): features that enter the PCA. The others are decoded by regression.
+    counts
+        Layer with raw counts. Where two modalities share most of their features, those that only the target has are then
+        predicted from the source's counts, too. Default `"auto"`: `layers["counts"]` where it holds whole numbers; `None`:
+        without counts.
     n_pcs
         Principal components of model space (default 50).
     smooth
@@ -133,6 +138,9 @@ def align(
     `mdata[a].layers[f"{key_added}_{b}"]` : float32, cells × features of b
         Cells of a in the features of b, in the units of b's smoothed layer: never counts. Where both have the same
         `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
+        What only b has is half decoded from the mapped cell, half predicted from the counts of a (`counts`).
+    `mdata[a].obsm[f"{key_added}_counts_{b}"]` : float32, cells × 90
+        Scores of a's counts from which that half is predicted; only where it is.
     `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
         Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells. Axes of a block count
         by their round-trip reliability under the coupling.
@@ -183,6 +191,7 @@ def align(
     from scmmgan.model.evidence import populations, quality, verdict
     from scmmgan.model.nets import methods
     from scmmgan.model.space.domain import model_space
+    from scmmgan.model.space.imputation import fit_imputations
 
     with one_thread():
         problem = _read.read(mdata, names, arguments)
@@ -193,6 +202,8 @@ def align(
         aligner, history = methods.fit_problem(
             problem, domains, couplings, loadings, {name: arguments[name] for name in methods.SETTINGS}
         )
+        images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
+        imputations = fit_imputations(problem, domains, images, random_state=arguments["random_state"])
         scores = quality.score_map(
             aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"]
         )
@@ -200,7 +211,7 @@ def align(
     params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
     mdata = _modality.copied(mdata) if copy else mdata
     _slots.write(
-        mdata, domains, aligner, couplings, history=history, params=params, features=written,
+        mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
         diagnosis=verdict.verdicts(records, scores), ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
@@ -208,7 +219,7 @@ def align(
 
 def _slots_read(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
     """Layers, obsm keys and columns that are read, by modality."""
-    read = ("layer", "use_rep", "labels", "batch", "pairs", "spatial")
+    read = ("layer", "counts", "use_rep", "labels", "batch", "pairs", "spatial")
     by = [dict(v) if isinstance(v := arguments[of], Mapping) else dict.fromkeys(names, v) for of in read]
     return {name: [of[name] for of in by if isinstance(of.get(name), str)] for name in names}
 

@@ -282,13 +282,10 @@ def _intervals(
 
     features = domain.modality.features
     half, reached, error = (np.empty(len(features)) for _ in range(3))
-    decode, cells = (
-        _slots.stored_transform(mdata, domain.name, keys).inverse,
-        _slots.model_space(mdata, source, domain.name, keys)[rows[:, 0]],
-    )
+    decode = _slots.decoder(mdata, source, domain.name, keys)
     for start in range(0, len(features), BLOCK):
         at = np.arange(start, min(start + BLOCK, len(features)))
-        mapped = decode(cells, at)
+        mapped = decode(rows[:, 0], at)
         residuals = np.abs(_measured(domain, rows[:, 1], at).astype(np.float64) - mapped)
         half[at] = half_widths(residuals, coverage)
         # the same folds for all features

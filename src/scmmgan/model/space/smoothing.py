@@ -27,6 +27,12 @@ class SmoothedMatrix:
         if not sp.issparse(x):
             self.x, self.t = self._smooth(x), 0  # once, not in every product
 
+    @property
+    def non_negative(self) -> bool:
+        """Whether no value is below 0."""
+        data = self.unsmoothed.data if sp.issparse(self.unsmoothed) else self.unsmoothed
+        return bool(np.size(data) == 0 or data.min() >= 0)
+
     def _smooth(self, v: np.ndarray) -> np.ndarray:
         for _ in range(self.t):
             v = self.operator @ v
@@ -102,6 +108,11 @@ class BatchedMatrix:
         self.scale = np.where(still, 1.0, np.clip(ratio, 1 / MAX_BATCH_SCALE, MAX_BATCH_SCALE))
         self.shift = self.mean - means * self.scale
         self.sd = np.sqrt(share @ (sds * self.scale) ** 2)
+
+    @property
+    def non_negative(self) -> bool:
+        """Whether no value was below 0 before the batches were moved."""
+        return all(part.non_negative for part in self.parts)
 
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""

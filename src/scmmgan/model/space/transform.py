@@ -19,7 +19,8 @@ class Transform:
 
     `mean`, `sd` (g): statistics of the smoothed training cells. `encoder` (p × e): loadings of the `encoded` features.
     `decoder` (p × g): the same loadings, and ridge regression for features outside the PCA. `scale`: one number.
-    `penalty`: of that regression, of the mean variance.
+    `penalty`: of that regression, of the mean variance. `lowest`: no decoded value is lower (0 where the layer has no
+    negative values).
     """
 
     mean: np.ndarray
@@ -29,6 +30,7 @@ class Transform:
     decoder: np.ndarray
     scale: np.ndarray
     penalty: np.ndarray = field(default_factory=lambda: np.asarray(DECODER_RIDGE))
+    lowest: np.ndarray = field(default_factory=lambda: np.asarray(-np.inf))
 
     def transform(self, smoothed: Matrix) -> np.ndarray:
         """Model-space coordinates (n × p, float32) of smoothed cells."""
@@ -43,7 +45,7 @@ class Transform:
         loadings = (float(self.scale) * self.decoder[:, at] * self.sd[at]).astype(np.float32)
         out = np.asarray(y, dtype=np.float32) @ loadings
         out += self.mean[at].astype(np.float32)
-        return out
+        return np.maximum(out, np.float32(self.lowest), out=out)
 
     def state(self) -> dict[str, np.ndarray]:
         """All fields as arrays."""
@@ -118,7 +120,8 @@ def _fit(
         decoder[:, at] = encoder
         # nothing that is mapped moves a feature that never moved
         decoder[:, still] = 0
-        transforms.append(Transform(mean, sd, at, encoder, decoder, np.asarray(scale), np.asarray(penalty)))
+        lowest = 0.0 if s.non_negative else -np.inf
+        transforms.append(Transform(mean, sd, at, encoder, decoder, *map(np.asarray, (scale, penalty, lowest))))
         cells.append((x / scale).astype(np.float32))
     return transforms, cells
 
