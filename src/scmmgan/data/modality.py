@@ -207,19 +207,13 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
     layer = "counts" if counts == "auto" else counts
     if layer not in adata.layers:
         raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`counts=None` uses none.")
-    values = adata.layers[layer]
-    if hasattr(values, "to_memory"):
-        values = values.to_memory()
-    values = sp.csr_matrix(values, dtype=np.float32) if sp.issparse(values) else np.asarray(values, dtype=np.float32)
-    data = values.data if sp.issparse(values) else values.ravel()
-    if (
-        data.size
-        and np.isfinite(data).all()
-        and data.min() >= 0
-        and np.array_equal(data, np.round(data))
-        and data.any()
-    ):
-        return values
+    stored: Any = adata.layers[layer]
+    if hasattr(stored, "to_memory"):
+        stored = stored.to_memory()
+    values: Any = sp.csr_matrix(stored, dtype=np.float32) if sp.issparse(stored) else np.asarray(stored, np.float32)
+    data = np.asarray(values.data if sp.issparse(values) else values).ravel()
+    if data.any() and np.isfinite(data).all() and data.min() >= 0 and np.array_equal(data, np.round(data)):
+        return values  # type: ignore[no-any-return]
     if counts != "auto":
         raise ValueError(
             f"layers[{layer!r}] of {name!r} holds no counts: whole numbers, none negative. Name another layer."

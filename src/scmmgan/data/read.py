@@ -192,12 +192,17 @@ def _hash(modalities: Mapping[str, Modality], known: Mapping[Pair, Known], vocab
 # --- an alignment that is there ----------------------------------------------------------------------------------
 
 
-def reread(mdata: MuData, keys: Keys) -> tuple[Problem, dict[str, Domain]]:
-    """The problem of an alignment that is there, in the order of then, and its model space, from its stored arguments."""
+def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem, dict[str, Domain]]:
+    """The problem of an alignment that is there, in the order of then, and its model space, from its stored arguments.
+
+    With `counts` these are read once more, too.
+    """
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
     mdata = as_aligned(mdata, keys)
-    arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")} | {"counts": None}
+    arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
+    if not counts:
+        arguments["counts"] = None
     with quietly():
         problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
     for name in names:

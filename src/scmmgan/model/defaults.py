@@ -52,7 +52,7 @@ MIXTURE_CLUSTERS = 30  # of the target's cells, from which a mixture draws
 MIXTURE_SPREAD = 0.3  # Dirichlet concentration per cluster: a few clusters make a mixture
 MAX_RATE = 10.0  # by which the source catches a feature more often or more rarely than the target
 IMPUTATION_PCS = 30  # of thinned mixtures that a regression reads
-IMPUTED_SHARE = 0.5  # of the regressions in the mapped value; the rest is the map's (measured)
+IMPUTED_SHARE = 0.6  # of the regressions in the mapped value; the rest is the map's (measured)
 
 # --- couplings ---------------------------------------------------------------------------------------------------
 
@@ -147,8 +147,13 @@ MIN_DETECTION = 0.01  # share of cells in which a feature must be seen to be sco
 LOW_MEAN = 0.1  # quantile of the features' means below which they are not scored
 PANEL_FEATURES = 50  # of a smaller modality, a chosen panel, no tenth is lowly expressed
 CORRELATION_ALPHA = 0.05  # of presence, and of the one-sided limit for absence
+EVIDENCE_Q = 0.05  # of the held-out correlation of a gene that may have verdicts
 PERMUTATIONS = 20  # of a null; pooled over features
 RESAMPLES = 200  # of cells, for limits
+POOL_CELLS = 15  # of the target in a pool over which genes are correlated: single cells are noise, larger pools populations (measured)
+N_POOLINGS = 5  # k-means runs whose correlations are averaged
+MAX_POOLS = 500  # more are no more accurate
+PRESENT_CORRELATION = 0.3  # that cells must show at least, its 95 % limit, for a novel one (measured)
 N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
 VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
 UNMATCHED_HALF = 0.1  # unmatched share at which a cell is as likely to have no partner as to have one

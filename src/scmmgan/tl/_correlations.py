@@ -17,7 +17,7 @@ from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import MAX_SEED, N_TOP
+from scmmgan.model.defaults import CORRELATION_ALPHA, EVIDENCE_Q, MAX_SEED, N_TOP, PRESENT_CORRELATION
 from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
@@ -43,24 +43,24 @@ def correlations(
     random_state: int | None = None,
     key: str = "scmmgan",
 ) -> None:
-    """Find spurious and novel correlations of genes: measured but not mapped, and mapped but not measured.
+    """Find correlations of genes that one technology invented (spurious) or hid (novel).
 
-    Two correlations of the gene with every other feature are compared. a: over the measured cells of `source`, in the
-    layer that the alignment read, smoothed as it was read. b: over the same cells mapped to `target`. A correlation is
-    *spurious* when it is present in a and absent in b, and *novel* the other way round. Present: among the `n_top`
-    strongest, at least `threshold`, and q < .05. Absent: the upper one-sided 95 % bootstrap limit (200 resamples of the
-    cells, no retraining) lies below `threshold`.
+    Two correlations of a gene with every other feature are compared. a: over the cells of `source`, as they were measured.
+    b: over pools of about 15 similar cells of `target` that have counterparts in `source`, their counts summed (without
+    counts: the layer averaged). Spots mix cells, and depth varies over a tissue: a shows correlations that no cell has. Spots
+    lose molecules: a lacks correlations that cells have.
 
-    Smoothing and mapping make any two features correlate, even those of shuffled data. So p comes from three nulls of 20
-    permutations each, and the largest p counts. In the first, every source feature is permuted over the cells (of its
-    batch) on its own; then all are smoothed, mapped and decoded as the data were. In the other two the cells and their
-    neighbours stay as they are, and either the other features are permuted or the gene is: what correlations do features
-    reach that have nothing to do with the cells? Fisher's z is standardised by each feature's mean and sd under the null;
-    p is its rank among those of all features and permutations; q is Benjamini and Hochberg's over the features compared
-    with one gene.
+    A correlation is *spurious* when a shows it and cells do not: in a at least `threshold` and q < .05, and in b surely below
+    `threshold`. It is *novel* when cells have it and a does not show it: in b surely at least .3, and in a surely below
+    `threshold`, given the depth of each cell. "Surely": the one-sided 95 % limit (Fisher's, over pools or cells).
 
-    A verdict compares two correlations. Whether the mapped one is true depends on the alignment. Where nothing supports
-    that (:func:`scmmgan.tl.diagnose`), no verdict is given, only candidates: maps of shuffled data give many of these.
+    The test of a: smoothing makes any two features correlate, even those of shuffled data. So p comes from three nulls of 20
+    permutations each, and the largest p counts. In the first, every feature is permuted over the cells (of its batch) on its
+    own, and smoothed as the data were. In the other two the cells and their neighbours stay as they are, and either the
+    other features are permuted or the gene is. q is Benjamini and Hochberg's over the features compared with one gene.
+
+    A verdict needs both genes: it is given where the held-out evidence of each (:func:`scmmgan.tl.diagnose`) has q < .05, and
+    where no links but pairs or labels support the alignment. Else there are candidates only.
 
     Parameters
     ----------
@@ -74,19 +74,19 @@ def correlations(
         One gene or several, by the name of a feature of `source` or, where it has none of that name, of `target`.
         Compared are features that both modalities have under one name, or that a link joins (links of sign −1 aside).
     n_top
-        How many of the strongest correlations count (default: a tenth of the features, at most 700 as in the paper).
+        How many of the strongest are on the paper's lists (`listed`; default: a tenth of the features, at most 700 as in
+        the paper). Verdicts do not depend on it.
     threshold
         Correlation below which one is absent (default .1, as in the paper).
     signed
         Whether only positive correlations count, as in the paper (default); otherwise magnitudes are compared.
     reference
-        Where a is measured. `"source"` (default), or `"target"`: over the measured cells of `target`, for all of its
-        features. Then spurious means absent from the mapped cells, and novel added by the map.
+        Where a is measured. `"source"` (default), or `"target"`: over the cells of `target`, for all of its features, against
+        mapped cells. Then spurious means absent from the mapped cells, and novel added by the map.
     method
-        What maps the cells. `"generator"`: the trained map, as in :func:`scmmgan.get.mapped`. `"coupling"`: the coupling
-        that the training started from, averaged over the 15 nearest cells. `"auto"` (default): the coupling where
-        modalities share their features, evidence supports the alignment and its method is `"scmmgan"` (there the trained
-        map keeps mixed spots mixed); else the generator.
+        What b is taken over. `"cells"`: cells of the target. `"generator"`: mapped cells (the trained map); it smooths, so
+        what it shows or lacks is a candidate, never a verdict. Present and absent are then decided by nulls (source features
+        permuted and mapped) and by bootstrap limits. Default `"auto"`: cells; generator with `reference="target"`.
     random_state
         Seed of permutations and resamples; default: that of the alignment.
     key
@@ -99,11 +99,11 @@ def correlations(
     `mdata.uns[key]["correlations"][source][target]` : dict
         `table`
             One row per gene asked for (`query`) and `feature` of `target`, with `measured_as` (its name where a is
-            measured). For a (`measured`) and b (`mapped`): `r_*` (correlation), `rank_*` (1: the strongest), `z_*` (sds
-            above the mean of its null), `p_*`, `q_*`, `upper_*` (bootstrap limit). `change`: Fisher's z of b less that
-            of a. Three columns with "spurious", "novel" or "": `listed`, the paper's lists, by rank and threshold alone
-            (what is on both is on neither); `candidate`, those that pass the nulls and limits; `verdict`, the same where
-            evidence supports the alignment, else "".
+            measured). For a (`measured`) and b (`mapped`): `r_*` (correlation; a smoothed as the alignment read it), `rank_*`
+            (1: the strongest), `z_*` (sds above the null), `p_*`, `q_*`, `upper_*` (95 % limit; of a without smoothing, given
+            depth), and `lower_mapped`. `change`: Fisher's z of b less that of a. Three columns with "spurious", "novel" or "":
+            `listed`, the paper's lists, by rank and threshold alone (what is on both is on neither); `candidate`, by the rules
+            above; `verdict`, the same where both genes have evidence, else "".
         `n_top`, `threshold`, `signed`, `reference`, `method`, `random_state`
             As used.
         `supported`
@@ -129,7 +129,7 @@ def correlations(
     >>> smm.tl.align(mdata, max_steps=50, progress_bar=False)
     >>> smm.tl.correlations(mdata, "rna", "protein", gene="gene_0")
     >>> smm.get.correlations(mdata, "rna", "protein").shape
-    (59, 19)
+    (59, 20)
     """
     keys = Keys(key)
     params = _slots.record(mdata, keys)["params"]
@@ -137,16 +137,13 @@ def correlations(
     settings = _settings(params, source, target, n_top, threshold, signed, reference, method, random_state)
     genes = _genes(gene)
     _check_measured(params, (source, target))
-    supported = bool(_slots.diagnosis(mdata, source, target, keys)["supported"])
+    found = _slots.diagnosis(mdata, source, target, keys)
     if settings["method"] == "auto":
-        # only the default method follows the coupling; where nothing supports that it invents more than the generator
-        follows = params["shared_space"] and params["method"] == "scmmgan" and supported
-        settings["method"] = "coupling" if follows else "generator"
-
-    from scmmgan.model.evidence.correlations import with_nulls
+        settings["method"] = "cells" if reference == "source" else "generator"
 
     with one_thread():
-        problem, domains = _read.reread(mdata, keys)
+        ordered = _read.as_aligned(mdata, keys)
+        problem, domains = _read.reread(ordered, keys, counts=True)
         measured_in = source if reference == "source" else target
         rows = _rows(domains[source], domains[target], problem.of(source, target), reference)
         queries = np.array([_query(rows, name, domains[source], domains[target], reference) for name in genes])
@@ -156,38 +153,49 @@ def correlations(
                 raise ValueError(f"{name!r} is constant where it was measured or mapped: it correlates with nothing.")
         logger.info("%d features are compared, %d more are constant.", varies.sum(), (~varies).sum())
         settings["n_top"] = settings["n_top"] or max(1, min(N_TOP, int(varies.sum() - 1) // 10))
-        translate = partial(_map(mdata, problem, domains, params, settings, key), source=source, target=target)
-        found = with_nulls(
-            domains, source, target, measured_in, _positions(rows[varies]), _positions(rows.iloc[queries]), translate,
-            steps=problem.steps, denoise=not problem.by_shape, signed=signed, seed=settings["random_state"], graph_seed=int(params["random_state"]),
-        )  # fmt: skip
+        at = (_positions(rows[varies]), _positions(rows.iloc[queries]))
+        sides = _sides(
+            ordered, problem, domains, (source, target, measured_in), at, settings, int(params["random_state"]), keys
+        )
     tables = [
-        _table(name, rows[varies], rows.iloc[i], found, j, settings) for j, (name, i) in enumerate(zip(genes, queries))
+        _table(name, rows[varies], rows.iloc[i], sides, j, settings) for j, (name, i) in enumerate(zip(genes, queries))
     ]
-    if not supported:
-        logger.warning("Nothing supports the alignment of %r and %r (`tl.diagnose`): correlations are candidates, without a verdict.", source, target)  # fmt: skip
-        tables = [table.assign(verdict=pd.Series("", table.index, dtype=object)) for table in tables]
+    supported = bool(found["supported"])
+    tables = [_with_verdict(table, found, (source, target), settings["method"]) for table in tables]
     _store(mdata, source, target, tables, settings | {"supported": supported}, keys)
 
 
-def _map(
+def _sides(
     mdata: MuData,
     problem: Problem,
     domains: Mapping[str, Domain],
-    params: Mapping[str, Any],
+    names: tuple[str, str, str],
+    at: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
     settings: Mapping[str, Any],
-    key: str,
-) -> Any:
-    """What maps the cells: the trained generators, or the coupling between the nearest cells."""
-    if settings["method"] != "coupling":
-        return get.model(mdata, key=key).translate
+    aligned: int,
+    keys: Keys,
+) -> dict[str, dict[str, Any]]:
+    """What was measured and what b shows: correlations (queries × features), nulls and limits."""
+    from scmmgan.model.evidence import pooled
+    from scmmgan.model.evidence.correlations import with_nulls
 
-    from scmmgan.model.coupling.couple import couple
-    from scmmgan.model.nets import methods
-
-    how = _read.training_settings(params) | {"method": "coupling", "noise_dim": 0, "progress_bar": False}
-    couplings, loadings = couple(problem, domains, random_state=int(params["random_state"]))
-    return methods.fit_problem(problem, domains, couplings, loadings, how)[0].translate
+    (source, target, measured_in), (rows, queries) = names, at
+    signed, seed, cells = settings["signed"], settings["random_state"], settings["method"] == "cells"
+    translate = None if cells else partial(get.model(mdata, key=keys.key).translate, source=source, target=target)
+    sides = with_nulls(
+        domains, source, target, measured_in, rows, queries, translate, steps=problem.steps, denoise=not problem.by_shape,
+        signed=signed, seed=seed, graph_seed=aligned,
+    )  # fmt: skip
+    if cells:
+        unmatched = _slots.unmatched(mdata, target, source, keys)
+        weight = np.ones(len(domains[target].x)) if unmatched is None else 1 - unmatched.astype(np.float64)
+        r, n = pooled.pooled_correlations(domains[target], weight, queries["mapped"], rows["mapped"], random_state=seed)
+        lower, upper = pooled.limits(r, n, signed=signed)
+        z, p = pooled.significance(r, n, signed=signed)
+        sides["mapped"] = {"r": r, "limit": upper, "lower": lower, "z": z, "p": p}
+        own = pooled.given_depth(domains[source], queries["measured"], rows["measured"])
+        sides["measured"]["limit"] = pooled.limits(own, len(domains[source].x), signed=signed)[1]
+    return sides
 
 
 def _positions(rows: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -214,8 +222,12 @@ def _settings(
         raise TypeError(f"`signed` must be True or False, got {signed!r}.")
     if reference not in ("source", "target"):
         raise ValueError(f"`reference` must be 'source' or 'target', got {reference!r}.")
-    if not isinstance(method, str) or method not in ("auto", "generator", "coupling"):
-        raise ValueError(f"`method` must be 'auto', 'generator' or 'coupling', got {method!r}.")
+    if not isinstance(method, str) or method not in ("auto", "generator", "cells"):
+        raise ValueError(f"`method` must be 'auto', 'cells' or 'generator', got {method!r}.")
+    if method == "cells" and reference == "target":
+        raise ValueError(
+            "`reference='target'` compares the cells of the target with mapped ones: use `method='generator'`."
+        )
     seed = int(params["random_state"]) if random_state is None else random_state
     return {
         "n_top": None if n_top is None else _modality.whole_number(n_top, "n_top", low=1),
@@ -313,31 +325,65 @@ def _table(
     rows = rows[others]
     from scmmgan.model.evidence import correlations as model
 
-    rule = {name: settings[name] for name in ("n_top", "threshold", "signed")}
+    threshold, signed = settings["threshold"], settings["signed"]
     table = pd.DataFrame({"query": gene, "feature": rows["feature"], "measured_as": rows["measured_as"]}, dtype=object)
-    classified, sides = {}, ("measured", "mapped")
-    for side in sides:
-        of = found[side]
-        r, limit = (of[part][number][others].astype(float) for part in ("r", "limit"))
-        correlated = of["correlated"][number][:, others] if "correlated" in of else None
-        covaried = [null[number][:, others] for null in of["covaried"]]
-        classified[side] = model.classify(r, limit, correlated=correlated, covaried=covaried, **rule)
-        table[f"r_{side}"] = r
-    for name in ("rank", "z", "p", "q", "upper"):
-        for side in sides:
-            table[f"{name}_{side}"] = classified[side][name]
-    table["change"] = model.strength(table["r_mapped"].to_numpy(), True) - model.strength(
-        table["r_measured"].to_numpy(), True
-    )
-    spurious = classified["measured"]["present"] & classified["mapped"]["absent"]
-    novel = classified["mapped"]["present"] & classified["measured"]["absent"]
+    numbers, present, absent = {}, {}, {}
+    for side, of in found.items():
+        part = {
+            name: of[name][number][others].astype(float) for name in ("r", "limit", "lower", "z", "p") if name in of
+        }
+        r = part["r"]
+        strong = model.strength(r, signed)
+        if "p" in part:
+            tests = {"rank": model.ranks(strong), "z": part["z"], "p": part["p"], "q": model.adjusted(part["p"])}
+        else:
+            correlated = of["correlated"][number][:, others] if "correlated" in of else None
+            covaried = [null[number][:, others] for null in of["covaried"]]
+            tests = model.against_nulls(r, correlated=correlated, covaried=covaried, signed=signed)
+        numbers[side] = {"r": r, **tests, "upper": part["limit"], "lower": part.get("lower", np.full(len(r), np.nan))}
+        absent[side] = part["limit"] < threshold
+        present[side] = (tests["q"] < CORRELATION_ALPHA) & (strong >= np.arctanh(threshold))
+        if "lower" in part:
+            present[side] &= part["lower"] >= PRESENT_CORRELATION
+    for name in ("r", "rank", "z", "p", "q", "upper"):
+        for side in ("measured", "mapped"):
+            table[f"{name}_{side}"] = numbers[side][name]
+    table["lower_mapped"] = numbers["mapped"]["lower"]
+    change = [model.strength(numbers[side]["r"], True) for side in ("mapped", "measured")]
+    table["change"] = change[0] - change[1]
+    spurious, novel = present["measured"] & absent["mapped"], present["mapped"] & absent["measured"]
     table["listed"] = model.listed(
-        *(table[f"{name}_{side}"].to_numpy() for name in ("r", "rank") for side in sides), **rule
-    )
+        *(numbers[side][name] for name in ("r", "rank") for side in ("measured", "mapped")),
+        n_top=settings["n_top"], threshold=threshold, signed=signed,
+    )  # fmt: skip
     table["candidate"] = model.called(spurious, novel)
-    table["verdict"] = table["candidate"]
     logger.info("%s: %d spurious and %d novel correlations with %d features.", gene, spurious.sum(), novel.sum(), len(rows))  # fmt: skip
     return table.reset_index(drop=True)
+
+
+def _with_verdict(
+    table: pd.DataFrame, diagnosis: Mapping[str, Any], pair: tuple[str, str], method: str
+) -> pd.DataFrame:
+    """The candidates, where both genes have evidence of their own, or pairs or labels support the alignment."""
+    source, target = pair
+    links = diagnosis.get("links")
+    if method != "cells":
+        known = np.zeros(len(table), dtype=bool)
+    elif links is not None and "q" in links:
+        sure = links[links["q"] < EVIDENCE_Q]
+        own, other = set(sure[source]), set(sure[target])
+        gene = table["query"].isin(own | other).to_numpy()
+        known = gene & (table["measured_as"].isin(own) & table["feature"].isin(other)).to_numpy()
+        if diagnosis["verdict"] == "not identifiable":
+            known[:] = False
+    else:
+        known = np.full(len(table), bool(diagnosis["supported"]))
+    if not known.any():
+        logger.warning(
+            "%s: no verdict, only candidates: %s.", table["query"].iloc[0],
+            "mapped cells are smoothed" if method != "cells" else "the alignment has no evidence for this gene (`tl.diagnose`)",
+        )  # fmt: skip
+    return table.assign(verdict=table["candidate"].where(known, ""))
 
 
 def _store(

@@ -210,7 +210,7 @@ def with_nulls(
     measured_in: str,
     rows: Mapping[str, np.ndarray],
     queries: Mapping[str, np.ndarray],
-    translate: Callable[[np.ndarray], np.ndarray],
+    translate: Callable[[np.ndarray], np.ndarray] | None,
     *,
     steps: Mapping[str, int],
     denoise: bool,
@@ -220,10 +220,12 @@ def with_nulls(
 ) -> dict[str, dict[str, Any]]:
     """r, its nulls and its limit (queries first) of both sides.
 
-    `rows`, `queries`: positions of features, where "measured" and where "mapped". `translate` maps model-space cells.
+    `rows`, `queries`: positions of features, where "measured" and where "mapped". `translate` maps model-space cells; None:
+    the measured side alone.
     """
     at = {side: (queries[side], rows[side]) for side in ("measured", "mapped")}
-    goal, y = domains[target], translate(domains[source].x)
+    goal = domains[target]
+    y = np.zeros((2, goal.x.shape[1])) if translate is None else translate(domains[source].x)
     decoder = goal.transform.decoder
     asked, others = (decoder[:, of] for of in at["mapped"])
     mapped_sd = (decoded_sd(y, asked), decoded_sd(y, others))
@@ -238,13 +240,18 @@ def with_nulls(
         noise = noise_of(source, rng)
         drawn = noise if measured_in == source else noise_of(target, rng)
         apart = {m: unrelated(rng, domains[m]) for m in dict.fromkeys((target, measured_in))}
-        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
         strays = scaled(apart[measured_in].columns(at["measured"][0]), line_sd)
-        image = translate(domains[source].transform.transform(noise))
-        return (
+        measured = (
             correlate(drawn, *at["measured"]),
             covary(lines, apart[measured_in], at["measured"][1], own_sd),
             covary(strays, own, at["measured"][1], own_sd),
+        )
+        if translate is None:
+            return measured
+        loadings = decoder_of(apart[target], goal.x * float(goal.transform.scale), goal.transform)
+        image = translate(domains[source].transform.transform(noise))
+        return (
+            *measured,
             covary_decoded(image, asked, others, *mapped_sd),
             covary_decoded(y, asked, loadings[:, at["mapped"][1]], *mapped_sd),
             covary_decoded(y, loadings[:, at["mapped"][0]], others, *mapped_sd),
@@ -254,13 +261,16 @@ def with_nulls(
     # the same cells are drawn on both sides where they are the same
     names = dict.fromkeys((source, measured_in))
     shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
+    measured = {
+        "r": correlate(own, *at["measured"]),
+        "correlated": nulls[0],
+        "covaried": nulls[1:3],
+        "limit": limits(own, *at["measured"], shares[measured_in], signed),
+    }
+    if translate is None:
+        return {"measured": measured}
     return {
-        "measured": {
-            "r": correlate(own, *at["measured"]),
-            "correlated": nulls[0],
-            "covaried": nulls[1:3],
-            "limit": limits(own, *at["measured"], shares[measured_in], signed),
-        },
+        "measured": measured,
         "mapped": {
             "r": correlate_decoded(y, decoder, *at["mapped"]),
             "covaried": nulls[3:],
@@ -294,17 +304,10 @@ def against_null(z: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return effect, (1 + above) / (1 + len(pooled))
 
 
-def classify(
-    r: np.ndarray,
-    limit: np.ndarray,
-    *,
-    correlated: np.ndarray | None = None,
-    covaried: Sequence[np.ndarray] = (),
-    n_top: int,
-    threshold: float,
-    signed: bool,
+def against_nulls(
+    r: np.ndarray, *, correlated: np.ndarray | None = None, covaried: Sequence[np.ndarray] = (), signed: bool
 ) -> dict[str, np.ndarray]:
-    """Rank, z above the null, p, q of one query's correlations; whether each is `present`, and whether it is `absent`.
+    """Rank, z above the null, p and q of one query's correlations.
 
     Nulls are permutations × features: correlations, compared as Fisher's z, or covariances over the observed sds, compared
     as they are, since they may pass 1. The one that explains most counts.
@@ -313,13 +316,19 @@ def classify(
     tests = [] if correlated is None else [against_null(strong, strength(correlated, signed))]
     tests += [against_null(r, c) if signed else against_null(np.abs(r), np.abs(c)) for c in covaried]
     p = np.max([p for _, p in tests], axis=0)
-    q = stats.false_discovery_control(p)
-    rank = np.empty(len(r), dtype=int)
-    rank[np.argsort(-strong, kind="stable")] = np.arange(1, len(r) + 1)
-    return {
-        "rank": rank, "z": np.min([z for z, _ in tests], axis=0), "p": p, "q": q, "upper": limit,
-        "present": (rank <= n_top) & (q < CORRELATION_ALPHA) & (strong >= np.arctanh(threshold)), "absent": limit < threshold,
-    }  # fmt: skip
+    return {"rank": ranks(strong), "z": np.min([z for z, _ in tests], axis=0), "p": p, "q": adjusted(p)}
+
+
+def ranks(strong: np.ndarray) -> np.ndarray:
+    """1 for the strongest."""
+    rank = np.empty(len(strong), dtype=int)
+    rank[np.argsort(-strong, kind="stable")] = np.arange(1, len(strong) + 1)
+    return rank
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Q of Benjamini and Hochberg."""
+    return np.asarray(stats.false_discovery_control(p))
 
 
 def called(spurious: np.ndarray, novel: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ from scmmgan.model.defaults import (
     IMPUTATION_PCS,
     IMPUTED_SHARE,
     MAX_RATE,
-    MIN_SHARED,
     MIXED_CELLS,
     MIXTURE_CLUSTERS,
     MIXTURE_SPREAD,
