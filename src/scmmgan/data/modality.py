@@ -210,10 +210,11 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
     stored: Any = adata.layers[layer]
     if hasattr(stored, "to_memory"):
         stored = stored.to_memory()
-    values: Any = sp.csr_matrix(stored, dtype=np.float32) if sp.issparse(stored) else np.asarray(stored, np.float32)
-    data = np.asarray(values.data if sp.issparse(values) else values).ravel()
+    sparse = sp.issparse(stored)
+    values: Any = sp.csr_matrix(stored, dtype=np.float32) if sparse else np.asarray(stored, dtype=np.float32)
+    data = np.asarray(values.data if sparse else values).ravel()
     if data.any() and np.isfinite(data).all() and data.min() >= 0 and np.array_equal(data, np.round(data)):
-        return values  # type: ignore[no-any-return]
+        return values
     if counts != "auto":
         raise ValueError(
             f"layers[{layer!r}] of {name!r} holds no counts: whole numbers, none negative. Name another layer."
