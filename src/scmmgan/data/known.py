@@ -1,4 +1,4 @@
-"""What the user knows of the cells: pairs, labels, batches. All checks; row numbers and codes come out."""
+"""What the user knows of the cells: pairs, labels, batches, covariates. All checks; row numbers and codes come out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from scmmgan.data.modality import GAPS, as_booleans, in_joint, missing_key, modality
 from scmmgan.model.defaults import MIN_CELLS, MIN_PAIRS
+from scmmgan.model.problem import Values
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -150,6 +151,46 @@ def read_batches(
             codes = pd.Categorical(column).codes
             found[m] = tuple(np.flatnonzero(codes == code) for code in range(codes.max() + 1))
     return found
+
+
+def listed(columns: str | Sequence[str]) -> list[str]:
+    """Names of columns, of which one may be given by itself."""
+    names = [columns] if isinstance(columns, str) else list(columns)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`covariates` must be obs columns or 'depth', got {columns!r}.")
+    return [str(name) for name in names]
+
+
+def read_covariates(mdata: MuData, name: str, columns: Sequence[str], counts: Values | None) -> np.ndarray:
+    """Standardised covariates (n × c) of a modality: numbers, one column for each label but the first, or log depth."""
+    adata, parts = mdata[name], []
+    for column in columns:
+        if column == "depth" and column not in adata.obs:
+            if counts is None:
+                raise ValueError(
+                    f"`covariates='depth'` needs counts, and {name!r} has none: store them in `layers['counts']`, name their "
+                    f"layer as `counts`, or give an obs column with the depth. Layers found: {list(adata.layers)}."
+                )
+            parts.append(np.log1p(np.asarray(counts.sum(1), dtype=np.float64).reshape(-1, 1)))
+            continue
+        if column not in adata.obs:
+            raise missing_key(f"obs column in {name!r}", column, list(adata.obs), in_joint(mdata, column))
+        values = adata.obs[column]
+        if (gaps := int(values.isna().sum())) > 0:
+            raise ValueError(f"Covariate {column!r} of {name!r} has {gaps} gaps: fill them, or leave those cells out.")
+        numbers = pd.api.types.is_numeric_dtype(values)
+        table = values.to_frame() if numbers else pd.get_dummies(values.astype(str), drop_first=True)
+        parts.append(table.to_numpy(dtype=np.float64))
+    found = np.hstack(parts)
+    if not np.isfinite(found).all():
+        raise ValueError(f"`covariates` {list(columns)} of {name!r} hold infinite values.")
+    sd = found.std(0)
+    if not (sd > 0).any() or len(found) <= 2 * found.shape[1]:
+        raise ValueError(
+            f"`covariates` {list(columns)} of {name!r} are {found.shape[1]} columns over {len(found)} cells, {int((sd > 0).sum())} "
+            "of which vary: name columns that vary and have few labels."
+        )
+    return np.asarray((found - found.mean(0))[:, sd > 0] / sd[sd > 0])
 
 
 def _columns(

@@ -31,7 +31,7 @@ logger = logging.getLogger("scmmgan")
 # arguments that may differ between modalities, with the value of a modality that a dict leaves out
 PER_MODALITY: dict[str, Any] = {
     "layer": None, "use_rep": None, "mask_var": None, "smooth": "auto", "n_pcs": N_PCS, "labels": None, "batch": None,
-    "counts": "auto",
+    "counts": "auto", "covariates": None,
 }  # fmt: skip
 
 
@@ -70,6 +70,16 @@ def _read_modality(
     allowed = _modality.read_mask(mdata, name, per["mask_var"][name], use_rep)
     if allowed is not None and not _modality.varies(values, allowed):
         raise ValueError(f"All features of {name!r} that `mask_var` chooses are constant. Choose others.")
+    wanted = per["covariates"][name]
+    choice = per["counts"][name]
+    if use_rep is not None and wanted is not None:
+        raise ValueError(
+            f"{name!r} is read from obsm {use_rep!r}: take `covariates` out of that representation yourself."
+        )
+    by_depth = wanted is not None and "depth" in _known.listed(wanted) and "depth" not in mdata[name].obs
+    counts = (
+        None if use_rep is not None else _modality.read_counts(mdata, name, choice or ("auto" if by_depth else None))
+    )
     return Modality(
         name=name,
         values=values,
@@ -81,7 +91,8 @@ def _read_modality(
         n_pcs=N_PCS if n_pcs is None else int(n_pcs),
         steps=0 if use_rep is not None else None if isinstance(steps, str) else int(steps or 0),
         coordinates=coordinates,
-        counts=_modality.read_counts(mdata, name, per["counts"][name]) if use_rep is None else None,
+        counts=counts if choice is not None else None,
+        covariates=None if wanted is None else _known.read_covariates(mdata, name, _known.listed(wanted), counts),
     )
 
 

@@ -21,6 +21,7 @@ class Modality:
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
     `batches`: row numbers of each sample. `steps` of smoothing, None where the problem chooses.
     `coordinates` (n × d) are mapped along. `counts` (n × g): molecules, where they are known.
+    `covariates` (n × c): of the cells, whose effect is taken out of the values.
     """
 
     name: str
@@ -34,9 +35,17 @@ class Modality:
     steps: int | None = None
     coordinates: np.ndarray | None = None
     counts: Values | None = None
+    covariates: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.cells)
+
+    def covariates_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """Covariates of some cells, centred."""
+        if self.covariates is None:
+            return None
+        chosen = self.covariates[rows]
+        return np.asarray(chosen - chosen.mean(0))
 
 
 @dataclass(frozen=True)

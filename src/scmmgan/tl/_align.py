@@ -35,6 +35,7 @@ def align(
     use_rep: str | Mapping[str, str] | None = None,
     mask_var: str | Mapping[str, str | np.ndarray] | None = None,
     counts: str | Mapping[str, str | None] | None = "auto",
+    covariates: str | Sequence[str] | Mapping[str, str | Sequence[str] | None] | None = None,
     n_pcs: int | Mapping[str, int] = N_PCS,
     smooth: int | str | Mapping[str, int | str | None] | None = "auto",
     spatial: str | Mapping[str, str] | None = None,
@@ -92,6 +93,9 @@ def align(
         Layer with raw counts. Where two modalities share most of their features, those that only the target has are then
         predicted from the source's counts, too. Default `"auto"`: `layers["counts"]` where it holds whole numbers; `None`:
         without counts.
+    covariates
+        `obs` columns, or `"depth"` (log total of the counts): their effect on every feature is taken out by regression, in
+        each batch, before anything else. Mapped values are then those of a cell with average covariates.
     n_pcs
         Principal components of model space (default 50).
     smooth
@@ -219,9 +223,12 @@ def align(
 
 def _slots_read(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
     """Layers, obsm keys and columns that are read, by modality."""
-    read = ("layer", "counts", "use_rep", "labels", "batch", "pairs", "spatial")
+    read = ("layer", "counts", "covariates", "use_rep", "labels", "batch", "pairs", "spatial")
     by = [dict(v) if isinstance(v := arguments[of], Mapping) else dict.fromkeys(names, v) for of in read]
-    return {name: [of[name] for of in by if isinstance(of.get(name), str)] for name in names}
+    found = {name: [of.get(name) for of in by] for name in names}
+    # one column, or several; a table of pairs is none
+    several = {name: [[of] if isinstance(of, str) else of for of in all_of] for name, all_of in found.items()}
+    return {name: [key for of in all_of if isinstance(of, Sequence) for key in of] for name, all_of in several.items()}
 
 
 def _check_copy(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:

@@ -24,7 +24,10 @@ def neighbor_graphs(
     """
     rows = modality.batches or (np.arange(len(modality)),)
     parts = [modality.values if modality.batches is None else modality.values[r] for r in rows]
-    spaces = [graph_scores(part, modality.allowed, denoise=denoise) for part in parts]
+    spaces = [
+        graph_scores(part, modality.allowed, denoise=denoise, covariates=modality.covariates_of(r))
+        for part, r in zip(parts, rows)
+    ]
     own: list[np.ndarray | None] = [None] * len(parts)
     purity = None
     if labels is not None:
@@ -39,9 +42,12 @@ def neighbor_graphs(
 def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix], t: int) -> Matrix:
     """The modality's values after t steps of smoothing by the operators of its batches."""
     if modality.batches is None:
-        return SmoothedMatrix(modality.values, operators[0] if t else None, t)
+        return SmoothedMatrix(modality.values, operators[0] if t else None, t, modality.covariates)
     each = operators if t else [None] * len(modality.batches)
-    parts = [SmoothedMatrix(modality.values[rows], operator, t) for rows, operator in zip(modality.batches, each)]
+    parts = [
+        SmoothedMatrix(modality.values[rows], operator, t, modality.covariates_of(rows))
+        for rows, operator in zip(modality.batches, each)
+    ]
     return BatchedMatrix(parts, modality.batches)
 
 
@@ -77,6 +83,7 @@ def graph_scores(
     n_pcs: int = N_PCS,
     denoise: bool = True,
     tolerance: float = 0.0,
+    covariates: np.ndarray | None = None,
 ) -> np.ndarray:
     """Leading principal components (n × p, float32) of the z-scored columns, each shrunk by its share of noise.
 
@@ -87,7 +94,8 @@ def graph_scores(
     at = at[sd[at] > 0]
     if not len(at):
         return np.zeros((x.shape[0], 1), dtype=np.float32)
-    z = Standardized(SmoothedMatrix(x[:, at].tocsr() if sp.issparse(x) else x[:, at]), mean[at], sd[at])
+    matrix = SmoothedMatrix(x[:, at].tocsr() if sp.issparse(x) else x[:, at], covariates=covariates)
+    z = Standardized(matrix, mean[at], sd[at])
     axes = principal_axes([z], min(n_pcs, len(at), x.shape[0] - 1), tolerance=tolerance)
     scores = z.dot(axes.T).astype(np.float32)
     return denoised(scores, len(at)) if denoise else scores

@@ -17,21 +17,31 @@ from scmmgan.model.space.linear import constant
 
 
 class SmoothedMatrix:
-    """S = P^t X without forming it: products, blocks of columns, moments."""
+    """S = P^t (X - C B) without forming it: products, blocks of columns, moments.
 
-    def __init__(self, x: Values | sp.csc_matrix, operator: sp.csr_matrix | None = None, t: int = 0) -> None:
+    B is the regression of X on `covariates` C (n × c, centred); without them S = P^t X.
+    """
+
+    def __init__(
+        self,
+        x: Values | sp.csc_matrix,
+        operator: sp.csr_matrix | None = None,
+        t: int = 0,
+        covariates: np.ndarray | None = None,
+    ) -> None:
+        data = x.data if sp.issparse(x) else x
+        self.non_negative = bool(np.size(data) == 0 or data.min() >= 0)
+        self.basis = np.linalg.qr(np.zeros((x.shape[0], 0)) if covariates is None else covariates)[0]
+        self.effect = np.asarray(x.T @ self.basis).T
+        if len(self.effect) and not sp.issparse(x):
+            x, self.effect = (x - self.basis @ self.effect).astype(x.dtype), self.effect[:0]
+            self.basis = self.basis[:, :0]
         self.steps = t if operator is not None else 0
         self.unsmoothed, self.x, self.t = x, x, self.steps
         self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
         self.shape = x.shape
         if not sp.issparse(x):
             self.x, self.t = self._smooth(x), 0  # once, not in every product
-
-    @property
-    def non_negative(self) -> bool:
-        """Whether no value is below 0."""
-        data = self.unsmoothed.data if sp.issparse(self.unsmoothed) else self.unsmoothed
-        return bool(np.size(data) == 0 or data.min() >= 0)
 
     def _smooth(self, v: np.ndarray) -> np.ndarray:
         for _ in range(self.t):
@@ -40,23 +50,25 @@ class SmoothedMatrix:
 
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""
-        return self._smooth(np.asarray(self.x @ v))
+        return self._smooth(np.asarray(self.x @ v) - self.basis @ (self.effect @ v))
 
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Sᵀ u for a dense u."""
         for _ in range(self.t):
             u = self.operator.T @ u
-        return np.asarray(self.x.T @ u)
+        return np.asarray(self.x.T @ u) - self.effect.T @ (self.basis.T @ u)
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of S, dense."""
-        block = self.x[:, index]
-        return self._smooth(block.toarray() if sp.issparse(block) else np.asarray(block))
+        return self._smooth(self._without_covariates(self.x[:, index], index))
 
     def measured(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of X, dense."""
-        block = self.unsmoothed[:, index]
-        return block.toarray() if sp.issparse(block) else np.asarray(block)
+        return self._without_covariates(self.unsmoothed[:, index], index)
+
+    def _without_covariates(self, block: Values | sp.csc_matrix, index: np.ndarray) -> np.ndarray:
+        dense = block.toarray() if sp.issparse(block) else np.asarray(block)
+        return (dense - self.basis @ self.effect[:, index]).astype(dense.dtype) if len(self.effect) else dense
 
     def averaged(self, values: np.ndarray) -> np.ndarray:
         """Values of cells (n,), averaged over their neighbours by two steps; as they are without neighbours."""
@@ -68,6 +80,7 @@ class SmoothedMatrix:
         # of dense values the smoothed ones are there already
         out.unsmoothed = self.unsmoothed[:, index]
         out.x = out.unsmoothed if sp.issparse(self.x) else self.x[:, index]
+        out.effect = self.effect[:, index]
         out.shape = out.x.shape
         return out
 
