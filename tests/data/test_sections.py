@@ -83,7 +83,9 @@ def test_what_the_package_wrote_is_no_column_of_sections():
 
 
 def test_sections_in_the_order_of_categories():
-    of = _sections.read_column(spots(slide=pd.Categorical(THIRDS, categories=["s3", "none", "s1", "s2"])), "rna", "slide")
+    of = _sections.read_column(
+        spots(slide=pd.Categorical(THIRDS, categories=["s3", "none", "s1", "s2"])), "rna", "slide"
+    )
     assert of.names == ("s3", "s1", "s2")
     np.testing.assert_array_equal(np.array(of.names)[of.codes], THIRDS)
     of = _sections.read_column(spots(fov=np.repeat([10, 9, 2], 30)), "rna", "fov")
@@ -184,7 +186,9 @@ def test_one_frame_is_not_warned_of(caplog: pytest.LogCaptureFixture):
 def test_pictures_without_a_column(caplog: pytest.LogCaptureFixture):
     mdata = spots(("s1", "s2"), cell_type=np.resize(["T", "B"], N))
     text = warned(mdata, mdata["rna"].obsm["spatial"], caplog)
-    assert "`uns['spatial']` of 'rna' holds 2 sections (s1, s2), and no obs column says which cells are of which" in text
+    assert (
+        "`uns['spatial']` of 'rna' holds 2 sections (s1, s2), and no obs column says which cells are of which" in text
+    )
     mdata.obs["slide"] = "s1"
     assert "run `mdata.push_obs(['slide'])`" in warned(mdata, mdata["rna"].obsm["spatial"], caplog)
 

@@ -142,9 +142,17 @@ def find_column(mdata: MuData, name: str) -> str | None:
     return best[0]
 
 
-def columns_with(mdata: MuData, name: str, library_id: str) -> list[str]:
-    """Obs columns in which some cells have this value."""
-    return [column for column, values in _text_columns(mdata, name).items() if library_id in values]
+def drawn_sections(mdata: MuData, name: str, column: str | None, chosen: Sequence[str]) -> Sections | None:
+    """Sections of a column that is named or found, or that alone holds the first of those that are `chosen`; -1 for gaps."""
+    column = column or find_column(mdata, name)
+    if column is None and chosen:
+        columns = [c for c, values in _text_columns(mdata, name).items() if chosen[0] in values]
+        if len(columns) > 1:
+            raise ValueError(
+                f"obs columns {columns} of {name!r} all hold {chosen[0]!r}: name the one with the sections as `library_key`."
+            )
+        column = columns[0] if columns else None
+    return None if column is None else read_column(mdata, name, column, gaps=True)
 
 
 def _text_columns(mdata: MuData, name: str) -> dict[str, set[str]]:
@@ -196,10 +204,10 @@ def _frames(places: np.ndarray, codes: np.ndarray) -> str:
     shares = np.unique(of, return_counts=True)[1] / len(of)
     if len(shares) < 2:
         return ""
-    distance, near = cKDTree(at).query(at, k=2)
+    distance, near = (np.asarray(found) for found in cKDTree(at).query(at, k=2))
     # of cells at one place either may come first
     other = np.where(near[:, 0] == np.arange(len(at)), near[:, 1], near[:, 0])
     if (of[other] != of).mean() > (1 - (shares**2).sum()) / 2:
         return "lie over one another"
-    gaps = [cKDTree(at[of != code]).query(at[of == code])[0].min() for code in np.unique(of)]
+    gaps = [np.min(cKDTree(at[of != code]).query(at[of == code])[0]) for code in np.unique(of)]
     return "lie far apart" if min(gaps) > FRAME_GAP * np.median(distance[:, 1]) else ""

@@ -11,15 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 
-from scmmgan.data.sections import columns_with, find_column, libraries, read_column, warn_of_frames
+from scmmgan.data.sections import drawn_sections, libraries, warn_of_frames
 from scmmgan.pl._below import colors_in_range
 from scmmgan.pl._utils import Paint, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
-
-    from scmmgan.model.problem import Sections
 
 logger = logging.getLogger("scmmgan")
 
@@ -71,7 +69,7 @@ def read_tissues(
             raise ValueError(f"`library_id` chooses a section of `obsm['spatial']`; the map is drawn on {slot!r}.")
         return [_tissue(modality, here, xy, None, {}, image=image, size=size)]
     images = libraries(adata) if slot == "spatial" else {}
-    sections = _sections_of(mdata, modality, library_key or aligned, chosen)
+    sections = drawn_sections(mdata, modality, library_key or aligned, chosen)
     if sections is None:
         if not chosen and len(images) < 2:
             warn_of_frames(mdata, modality, xy[here])
@@ -100,19 +98,6 @@ def read_tissues(
     found = [tissue for tissue in found if len(tissue.cells)] or found[:1]
     half = np.max([tissue.sides for tissue in found], axis=0)
     return [replace(tissue, half=half) for tissue in found]
-
-
-def _sections_of(mdata: MuData, modality: str, column: str | None, chosen: Sequence[str]) -> Sections | None:
-    """Sections of a column that is named or found, or that alone holds the names of those that are `chosen`."""
-    column = column or find_column(mdata, modality)
-    if column is None and chosen:
-        columns = columns_with(mdata, modality, chosen[0])
-        if len(columns) > 1:
-            raise ValueError(
-                f"obs columns {columns} of {modality!r} all hold {chosen[0]!r}: name the one with the sections as `library_key`."
-            )
-        column = columns[0] if columns else None
-    return None if column is None else read_column(mdata, modality, column, gaps=True)
 
 
 def _library(
