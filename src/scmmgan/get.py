@@ -208,8 +208,9 @@ def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan"
 
     Returns
     -------
-    A table, cells × (`x`, `y`, where there is one `z`, `spread`), in the units of the target's coordinates; its `attrs`
-    name the `method` and the target's `obsm` key, `spatial`. Nothing is written to `mdata`.
+    A table, cells × (`x`, `y`, where there is one `z`, `spread`), in the units of the target's coordinates, and `section`
+    (categorical) where cells were placed in sections; its `attrs` name the `method`, the target's `obsm` key, `spatial`,
+    and its column of sections, `library_key`. Nothing is written to `mdata`.
 
     Raises
     ------
@@ -524,5 +525,7 @@ def _places(mdata: MuData, source: str, target: str, keys: Keys) -> pd.DataFrame
     out = pd.DataFrame(where, index=mdata[source].obs_names, columns=list("xyz")[: where.shape[1]])
     spread = keys.spread(target if len(found["modalities"]) > 2 else None)
     out["spread"] = np.asarray(_slots.needed(mdata, source, "obs", spread, "place"), dtype=float)
+    if "library_key" in used:
+        out["section"] = pd.Categorical(_slots.needed(mdata, source, "obs", keys.section(target), "place"))
     out.attrs = {name: str(value) for name, value in used.items()}
     return out

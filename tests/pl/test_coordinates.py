@@ -105,6 +105,60 @@ def test_own_axes_and_return_values(placed: md.MuData, fingerprint):
     assert fingerprint(placed) == before
 
 
+@pytest.fixture
+def in_sections(placed: md.MuData) -> md.MuData:
+    """The tissue in sections "b" and "a", all over one another, and every third cell placed in "a"."""
+    placed["spots"].obs["slide"] = pd.Categorical(np.repeat(["a", "b"], 30), categories=["b", "none", "a"])
+    n = placed["cells"].n_obs
+    placed["cells"].obs["scmmgan_section_spots"] = pd.Categorical(np.resize(["a", "b", "b"], n))
+    used = {"method": "nearest", "spatial": "spatial", "library_key": "slide"}
+    placed.uns["scmmgan"]["coordinates"] = {"cells": {"spots": used}}
+    return placed
+
+
+def test_one_panel_for_each_section(in_sections: md.MuData):
+    axes = smm.pl.coordinates(in_sections, "cells", "spots", color=["A1", "layer"], show=False)
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert titles == ["A1, b", "A1, a", "layer, b", "layer, a"]
+    real, cells = in_sections["spots"], in_sections["cells"]
+    for ax, name in zip(axes, ["b", "a"]):
+        tissue, drawn = dots(ax)
+        own = (real.obs["slide"] == name).to_numpy()
+        np.testing.assert_allclose(tissue.get_offsets(), real.obsm["spatial"][own][:, :2])
+        mine = (cells.obs["scmmgan_section_spots"] == name).to_numpy()
+        values = [*cells.obsm["scmmgan_coordinates_spots"][mine][:, :2].T, cells[mine, "A1"].X.ravel()]
+        found = np.column_stack([drawn.get_offsets(), drawn.get_array()])
+        np.testing.assert_allclose(sorted_rows(found), sorted_rows(np.column_stack(values)), rtol=1e-6)
+    # on one scale of colours and of length
+    assert len({dots(ax)[1].get_clim() for ax in axes[:2]}) == 1
+    assert len({(round(np.ptp(ax.get_xlim()), 6), round(np.ptp(ax.get_ylim()), 6)) for ax in axes}) == 1
+
+
+def test_a_section_that_is_chosen(in_sections: md.MuData):
+    ax = smm.pl.coordinates(in_sections, "cells", "spots", library_id="a", show=False)
+    assert isinstance(ax, Axes)
+    assert ax.get_title(loc="left") == "cells placed in spots, a"
+    assert [len(of.get_offsets()) for of in dots(ax)] == [30, 15]
+    in_sections["spots"].obs["renamed"] = in_sections["spots"].obs.pop("slide")
+    assert len(smm.pl.coordinates(in_sections, "cells", "spots", library_key="renamed", show=False)) == 2
+    with pytest.raises(KeyError, match="for `library_key` 'slide'"):
+        smm.pl.coordinates(in_sections, "cells", "spots", show=False)
+    in_sections["spots"].obs["other"] = np.repeat(["x", "a"], 30)
+    with pytest.raises(KeyError, match=r"placed in sections \['b'\] that obs\['other'\] of 'spots' does not have"):
+        smm.pl.coordinates(in_sections, "cells", "spots", library_key="other", show=False)
+    with pytest.raises(KeyError, match="No section 'c'"):
+        smm.pl.coordinates(in_sections, "cells", "spots", library_key="renamed", library_id="c", show=False)
+
+
+def test_cells_that_were_placed_without_sections(placed: md.MuData):
+    placed["spots"].obs["slide"] = np.repeat(["a", "b"], 30)
+    for arguments in ({"library_key": "slide"}, {"library_id": "a"}):
+        with pytest.raises(ValueError, match=r"placed in 'spots' without sections. Run `scmmgan.tl.place"):
+            smm.pl.coordinates(placed, "cells", "spots", show=False, **arguments)
+    with pytest.raises(ValueError, match="42 panels are too many"):
+        smm.pl.coordinates(placed, "cells", "spots", color=["A1"] * 42, show=False)
+
+
 def test_nothing_overlaps(placed: md.MuData):
     """Titles, numbers, names of axes, legends and colour bars of neighbouring panels."""
     placed["cells"].obs["population"] = [f"population with a long name {i % 7}" for i in range(placed["cells"].n_obs)]

@@ -441,6 +441,138 @@ def test_one_of_several_libraries(with_image):
         draw(with_image, "G0", basis="flat", library_id="second")
 
 
+# --- sections ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_sections(with_image):
+    """Section "first" is the fixture's, "second" its last 15 spots, moved and turned, over an image of its own."""
+    spots = with_image["spots"]
+    spots.obs["slide"] = pd.Categorical(np.repeat(["first", "second"], [45, 15]), ["second", "unused", "first"])
+    spots.obsm["spatial"][45:, :2] = spots.obsm["spatial"][45:, 1::-1] + [3, 1]
+    first = spots.uns["spatial"].pop("section")
+    second = copy.deepcopy(first)
+    second["images"] = {"hires": np.ones((260, 220, 3))}
+    second["scalefactors"]["spot_diameter_fullres"] = 0.5
+    spots.uns["spatial"] |= {"first": first, "second": second}
+    return with_image
+
+
+ROWS = {"second": np.arange(45, 60), "first": np.arange(45)}
+
+
+def test_one_row_for_each_section(in_sections, with_uncertainty):
+    expected = with_uncertainty()
+    axes = draw(in_sections, ["G0", "layer"])
+    assert axes.shape == (4, 3)
+    assert [row[0].get_ylabel() for row in axes] == ["G0\nsecond", "G0\nfirst", "layer\nsecond", "layer\nfirst"]
+    xy = in_sections["spots"].obsm["spatial"][:, :2]
+    mapped = in_sections["spots"].obsm["scmmgan_cells"][:, 3]
+    for row, (name, rows) in zip(axes, ROWS.items()):
+        for ax, values in zip(row, (column(in_sections, "G0"), mapped, expected)):
+            np.testing.assert_array_equal(ax.collections[0].get_offsets(), xy[rows])
+            np.testing.assert_allclose(ax.collections[0].get_array(), values[rows], rtol=1e-4, atol=1e-5)
+            assert ax.images[0].get_array().min() == (1 if name == "second" else 0)
+        np.testing.assert_allclose(row[0].collections[0].get_widths(), 0.5 if name == "second" else 0.8)
+    # one scale of colours for a feature, and of length for all
+    for of in axes[:2].T:
+        assert of[0].collections[0].get_clim() == of[1].collections[0].get_clim()
+    np.testing.assert_allclose(axes[0, 1].collections[0].get_clim(), np.percentile(mapped, [1, 99]), rtol=1e-5)
+    assert len({round(float(np.ptp(ax.get_xlim())), 6) for ax in axes[:, 0]}) == 1
+    assert len({round(float(np.ptp(ax.get_ylim())), 6) for ax in axes[:, 0]}) == 1
+    assert [ax.get_legend() is not None for ax in axes[:, 1]] == [False, False, True, False]
+    assert heads(axes[1]) == ["", "", ""]
+
+
+@pytest.mark.parametrize("name", ["sample", "batch", "region", "fov"])
+@pytest.mark.parametrize("chosen", ["second", ["second"]])
+def test_a_section_is_drawn_alone(in_sections, name, chosen):
+    spots = in_sections["spots"]
+    spots.obs[name] = spots.obs.pop("slide").astype(str).to_numpy()
+    axes = draw(in_sections, "G0", library_id=chosen)
+    np.testing.assert_array_equal(axes[0, 0].collections[0].get_offsets(), spots.obsm["spatial"][45:, :2])
+    with pytest.raises(KeyError, match=rf"No cells of 'third' in .*obs\['{name}'\].*Found: \['first', 'second'\]"):
+        draw(in_sections, "G0", library_id="third")
+
+
+def test_two_of_three_sections(in_sections):
+    spots = in_sections["spots"]
+    spots.obs["slide"] = np.repeat(["first", "second", "third"], 20)
+    axes = draw(in_sections, "G0", library_id=["first", "third"])
+    assert [row[0].get_ylabel() for row in axes] == ["G0\nfirst", "G0\nthird"]
+    assert [len(row[0].images) for row in axes] == [1, 0]
+    np.testing.assert_array_equal(axes[1, 0].collections[0].get_offsets(), spots.obsm["spatial"][40:, :2])
+
+
+def test_columns_that_are_named_or_disagree(in_sections, caplog):
+    spots = in_sections["spots"]
+    spots.obs["other"] = np.resize(["first", "second"], 60)
+    with pytest.raises(ValueError, match=r"\['slide', 'other'\] of 'spots'.*disagree"):
+        draw(in_sections, "G0", library_id="first")
+    assert (
+        len(draw(in_sections, "G0", library_id="first", library_key="slide")[0, 0].collections[0].get_offsets()) == 45
+    )
+    # the column of the alignment
+    in_sections.uns["scmmgan"]["params"]["library_key"] = {"spots": "other"}
+    assert len(draw(in_sections, "G0", library_id="first")[0, 0].collections[0].get_offsets()) == 30
+    # a column that names no picture
+    caplog.clear()
+    spots.obs["plate"] = np.resize(["p", "q", "r"], 60)
+    axes = draw(in_sections, "G0", library_key="plate")
+    assert axes.shape == (3, 2)
+    assert not axes[0, 0].images
+    assert "No image of `uns['spatial']` (first, second) is named like a section of 'spots' (p, q, r)" in caplog.text
+    # on other coordinates, too
+    assert draw(in_sections, "G0", library_key="plate", basis="flat", library_id="q").shape == (1, 2)
+
+
+def test_one_picture_of_two_sections(in_sections):
+    """Nothing but `library_id` says that the column is one of sections."""
+    del in_sections["spots"].uns["spatial"]["second"]
+    axes = draw(in_sections, "G0", library_id="first")
+    assert len(axes[0, 0].collections[0].get_offsets()) == 45
+    in_sections["spots"].obs["other"] = np.resize(["first", "x"], 60)
+    with pytest.raises(ValueError, match=r"\['slide', 'other'\] of 'spots' all hold 'first'.*`library_key`"):
+        draw(in_sections, "G0", library_id="first")
+
+
+def test_nothing_says_which_cells_are_of_which(in_sections, caplog):
+    slide = in_sections["spots"].obs.pop("slide")
+    with pytest.raises(ValueError, match=r"several libraries.*name the obs column.*`library_key`"):
+        draw(in_sections, "G0")
+    assert len(draw(in_sections, "G0", library_id="first", image=False)[0, 0].collections[0].get_offsets()) == 60
+    assert "No obs column of 'spots' holds 'first': all cells are drawn on its image." in caplog.text
+    del in_sections["spots"].uns["spatial"]
+    in_sections["spots"].obs["sample"] = slide
+    in_sections["spots"].obsm["spatial"][45:, :2] = in_sections["spots"].obsm["spatial"][:15, :2]
+    caplog.clear()
+    assert draw(in_sections, "G0").shape == (1, 2)
+    assert "`library_key='sample'`" in caplog.text or "lie exactly where another one does" in caplog.text
+
+
+def test_cells_without_a_section_and_too_many_rows(in_sections, caplog):
+    spots = in_sections["spots"]
+    spots.obs["slide"] = spots.obs["slide"].where(np.arange(60) > 4)
+    axes = draw(in_sections, "G0")
+    assert [len(row[0].collections[0].get_offsets()) for row in axes] == [15, 40]
+    assert "5 cells of 'spots' have no section in obs['slide']: they are not drawn." in caplog.text
+    spots.obs["core"] = np.resize([f"c{i}" for i in range(15)], 60)
+    with pytest.raises(ValueError, match=r"3 features in 15 sections are too many rows.*`library_id`"):
+        draw(in_sections, ["G0", "G1", "G2"], library_key="core")
+
+
+def test_sections_fit_the_page(in_sections, with_uncertainty):
+    with_uncertainty()
+    figure = draw(in_sections, ["A-none", "A23", "layer"], return_fig=True)
+    assert figure.get_figwidth() * 25.4 < 170.1
+    figure.canvas.draw()
+    boxes = [ax.get_tightbbox() for ax in figure.axes if ax.collections or ax.texts]
+    for i, one in enumerate(boxes):
+        assert figure.bbox.padded(0.5).fully_containsx(one.x0)
+        for other in boxes[:i]:
+            assert not one.padded(-1).overlaps(other.padded(-1))
+
+
 def test_images_that_do_not_fit(with_image):
     factors = with_image["spots"].uns["spatial"]["section"]["scalefactors"]
     factors["tissue_hires_scalef"] = 1000.0

@@ -14,11 +14,13 @@ import torch
 
 import scmmgan as smm
 from helpers import own_space, space_of
+from scmmgan.data import read as _read
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.coupling.landmarks import Landmarks
 from scmmgan.model.defaults import LOSS_WEIGHTS
-from scmmgan.model.nets import training
+from scmmgan.model.nets import aligner, training
 from scmmgan.model.nets.aligner import Aligner, Frame
+from scmmgan.model.problem import Sections
 
 pytestmark = pytest.mark.usefixtures("few_tables")
 
@@ -283,6 +285,204 @@ def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarr
     smm.tl.importance(mdata, "cells", "rna", features="G0", n_cells=40)
     assert mdata["cells"].obsm["X_scmmgan"].shape[1] == sum(smm.get.model(mdata).widths.values())
     assert len(smm.get.mapped(mdata, "cells", "rna").var_names) == 30
+
+
+# --- sections ----------------------------------------------------------------------------------------------------
+
+
+def sections(n: int = 160, k: int = 2, mark: float = 0.7) -> tuple[md.MuData, pd.DataFrame, np.ndarray, np.ndarray]:
+    """Spots of k sections drawn over one another, every second one turned round; cells, true places, true sections."""
+    rng = np.random.default_rng(0)
+    inside, section = rng.random((2 * n, 2)) * [4.0, 1.0], rng.integers(0, k, 2 * n)
+    waves, phase = rng.normal(size=(2, 30)), rng.random(30) * 2 * np.pi
+    values = np.sin(1.2 * inside @ waves + phase) + mark * rng.normal(size=(k, 30))[section]
+    values = (values + 0.15 * rng.normal(size=(2 * n, 30))).astype(np.float32)
+    at = 100 * np.where(section[:, None] % 2, [4.0, 1.0] - inside, inside) + 5_000
+    order, names = rng.permutation(n) + n, np.array([f"S{i}" for i in range(k)])
+    slide = pd.Categorical(names[section[:n]], categories=[*names[::-1], "unused"])
+    spots = ad.AnnData(values[:n], obs=pd.DataFrame({"slide": slide}, index=[f"s{i}" for i in range(n)]))
+    cells = ad.AnnData(values[order], obs=pd.DataFrame(index=[f"q{i}" for i in range(n)]))
+    spots.var_names, cells.var_names = [f"G{i}" for i in range(30)], [f"c{i}" for i in range(30)]
+    spots.obsm["spatial"] = at[:n]
+    with md.set_options(pull_on_update=False):
+        mdata = md.MuData({"cells": cells, "rna": spots})
+    links = pd.DataFrame({"cells": cells.var_names[:15], "rna": spots.var_names[:15]})
+    return mdata, links, at[order], names[section[order]]
+
+
+@pytest.fixture(scope="module")
+def _in_sections() -> tuple[md.MuData, np.ndarray, np.ndarray]:
+    mdata, links, truth, section = sections()
+    smm.tl.align(mdata, links=links, spatial="spatial", library_key="slide", max_steps=120, progress_bar=False)
+    return mdata, truth, section
+
+
+@pytest.fixture
+def in_sections(_in_sections: tuple[md.MuData, np.ndarray, np.ndarray]) -> tuple[md.MuData, np.ndarray, np.ndarray]:
+    return _in_sections[0].copy(), *_in_sections[1:]
+
+
+@pytest.mark.parametrize("method", ["nearest", "generator", "plan"])
+def test_places_and_spread_inside_a_section(in_sections: tuple[md.MuData, np.ndarray, np.ndarray], method: str):
+    mdata, truth, section = in_sections
+    smm.tl.place(mdata, "cells", "rna", method=method)
+    found = smm.get.coordinates(mdata, "cells", "rna")
+    assert found.attrs == {"method": method, "spatial": "spatial", "library_key": "slide"}
+    assert mdata["cells"].obs["scmmgan_section_rna"].cat.categories.tolist() == ["S1", "S0"]
+    right = (found["section"] == section).to_numpy()
+    assert right.mean() > 0.85
+    # turned round, a place that is a mean of both sections lies in the middle
+    off = np.linalg.norm(found[["x", "y"]].to_numpy() - truth, axis=1)
+    assert np.median(off[right]) < 0.4 * error(truth.mean(0)[None], truth)
+    assert found["spread"].median() < 0.75 * np.linalg.norm(truth.std(0))
+
+
+def test_spread_and_mean_under_the_plan_of_one_section(in_sections: tuple[md.MuData, np.ndarray, np.ndarray]):
+    """Against the plain sum over all pairs of a cell and a spot of its section."""
+    mdata, _, _ = in_sections
+    smm.tl.place(mdata, "cells", "rna", method="plan")
+    label, places = mdata["rna"].obs[LANDMARK].to_numpy(), mdata["rna"].obsm["spatial"]
+    weight = mdata["cells"].obsm["scmmgan_plan_rna"].toarray()[:, label].astype(float) / np.bincount(label)[label]
+    own = mdata["rna"].obs["slide"].astype(str).to_numpy()
+    weight *= mdata["cells"].obs["scmmgan_section_rna"].astype(str).to_numpy()[:, None] == own
+    weight /= weight.sum(1, keepdims=True)
+    mean = weight @ places
+    spread = np.sqrt((weight * ((places[None] - mean[:, None]) ** 2).sum(2)).sum(1))
+    np.testing.assert_allclose(mdata["cells"].obsm[SLOT], mean, rtol=1e-5)
+    np.testing.assert_allclose(mdata["cells"].obs[SPREAD], spread, rtol=1e-3, atol=1e-3)
+
+
+def test_section_and_place_among_the_nearest_spots(in_sections: tuple[md.MuData, np.ndarray, np.ndarray]):
+    mdata, _, _ = in_sections
+    smm.tl.place(mdata, "cells", "rna")
+    own, places = mdata["rna"].obs["slide"].astype(str).to_numpy(), mdata["rna"].obsm["spatial"]
+    y = space_of(mdata, "cells", "rna")
+    distance = ((y[:, None] - own_space(mdata, "rna")[None]) ** 2).sum(2)
+    votes = (own[np.argsort(distance, axis=1)[:, :20]] == "S1").mean(1)
+    placed_in = mdata["cells"].obs["scmmgan_section_rna"].astype(str).to_numpy()
+    coupled = mdata["cells"].obsm["scmmgan_plan_rna"].toarray()[:, mdata["rna"].obs[LANDMARK]] > 0
+    sure = (votes != 0.5) & np.array([(coupled[:, own == name]).any(1) for name in ("S0", "S1")]).all(0)
+    np.testing.assert_array_equal(placed_in[sure], np.where(votes[sure] > 0.5, "S1", "S0"))
+    for name in ("S0", "S1"):
+        rows, there = placed_in == name, own == name
+        near = places[there][np.argsort(distance[rows][:, there], axis=1)[:, :20]]
+        apart = np.sqrt(((near[:, :, None] - near[:, None]) ** 2).sum(3)).sum(2)
+        expected = near[np.arange(len(near)), apart.argmin(1)]
+        np.testing.assert_array_equal(mdata["cells"].obsm[SLOT][rows], expected)
+
+
+def test_a_frame_has_axes_for_each_section():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, 60)
+    places = rng.random((60, 2)) * [4, 1] + 1_000 * codes[:, None]
+    frame = Frame.of(places, Sections("slide", ("a", "b", "c"), codes))
+    own = np.repeat(np.arange(3) == codes[:, None], 2, axis=1)
+    small = frame.encode(places, own)
+    assert small.shape == (60, 6)
+    assert (small[~own] == 0).all()
+    np.testing.assert_allclose(frame.decode(small, codes), places)
+    for code in range(3):
+        np.testing.assert_allclose(small[codes == code][:, 2 * code : 2 * code + 2].mean(0), 0, atol=1e-9)
+    # as much as one section would vary
+    np.testing.assert_allclose((small**2).sum() / 60, 2 * 10**2 / 3, rtol=1e-9)
+
+
+def test_anchors_are_means_inside_each_section():
+    """Two landmarks: of the first both sections have spots, of the second one."""
+    plan = sp.csr_matrix([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
+    landmarks = Landmarks(np.array([0, 0, 0, 1]), np.array([0.75, 0.25]), np.array([0, 3]), np.zeros((2, 1)))
+    own = np.array([[True, False], [True, False], [False, True], [True, False]])
+    places = np.where(own, np.array([1.0, 3.0, -8.0, 6.0])[:, None], 0)
+    everywhere = aligner._in_all_sections(places, own, landmarks)
+    # spots of the other section of the same landmark; no spot of the second lies in section 1
+    np.testing.assert_allclose(everywhere, [[1, -8], [3, -8], [2, -8], [6, 0]])
+    coupling = Coupling(plan, np.zeros((3, 1)), landmarks, np.ones(3), np.zeros(3, dtype=bool))
+    found = aligner._placed(coupling, np.zeros((4, 1)), everywhere, own).anchors
+    share = 0.25 * 2 / 3
+    between = (share * 2 + 0.75 * 6) / (share + 0.75)
+    np.testing.assert_allclose(found, [[0, 2, -8], [0, between, -8], [0, 6, 0]])
+
+
+def test_sections_after_a_file_and_in_a_subset(in_sections: tuple[md.MuData, np.ndarray, np.ndarray], tmp_path: Path):
+    mdata, _, _ = in_sections
+    smm.tl.place(mdata, "cells", "rna", method="generator")
+    before = smm.get.coordinates(mdata, "cells", "rna")
+    mdata.write(tmp_path / "a.h5mu")
+    back = md.read(tmp_path / "a.h5mu")
+    pd.testing.assert_frame_equal(smm.get.coordinates(back, "cells", "rna"), before)
+    smm.tl.place(back, "cells", "rna", method="generator")
+    pd.testing.assert_frame_equal(smm.get.coordinates(back, "cells", "rna"), before)
+    # fewer cells, in another order, each at its place
+    rows = np.random.default_rng(0).permutation(160)[:50]
+    with md.set_options(pull_on_update=False):
+        part = md.MuData({"cells": back["cells"][rows].copy(), "rna": back["rna"].copy()}, uns=dict(back.uns))
+    smm.tl.place(part, "cells", "rna", method="generator")
+    found = smm.get.coordinates(part, "cells", "rna")
+    np.testing.assert_allclose(found[["x", "y"]], before[["x", "y"]].iloc[rows], rtol=1e-6)
+    assert found["section"].tolist() == before["section"].iloc[rows].tolist()
+
+
+def test_columns_that_are_found_and_no_column(caplog: pytest.LogCaptureFixture):
+    mdata, links, _, _ = sections(n=80, k=3, mark=0.0)  # alike: only the column says which is which
+    smm.tl.align(mdata, links=links, method="coupling", progress_bar=False)
+    smm.tl.place(mdata, "cells", "rna")
+    assert "lie over one another" in caplog.text
+    assert "`library_key='slide'`" in caplog.text
+    assert "scmmgan_section_rna" not in mdata["cells"].obs
+    everywhere = mdata["cells"].obs[SPREAD].median()
+    mdata["rna"].uns["spatial"] = {name: {"images": {}, "scalefactors": {}} for name in ("S0", "S1", "S2")}
+    smm.tl.place(mdata, "cells", "rna")
+    assert mdata["cells"].obs["scmmgan_section_rna"].cat.categories.tolist() == ["S2", "S1", "S0"]
+    assert mdata["cells"].obs[SPREAD].median() < 0.9 * everywhere
+    # and without sections again
+    del mdata["rna"].uns["spatial"]
+    smm.tl.place(mdata, "cells", "rna")
+    assert "scmmgan_section_rna" not in mdata["cells"].obs
+    assert "section" not in smm.get.coordinates(mdata, "cells", "rna")
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "kind", "message"),
+    [
+        ("gone", {}, KeyError, "No obs column in 'rna' for `library_key` 'slide'"),
+        ("gap", {}, ValueError, "'slide' of 'rna' has gaps, in 1 of 160 cells"),
+        (
+            "renamed",
+            {"method": "generator"},
+            ValueError,
+            r"sections \['S1', 'S0'\] of 'rna' along, not of \['T0', 'T1'\]",
+        ),
+        (None, {"library_key": "other"}, KeyError, "for `library_key` 'other'"),
+        (None, {"library_key": 1}, TypeError, "must name an obs column of 'rna', got 1"),
+    ],
+)
+def test_errors_of_sections(in_sections, fingerprint, change, arguments, kind, message):
+    mdata, _, _ = in_sections
+    slide = mdata["rna"].obs.pop("slide").astype(object)
+    if change != "gone":
+        slide.iloc[0] = np.nan if change == "gap" else slide.iloc[0]
+        mdata["rna"].obs["slide"] = slide.str.replace("S", "T") if change == "renamed" else slide
+    before = fingerprint(mdata)
+    with pytest.raises(kind, match=message):
+        smm.tl.place(mdata, "cells", "rna", **arguments)
+    assert fingerprint(mdata) == before
+
+
+def test_sections_that_the_generator_does_not_know():
+    mdata, links, _, _ = sections(n=60)
+    smm.tl.align(mdata, links=links, method="coupling", spatial="spatial", progress_bar=False)
+    assert mdata.uns["scmmgan"]["params"]["library_key"] == "None"
+    with pytest.raises(ValueError, match="sections of one frame of 'rna' along, not of"):
+        smm.tl.place(mdata, "cells", "rna", method="generator", library_key="slide")
+    smm.tl.place(mdata, "cells", "rna", library_key="slide")
+    mdata["rna"].obs["core"] = np.resize([f"c{i}" for i in range(20)], 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_read, "MAX_FRAMES", 10)
+        with pytest.raises(ValueError, match=r"names 20 sections; coordinates of at most 10.*Leave `spatial` out"):
+            smm.tl.align(mdata, links=links, spatial="spatial", library_key="core", progress_bar=False)
+    smm.tl.align(mdata, links=links, library_key="core", method="coupling", progress_bar=False)
+    smm.tl.place(mdata, "cells", "rna")
+    assert mdata["cells"].obs["scmmgan_section_rna"].nunique() > 5
 
 
 # --- slots and errors --------------------------------------------------------------------------------------------

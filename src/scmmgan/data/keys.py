@@ -56,6 +56,10 @@ class Keys:
         """`mdata[source].obs`: how far places under the plan are apart; `target` named where there are several."""
         return "_".join(name for name in (self.key, "spread", target) if name)
 
+    def section(self, target: str) -> str:
+        """`mdata[source].obs`: section of the target's tissue that a cell was placed in."""
+        return f"{self.key}_section_{target}"
+
     def uncertainty(self, part: str | None = None, source: str | None = None) -> str:
         """`mdata[target].var`: uncertainty of mapped features, of one `part`; `source` named where there are several."""
         return "_".join(name for name in (self.key, "uncertainty", part, source) if name)

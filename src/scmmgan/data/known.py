@@ -91,7 +91,7 @@ def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
     """Cells of a table with one column of names per modality; rows with a gap are no pair of the two."""
     if a not in pairs or b not in pairs:
         return np.empty((0, 2), dtype=int)
-    table = pd.DataFrame({m: _as_text(pairs[m]) for m in (a, b)}).dropna()
+    table = pd.DataFrame({m: as_text(pairs[m]) for m in (a, b)}).dropna()
     rows = {}
     for m in (a, b):
         cells = table[m]
@@ -210,11 +210,11 @@ def _columns(
             raise missing_key(
                 f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column)
             )
-        values[m] = _as_text(obs[column])
+        values[m] = as_text(obs[column])
     return values
 
 
-def _as_text(series: pd.Series) -> pd.Series:
+def as_text(series: pd.Series) -> pd.Series:
     """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
     values = series.astype(object).convert_dtypes().astype(object)
     text = values.astype(str)

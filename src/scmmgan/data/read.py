@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from scmmgan.data import derived as _derived
 from scmmgan.data import known as _known
 from scmmgan.data import links as _links
 from scmmgan.data import modality as _modality
+from scmmgan.data import sections as _sections
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
-from scmmgan.model.problem import Known, Links, Modality, Pair, Problem
+from scmmgan.model.defaults import MAX_FRAMES, MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
+from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Sections
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
 from scmmgan.settings import quietly
@@ -45,7 +47,12 @@ def read(mdata: MuData, names: Sequence[str], arguments: Mapping[str, Any]) -> P
     codes, vocabulary = _known.read_labels(mdata, names, per["labels"])
     batches = _known.read_batches(mdata, names, per["batch"])
     coordinates = _modality.read_coordinates(mdata, names, arguments.get("spatial"))
-    modalities = {m: _read_modality(mdata, m, per, batches[m], coordinates.get(m)) for m in names}
+    sections = _sections.read_sections(mdata, names, arguments.get("library_key"), coordinates)
+    _check_frames(coordinates, sections)
+    modalities = {
+        m: replace(_read_modality(mdata, m, per, batches[m]), coordinates=coordinates.get(m), sections=sections.get(m))
+        for m in names
+    }
     explicit = not (isinstance(arguments["links"], str) and arguments["links"] == "auto")
     linked = {pair: _positions(table, modalities, explicit=explicit) for pair, table in tables.items()}
     known = {
@@ -63,7 +70,6 @@ def _read_modality(
     name: str,
     per: Mapping[str, Mapping[str, Any]],
     batches: tuple[np.ndarray, ...] | None,
-    coordinates: np.ndarray | None,
 ) -> Modality:
     use_rep, steps, n_pcs = (per[argument][name] for argument in ("use_rep", "smooth", "n_pcs"))
     values, features = _modality.read_matrix(mdata, name, layer=per["layer"][name], use_rep=use_rep)
@@ -90,10 +96,19 @@ def _read_modality(
         batches=batches,
         n_pcs=N_PCS if n_pcs is None else int(n_pcs),
         steps=0 if use_rep is not None else None if isinstance(steps, str) else int(steps or 0),
-        coordinates=coordinates,
         counts=counts if choice is not None else None,
         covariates=None if wanted is None else _known.read_covariates(mdata, name, _known.listed(wanted), counts),
     )
+
+
+def _check_frames(coordinates: Mapping[str, np.ndarray], sections: Mapping[str, Sections]) -> None:
+    """ValueError where coordinates of too many sections would be mapped along."""
+    for m in coordinates:
+        if m in sections and (found := len(sections[m].names)) > MAX_FRAMES:
+            raise ValueError(
+                f"obs column {sections[m].column!r} of {m!r} names {found} sections; coordinates of at most {MAX_FRAMES} are mapped "
+                "along. Leave `spatial` out: `scmmgan.tl.place` needs it for `method='generator'` alone."
+            )
 
 
 # --- links -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,11 @@ MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
 SAMPLED = 64  # cells, and features, whose values are recorded: a change of units changes nearly all of them
+SECTION_CELLS = 3  # of a section on average: a column of more values is a number or a name of cells
+COMPARED_PLACES = 5_000  # cells whose places say whether groups of them lie in one frame
+FRAME_GAP = 3.0  # nearest-neighbour distances between groups that are no parts of one frame
+SAME_PLACES = 0.2  # of the cells that lie exactly where another one does: sections drawn over one another
+MAX_FRAMES = 50  # sections whose coordinates a generator gives: each is 2 or 3 more columns of all cells
 UNITS_TOLERANCE = 1e-3  # of a value and the mean one, beyond which it has changed: rounding is 1e-7
 
 # --- model space -------------------------------------------------------------------------------------------------

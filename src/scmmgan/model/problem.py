@@ -15,13 +15,26 @@ Values = np.ndarray | sp.csr_matrix
 
 
 @dataclass(frozen=True)
+class Sections:
+    """Sections of a tissue that share no frame of coordinates: number (n,) of each cell's in `names`.
+
+    `column`: where they were read.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Modality:
     """One modality as it was read: `values` (n × g, float32, not smoothed) with the names of its cells and features.
 
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
     `batches`: row numbers of each sample. `steps` of smoothing, None where the problem chooses.
-    `coordinates` (n × d) are mapped along. `counts` (n × g): molecules, where they are known.
-    `covariates` (n × c): of the cells, whose effect is taken out of the values.
+    `coordinates` (n × d) are mapped along, inside `sections` where there are several frames of them.
+    `counts` (n × g): molecules, where they are known. `covariates` (n × c): of the cells, whose effect is taken out of
+    the values.
     """
 
     name: str
@@ -36,6 +49,7 @@ class Modality:
     coordinates: np.ndarray | None = None
     counts: Values | None = None
     covariates: np.ndarray | None = None
+    sections: Sections | None = None
 
     def __len__(self) -> int:
         return len(self.cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan.data.modality import in_joint
+from scmmgan.data.sections import read_column
 from scmmgan.pl._below import not_validated
 from scmmgan.pl._utils import MISSING, OKABE_ITO, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 NAMES = "xyz"
 HEIGHT = 3.2  # of a panel at most, inches
+MOST = 40  # panels: more make a picture of two metres
 
 
 def coordinates(
@@ -33,6 +36,8 @@ def coordinates(
     color: str | Sequence[str] | None = None,
     layer: str | None = None,
     dims: tuple[int, int] = (0, 1),
+    library_key: str | None = None,
+    library_id: str | Sequence[str] | None = None,
     ncols: int = 2,
     cmap: str | Colormap = "viridis",
     key: str = "scmmgan",
@@ -41,6 +46,8 @@ def coordinates(
     return_fig: bool = False,
 ) -> Figure | Axes | np.ndarray | None:
     """Cells of `source` where :func:`scmmgan.tl.place` put them, over the real positions of `target` in grey.
+
+    Of cells that were placed in sections there is a panel for each section, on one scale, with its own cells and positions.
 
     Parameters
     ----------
@@ -59,6 +66,10 @@ def coordinates(
     dims
         Axes of the coordinates to draw, counted from 0; of three coordinates the first two by default. The other one is
         not seen: places one behind the other coincide.
+    library_key
+        `obs` column of the target with the sections; default: the one that cells were placed by.
+    library_id
+        Section or sections to draw, by name; default: all.
     ncols
         Panels side by side.
     cmap
@@ -76,15 +87,17 @@ def coordinates(
     Returns
     -------
     The :class:`~matplotlib.figure.Figure` if `return_fig`, `None` if the picture was shown, else the
-    :class:`~matplotlib.axes.Axes`, or an array of them where `color` is a list. Nothing is written to `mdata`.
+    :class:`~matplotlib.axes.Axes`, or an array of them where `color` is a list or there are several sections (all sections
+    of a colour, then those of the next). Nothing is written to `mdata`.
 
     Raises
     ------
     KeyError
-        If cells were not placed, the target's coordinates are gone, or nothing is called `color` or `layer`.
+        If cells were not placed, the target's coordinates or sections are gone, or nothing is called `color`, `layer` or
+        `library_id`.
     ValueError
-        If `dims` are not two different axes of the coordinates, `color` is empty, `ncols` is below 1, or `ax` has
-        another size.
+        If `dims` are not two different axes of the coordinates, `color` is empty, `ncols` is below 1, there are more than 40
+        panels, sections are named of cells that were placed without, or `ax` has another size.
 
     Examples
     --------
@@ -98,36 +111,80 @@ def coordinates(
     """
     table = get.coordinates(mdata, source, target, key=key)
     real = _tissue(mdata, target, table.attrs["spatial"])
-    real = real[np.isfinite(real).all(axis=1)]
     shown = _axes_to_draw(dims, real.shape[1])
-    several = color is not None and not isinstance(color, str)
     names: list[str | None] = [color] if color is None or isinstance(color, str) else list(color)
     if not names or ncols < 1:
         raise ValueError(f"Nothing to draw: {len(names)} panels, ncols={ncols}. Name a `color`; ncols is 1 or more.")
     values = [_values(mdata, str(n), layer, table, source) if n is not None else None for n in names]
+    parts = _parts(mdata, target, table, np.isfinite(real).all(axis=1), library_key, library_id)
+    if (n := len(names) * len(parts)) > MOST:
+        raise ValueError(f"{n} panels are too many for one picture ({MOST}). Choose some sections as `library_id`.")
     # two coordinates are those of an image
     flat = real.shape[1] == 2
-    xy, real = table.to_numpy()[:, shown], real[:, shown]
-    ncols = min(ncols, len(names))
-    shape = (-(-len(names) // ncols), ncols)
-    low, high = np.vstack([xy, real]).min(0), np.vstack([xy, real]).max(0)
+    xy, real = table[list(NAMES[: real.shape[1]])].to_numpy()[:, shown], real[:, shown]
+    ncols = min(ncols, n)
+    shape = (-(-n // ncols), ncols)
+    middle, half = _extents([np.vstack([xy[cells], real[spots]]) for _, cells, spots in parts])
     width = WIDTH / max(ncols, 2)
     # a legend or colour bar takes a quarter of the width
-    height = float(np.clip(0.75 * width * (high[1] - low[1]) / max(high[0] - low[0], 1e-12), 0.8, HEIGHT)) + 0.7
-    figure, axes = make_axes(ax, len(names), shape=shape, size=(width * ncols, height * shape[0]))
-    for panel, name, found in zip(axes, names, values):
+    height = float(np.clip(0.75 * width * half[1] / max(half[0], 1e-12), 0.8, HEIGHT)) + 0.7
+    figure, axes = make_axes(ax, n, shape=shape, size=(width * ncols, height * shape[0]))
+    panels = [(name, found, at, part) for name, found in zip(names, values) for at, part in zip(middle, parts)]
+    for panel, (name, found, at, (section, cells, spots)) in zip(axes, panels):
         panel.set_xlabel(NAMES[shown[0]], fontsize=SMALL, labelpad=1)
         panel.set_ylabel(NAMES[shown[1]], fontsize=SMALL, labelpad=1)
-        title = fill(str(name), 34) if name is not None else fill(f"{source} placed in {target}", 34)
-        panel.set_title(title, fontsize=TEXT, loc="left")
-        _draw(panel, xy, real, None if found is None else paint(found, cmap), name, source)
+        title = (str(name) if name is not None else f"{source} placed in {target}") + (
+            f", {section}" if section else ""
+        )
+        panel.set_title(fill(title, 34), fontsize=TEXT, loc="left")
+        colors = None if found is None else paint(found, cmap)
+        if colors is not None:
+            colors = replace(colors, values=colors.values[cells])
+        _draw(panel, xy[cells], real[spots], colors, name, source)
         # the margin keeps dots whole
-        panel.margins(0.04)
-        panel.set(aspect="equal")
-        if flat and not panel.yaxis_inverted():
-            panel.invert_yaxis()
+        (left, right), (low, high) = zip(at - 1.08 * half, at + 1.08 * half)
+        panel.set(aspect="equal", xlim=(left, right), ylim=(high, low) if flat else (low, high))
     note = not_validated(mdata, key, source, target)
+    several = n > 1 or (color is not None and not isinstance(color, str))
     return finish(figure, axes if several else axes[0], own=ax is None, show=show, return_fig=return_fig, below=note)
+
+
+def _parts(
+    mdata: MuData, target: str, table: pd.DataFrame, there: np.ndarray, library_key: str | None,
+    library_id: str | Sequence[str] | None,
+) -> list[tuple[str, np.ndarray, np.ndarray]]:  # fmt: skip
+    """Name of each section, and which cells and real positions (bool; of those that are `there`) are of it."""
+    column = library_key or table.attrs.get("library_key")
+    chosen = [library_id] if isinstance(library_id, str) else list(library_id or ())
+    if "section" not in table:
+        if chosen or library_key is not None:
+            raise ValueError(
+                f"Cells were placed in {target!r} without sections. Run `scmmgan.tl.place(mdata, ..., library_key=...)` first."
+            )
+        return [("", np.ones(len(table), dtype=bool), there)]
+    sections = read_column(mdata, target, column, gaps=True)
+    placed = table["section"].astype(str).to_numpy()
+    if gone := sorted(set(placed) - set(sections.names)):
+        raise KeyError(
+            f"Cells were placed in sections {gone[:3]} that obs[{column!r}] of {target!r} does not have: {list(sections.names)}. "
+            "Name another column as `library_key`, or place them again."
+        )
+    if unknown := [name for name in chosen if name not in sections.names]:
+        raise KeyError(
+            f"No section {unknown[0]!r}.{suggest(unknown[:1], sections.names)} Found: {list(sections.names)}."
+        )
+    return [
+        (name, placed == name, there & (sections.codes == code))
+        for code, name in enumerate(sections.names)
+        if name in (chosen or sections.names)
+    ]
+
+
+def _extents(points: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Middle of each set of points, and half of the sides that hold any of them: panels are on one scale."""
+    corners = [(p.min(0), p.max(0)) if len(p) else (np.zeros(2), np.zeros(2)) for p in points]
+    half = np.max([(high - low) / 2 for low, high in corners], axis=0)
+    return [(low + high) / 2 for low, high in corners], np.maximum(half, max(half.max(), 1e-12) / 100)
 
 
 def _tissue(mdata: MuData, target: str, spatial: str) -> np.ndarray:

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from scmmgan import get
 from scmmgan.data.keys import Keys
 from scmmgan.data.modality import in_joint
+from scmmgan.data.sections import column_aligned
 from scmmgan.pl._below import not_validated
 from scmmgan.pl._measured import linked, measured_values, units
-from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissue
+from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissues
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ LEGEND: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handletextpad": 
 DOUBT = "uncertainty"
 RARE = "too rarely seen to score"
 TALLEST = 2.3  # inches; four rows fit a page
+MOST_ROWS = 40  # features × sections: more make a picture of two metres
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def spatial_map(
     uncertainty: bool = True,
     basis: str = "spatial",
     image: bool = True,
-    library_id: str | None = None,
+    library_key: str | None = None,
+    library_id: str | Sequence[str] | None = None,
     cmap: str | Colormap = "viridis",
     size: float | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
@@ -64,7 +67,7 @@ def spatial_map(
 ) -> Figure | np.ndarray | None:
     """Features of the source's cells in space: measured, mapped, and the uncertainty of the mapped values.
 
-    One row for each feature. Columns: what the source measured (the layer that the alignment read); the same cells mapped
+    One row for each feature, and for each of several sections below each other, on one scale. Columns: what the source measured (the layer that the alignment read); the same cells mapped
     to the target's features; where :func:`scmmgan.tl.uncertainty` was run, the uncertainty of the mapped feature; then
     the same for further alignments. A target feature that the source measures under another name (linked features) is
     shown under that name; several linked ones as their mean. A panel without values says why.
@@ -102,8 +105,12 @@ def spatial_map(
     image
         Draw over the tissue image of `mdata[source].uns["spatial"]` (squidpy's and scanpy's layout, "hires" before
         "lowres"), if it has one (default `True`).
+    library_key
+        `obs` column of the source with sections that share no frame of coordinates, which is then drawn one by one. Default:
+        the column that was aligned, else the one whose values are the keys of `uns["spatial"]`, else `"library_id"`; a
+        warning where there seem to be several frames and no column.
     library_id
-        Library of `uns["spatial"]` where there are several. If `obs["library_id"]` names it, only its cells are drawn.
+        Section or sections to draw, by name; default: all. Sections have the images of `uns["spatial"]` of their names.
     cmap
         Colour map of measured and mapped numbers; uncertainty is drawn in "cividis".
     size
@@ -119,16 +126,17 @@ def spatial_map(
     Returns
     -------
     The :class:`~matplotlib.figure.Figure` if `return_fig`, `None` if the picture was shown, else an array of
-    :class:`~matplotlib.axes.Axes`, (features, columns): measured, then mapped (and uncertainty) of each alignment.
+    :class:`~matplotlib.axes.Axes`, (features × sections, columns): measured, then mapped (and uncertainty) of each alignment.
     Nothing is written to `mdata`.
 
     Raises
     ------
     KeyError
-        Unknown modality, alignment, feature, coordinates or library; an image without scale factor.
+        Unknown modality, alignment, feature, coordinates, column, section or library; an image without scale factor.
     ValueError
-        No features or alignments, coordinates with fewer than two columns, several libraries and no `library_id`,
-        cells outside of the image, or `ax` of another size.
+        No features or alignments, coordinates with fewer than two columns, several libraries and neither `library_id` nor
+        a column that says which cells are of which, several such columns that disagree, too many rows, cells outside of
+        the image, or `ax` of another size.
 
     Examples
     --------
@@ -147,30 +155,54 @@ def spatial_map(
     for name in (source, target):
         if name not in mdata.mod:
             raise KeyError(f"No modality {name!r} in `mdata`.{suggest([name], mdata.mod)} Found: {list(mdata.mod)}.")
-    tissue = read_tissue(mdata[source], source, basis, library_id=library_id, image=image, size=size)
-    panels = contents(mdata, names, source, target, chosen, tissue.cells, cmap, uncertainty=uncertainty)
-    low, high = tissue.limits
-    shape = (len(names), len(panels[0]))
+    aligned = column_aligned(mdata, source, chosen[0])
+    tissues = read_tissues(
+        mdata, source, basis, library_key=library_key, aligned=aligned, library_id=library_id, image=image, size=size
+    )
+    if len(names) * len(tissues) > MOST_ROWS:
+        raise ValueError(
+            f"{len(names)} features in {len(tissues)} sections are too many rows for one picture ({MOST_ROWS}). Choose some "
+            "sections as `library_id`, or fewer features."
+        )
+    cells = np.concatenate([tissue.cells for tissue in tissues])
+    panels = contents(mdata, names, source, target, chosen, cells, cmap, uncertainty=uncertainty)
+    rows = [(name, tissue, row) for name, of in zip(names, panels) for tissue, row in zip(tissues, split(of, tissues))]
+    low, high = tissues[0].limits
+    shape = (len(rows), len(panels[0]))
     ratio = float((high[1] - low[1]) / (high[0] - low[0]))
-    width, inches = layout(panels, ratio=ratio)
+    width, inches = layout([row for _, _, row in rows], ratio=ratio)
     letters = max(int((width * ratio + 0.1) * 72 / (0.7 * TEXT)), 6)  # of a name along a row, bold
     figure, axes = make_axes(ax, shape[0] * shape[1], shape=shape, size=inches)
     axes = axes.reshape(shape)
     headed: set[int] = set()
-    for name, row, places in zip(names, panels, axes):
+    for (name, tissue, row), places in zip(rows, axes):
         for column, (panel, place) in enumerate(zip(row, places)):
             head = "" if column in headed else panel.head
             headed |= {column} if head else set()
             draw_panel(figure, place, tissue, panel, head, width)
-        places[0].set_ylabel(
-            fill(name.replace("_", "_ "), letters).replace("_ ", "_"), fontsize=TEXT, fontweight="bold"
-        )
-        if row[0].colors is not None and row[0].colors.legend:
+        label = [fill(text.replace("_", "_ "), letters).replace("_ ", "_") for text in (name, tissue.section) if text]
+        places[0].set_ylabel("\n".join(label), fontsize=TEXT, fontweight="bold")
+    for of, places in zip(panels, axes[:: len(tissues)]):
+        if of[0].colors is not None and of[0].colors.legend:
             # labels have no mapped panel: its place holds their legend
-            labels = row[0].colors.legend
-            places[1].legend(handles=row[0].colors.handles(), loc="upper left", ncols=-(-len(labels) // 12), **LEGEND)
+            labels = of[0].colors.legend
+            places[1].legend(handles=of[0].colors.handles(), loc="upper left", ncols=-(-len(labels) // 12), **LEGEND)
     note = not_validated(mdata, chosen, source, target)
     return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
+
+
+def split(row: list[Panel], tissues: list[Tissue]) -> list[list[Panel]]:
+    """One row of panels for each section, in the colours of all of them."""
+    ends = np.cumsum([len(tissue.cells) for tissue in tissues])
+    return [
+        [
+            panel
+            if panel.colors is None
+            else replace(panel, colors=replace(panel.colors, values=panel.colors.values[end - len(tissue.cells) : end]))
+            for panel in row
+        ]
+        for tissue, end in zip(tissues, ends)
+    ]
 
 
 def contents(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 
+from scmmgan.data.sections import drawn_sections, libraries, warn_of_frames
 from scmmgan.pl._below import colors_in_range
 from scmmgan.pl._utils import Paint, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
 
 
 @dataclass(frozen=True)
@@ -26,28 +31,101 @@ class Tissue:
     diameter: float  # of a spot, in units of the coordinates
     image: np.ndarray | None = None  # rows × columns (× colours)
     scale: float = 1.0  # pixels of the image per unit of the coordinates
+    section: str = ""  # name, where there are several
+    half: np.ndarray | None = None  # (2,) half of the map's sides, where it is not that of these cells alone
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Half of the sides of the map, never more than four times as long as wide."""
+        low, high = self._corners()
+        half = (high - low) / 2 + self.diameter
+        return np.maximum(half, half.max() / 4)
 
     @property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper corner of the map, never more than four times as long as wide."""
-        low, high = (self.xy.min(axis=0), self.xy.max(axis=0)) if len(self.xy) else (np.zeros(2), np.ones(2))
-        half = (high - low) / 2 + self.diameter
-        half = np.maximum(half, half.max() / 4)
+        """Lower and upper corner of the map."""
+        low, high = self._corners()
+        half = self.sides if self.half is None else self.half
         return (low + high) / 2 - half, (low + high) / 2 + half
 
+    def _corners(self) -> tuple[np.ndarray, np.ndarray]:
+        return (self.xy.min(axis=0), self.xy.max(axis=0)) if len(self.xy) else (np.zeros(2), np.ones(2))
 
-def read_tissue(
-    adata: AnnData, modality: str, basis: str, *, library_id: str | None, image: bool, size: float | None
-) -> Tissue:
-    """Coordinates of the cells, of one library where there are several, with its image and its size of a spot."""
+
+def read_tissues(
+    mdata: MuData, modality: str, basis: str, *, library_key: str | None, aligned: str | None,
+    library_id: str | Sequence[str] | None, image: bool, size: float | None,
+) -> list[Tissue]:  # fmt: skip
+    """Coordinates of the cells, section by section where there are several, each with its image and its size of a spot.
+
+    Sections are those of the obs column `library_key`, else of the `aligned` one, else of one that is found.
+    """
+    adata = mdata[modality]
     slot, xy = coordinates(adata, modality, basis)
-    name, entry = library(adata, modality, library_id) if slot == "spatial" else (None, {})
-    if name is None and library_id is not None:
-        raise ValueError(f"`library_id` chooses a tissue image of `obsm['spatial']`; the map is drawn on {slot!r}.")
     here = np.isfinite(xy).all(axis=1)
-    # of several sections in one object each cell says which one it is of
-    if name is not None and "library_id" in adata.obs and (adata.obs["library_id"].astype(str) == name).any():
-        here &= (adata.obs["library_id"].astype(str) == name).to_numpy()
+    chosen = [library_id] if isinstance(library_id, str) else list(library_id or ())
+    if slot != "spatial" and library_key is None:
+        if chosen:
+            raise ValueError(f"`library_id` chooses a section of `obsm['spatial']`; the map is drawn on {slot!r}.")
+        return [_tissue(modality, here, xy, None, {}, image=image, size=size)]
+    images = libraries(adata) if slot == "spatial" else {}
+    sections = drawn_sections(mdata, modality, library_key or aligned, chosen)
+    if sections is None:
+        if not chosen and len(images) < 2:
+            warn_of_frames(mdata, modality, xy[here])
+        name, entry = _library(images, modality, chosen)
+        return [_tissue(modality, here, xy, name, entry, image=image, size=size)]
+    if unknown := [name for name in chosen if name not in sections.names]:
+        raise KeyError(
+            f"No cells of {unknown[0]!r} in `mdata[{modality!r}].obs[{sections.column!r}]`.{suggest(unknown[:1], sections.names)} "
+            f"Found: {list(sections.names)}."
+        )
+    if not chosen and (gaps := int((sections.codes < 0).sum())):
+        logger.warning(
+            "%d cells of %r have no section in obs[%r]: they are not drawn.", gaps, modality, sections.column
+        )
+    if images and not images.keys() & set(sections.names):
+        logger.warning("No image of `uns['spatial']` (%s) is named like a section of %r (%s).", *map(", ".join, (list(images)[:3], [modality], sections.names[:3])))  # fmt: skip
+    several = len(sections.names) > 1
+    found = [
+        replace(
+            _tissue(modality, here & (sections.codes == code), xy, name, images.get(name, {}), image=image, size=size),
+            section=name if several else "",
+        )
+        for code, name in enumerate(sections.names)
+        if name in (chosen or sections.names)
+    ]
+    found = [tissue for tissue in found if len(tissue.cells)] or found[:1]
+    half = np.max([tissue.sides for tissue in found], axis=0)
+    return [replace(tissue, half=half) for tissue in found]
+
+
+def _library(
+    images: Mapping[str, Mapping[str, Any]], modality: str, chosen: Sequence[str]
+) -> tuple[str | None, Mapping[str, Any]]:
+    """Name and entry of one library of `uns["spatial"]`, where no obs column says which cells are of it."""
+    where = f"`mdata[{modality!r}].uns['spatial']`"
+    hint = "If it holds several sections, name the obs column that says which cells are of which as `library_key`."
+    if len(chosen) > 1:
+        raise ValueError(f"No obs column of {modality!r} holds the sections {list(chosen)}: name it as `library_key`.")
+    if chosen:
+        if chosen[0] not in images:
+            raise KeyError(f"No library {chosen[0]!r} in {where}. Found: {list(images)}.")
+        if len(images) > 1:
+            logger.warning(
+                "No obs column of %r holds %r: all cells are drawn on its image. %s", modality, *chosen, hint
+            )
+        return chosen[0], images[chosen[0]]
+    if len(images) > 1:
+        raise ValueError(f"{where} holds several libraries: {list(images)}. Choose one as `library_id`. {hint}")
+    return next(iter(images.items()), (None, {}))
+
+
+def _tissue(
+    modality: str, here: np.ndarray, xy: np.ndarray, name: str | None, entry: Mapping[str, Any],
+    *, image: bool, size: float | None,
+) -> Tissue:  # fmt: skip
+    """The cells that are `here` (bool), with the image of one library and its size of a spot."""
     xy = xy[here]
     factors = entry.get("scalefactors") or {}
     if size is None:
@@ -78,20 +156,6 @@ def coordinates(adata: AnnData, modality: str, basis: str) -> tuple[str, np.ndar
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"`mdata[{modality!r}].obsm[{found!r}]` has shape {xy.shape}; a map needs two columns.")
     return found, xy[:, :2].astype(float)
-
-
-def library(adata: AnnData, modality: str, library_id: str | None) -> tuple[str | None, Mapping[str, Any]]:
-    """Name and entry of one library of `uns["spatial"]`; no name where there is none."""
-    stored = adata.uns.get("spatial", {})
-    found = {str(k): v for k, v in stored.items() if isinstance(v, Mapping)} if isinstance(stored, Mapping) else {}
-    where = f"`mdata[{modality!r}].uns['spatial']`"
-    if library_id is not None:
-        if library_id not in found:
-            raise KeyError(f"No library {library_id!r} in {where}. Found: {list(found)}.")
-        return library_id, found[library_id]
-    if len(found) > 1:
-        raise ValueError(f"{where} holds several libraries: {list(found)}. Choose one as `library_id`.")
-    return next(iter(found.items()), (None, {}))
 
 
 def spacing(xy: np.ndarray) -> float:

@@ -39,6 +39,7 @@ def align(
     n_pcs: int | Mapping[str, int] = N_PCS,
     smooth: int | str | Mapping[str, int | str | None] | None = "auto",
     spatial: str | Mapping[str, str] | None = None,
+    library_key: str | Mapping[str, str] | None = None,
     method: str = "scmmgan",
     geometry: str | None = "auto",
     cycle_as_real: bool = False,
@@ -103,6 +104,11 @@ def align(
         3 where shapes do.
     spatial
         `obsm` key of coordinates (2 or 3 columns) that are mapped along, for :func:`scmmgan.tl.place`.
+    library_key
+        `obs` column with sections that share no frame of coordinates: coordinates are mapped along inside each, and
+        :func:`scmmgan.tl.place` and pictures keep to one. One for all modalities that have it, or a dict. Default: where
+        coordinates are read, the column whose values are the keys of `uns["spatial"]`, else `"library_id"`; a warning
+        where there seem to be several frames and no column.
     method
         `"scmmgan"` (default). For comparison: `"coupling"` (no training), `"scmmgan-paper"` (published networks and
         weights), `"cyclegan"` (adversarial and cycle terms alone).
@@ -169,11 +175,11 @@ def align(
     KeyError
         If a modality, layer, column, obsm key, feature or cell is not there.
     TypeError
-        If `mdata` is not a MuData or `links`, `pairs`, `labels` or `batch` is of no known kind.
+        If `mdata` is not a MuData or `links`, `pairs`, `labels`, `batch` or `library_key` is of no known kind.
     ValueError
         If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
         fewer than 3 features, there are fewer than 3 pairs or a cell has two partners, labels have different
-        vocabularies, a batch has fewer than 32 cells, or training does not get off the ground.
+        vocabularies, a batch has fewer than 32 cells, a column of sections has gaps, or training does not get off the ground.
 
     Examples
     --------
@@ -212,6 +218,7 @@ def align(
             aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"]
         )
     params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
+    params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
     params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
     mdata = _modality.copied(mdata) if copy else mdata
     _slots.write(
@@ -223,7 +230,7 @@ def align(
 
 def _slots_read(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
     """Layers, obsm keys and columns that are read, by modality."""
-    read = ("layer", "counts", "covariates", "use_rep", "labels", "batch", "pairs", "spatial")
+    read = ("layer", "counts", "covariates", "use_rep", "labels", "batch", "pairs", "spatial", "library_key")
     by = [dict(v) if isinstance(v := arguments[of], Mapping) else dict.fromkeys(names, v) for of in read]
     found = {name: [of.get(name) for of in by] for name in names}
     # one column, or several; a table of pairs is none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from scmmgan.model.coupling.couple import Loadings
 from scmmgan.model.coupling.coupling import Coupling
+from scmmgan.model.coupling.landmarks import Landmarks
 from scmmgan.model.defaults import (
     COORDINATE_SD,
     MAP_CHUNK,
@@ -26,31 +27,43 @@ from scmmgan.model.nets import training
 from scmmgan.model.nets.embedding import round_trip_metrics
 from scmmgan.model.nets.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
 from scmmgan.model.nets.pinned import pinned
-from scmmgan.model.problem import Pair
+from scmmgan.model.problem import Pair, Sections
 from scmmgan.model.space.linear import ridge
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that the axes keep their proportions."""
+    """Coordinates in the units of the tissue ⇄ standardised: a centre and one scale, so that the axes keep their proportions.
+
+    Of several `sections` (names) each has axes and a centre of its own, one after the other: nothing is averaged between.
+    """
 
     centre: list[float]
     scale: float
+    sections: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, coordinates: np.ndarray) -> Frame:
-        """The frame in which coordinates (n × d) have mean 0 and an sd of `COORDINATE_SD` over all axes."""
-        centre = coordinates.mean(0)
-        sd = float(np.sqrt(((coordinates - centre) ** 2).mean()))
-        return cls(centre.tolist(), (sd or 1.0) / COORDINATE_SD)
+    def of(cls, coordinates: np.ndarray, sections: Sections | None = None) -> Frame:
+        """The frame in which coordinates (n × d) have mean 0 and, over all axes of a section, an sd of `COORDINATE_SD`."""
+        codes = np.zeros(len(coordinates), dtype=int) if sections is None else sections.codes
+        centres = np.stack([coordinates[codes == code].mean(0) for code in range(codes.max() + 1)])
+        sd = float(np.sqrt(((coordinates - centres[codes]) ** 2).mean()))
+        # all sections together vary as much as one would
+        scale = (sd or 1.0) / COORDINATE_SD * np.sqrt(len(centres))
+        return cls(centres.ravel().tolist(), float(scale), [] if sections is None else list(sections.names))
 
-    def encode(self, coordinates: np.ndarray) -> np.ndarray:
-        """Standardised coordinates."""
-        return (coordinates - np.asarray(self.centre)) / self.scale
+    def encode(self, coordinates: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+        """Standardised coordinates (n × sections · d), 0 but for a cell's own section, whose axes `own` marks."""
+        repeated = np.tile(coordinates, max(len(self.sections), 1))
+        found = (repeated - np.asarray(self.centre)) / self.scale
+        return found if own is None else np.where(own, found, 0)
 
-    def decode(self, standardised: np.ndarray) -> np.ndarray:
-        """Coordinates in the units of the tissue."""
-        return standardised.astype(np.float64) * self.scale + np.asarray(self.centre)
+    def decode(self, standardised: np.ndarray, codes: np.ndarray | None = None) -> np.ndarray:
+        """Coordinates (n × d) in the units of the tissue, in the section that `codes` says."""
+        n, count = len(standardised), max(len(self.sections), 1)
+        own = np.zeros(n, dtype=int) if codes is None else codes
+        found = standardised.astype(np.float64).reshape(n, count, -1)[np.arange(n), own]
+        return found * self.scale + np.asarray(self.centre).reshape(count, -1)[own]
 
 
 class Aligner:
@@ -107,14 +120,21 @@ class Aligner:
         coupled: bool = True,
         noise: Mapping[str, int] | None = None,
         coordinates: Mapping[str, np.ndarray] | None = None,
+        sections: Mapping[str, Sections] | None = None,
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
         Without `coupled` only known pairs are followed, and the start is random (the identity in a shared space).
-        Generators that enter a modality with `coordinates` (n × d) emit these, too; those that leave it do not see them.
+        Generators that enter a modality with `coordinates` (n × d) emit these, too, for each of its `sections`; those that
+        leave it do not see them.
         """
-        frames = {m: Frame.of(v) for m, v in (coordinates or {}).items()}
-        places = {m: frames[m].encode(v) for m, v in (coordinates or {}).items()}
+        frames = {m: Frame.of(v, (sections or {}).get(m)) for m, v in (coordinates or {}).items()}
+        own = {m: _own(frame, len(x[m]), (sections or {}).get(m)) for m, frame in frames.items()}
+        landmarks = {b: c.landmarks for (_, b), c in couplings.items()}
+        places = {
+            m: _in_all_sections(frames[m].encode(v, own[m]), own[m], landmarks[m])
+            for m, v in (coordinates or {}).items()
+        }
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the accelerators, too, and they are not restored
             torch.default_generator.manual_seed(random_state)
@@ -125,7 +145,7 @@ class Aligner:
         if coupled:
             aligner.metric = round_trip_metrics(x, couplings)
         aligner.block_sd = {m: float(aligner._in_metric(v, m).std(dtype=np.float64)) for m, v in x.items()}
-        placed = {(a, b): _placed(c, x[b], places[b]) if b in places else c for (a, b), c in couplings.items()}
+        placed = {(a, b): _placed(c, x[b], places[b], own[b]) if b in places else c for (a, b), c in couplings.items()}
         aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
         if networks not in DISCRIMINATORS:
             return aligner, aligner._errors(x, couplings)
@@ -200,9 +220,12 @@ class Aligner:
             return np.asarray(x, dtype=np.float32)
         return self._map(x, source, target)[:, : self.widths[target]]
 
-    def place(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
-        """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`)."""
-        return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :])
+    def place(self, x: np.ndarray, source: str, target: str, codes: np.ndarray | None = None) -> np.ndarray:
+        """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`).
+
+        `codes`: number (n,) of the section, of `frames[target].sections`, where there are several.
+        """
+        return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :], codes)
 
     @pinned()
     @torch.inference_mode()
@@ -307,12 +330,35 @@ def _line(x: np.ndarray, coupling: Coupling, rows: np.ndarray | slice) -> tuple[
     return ridge(x[rows], coupling.anchors[rows], coupling.weight[rows], penalty=START_RIDGE)
 
 
-def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray) -> Coupling:
-    """Anchors with coordinates: the plan's mean, or where the known partner is, which is found by its features.
+def _own(frame: Frame, n: int, sections: Sections | None) -> np.ndarray:
+    """Which of a frame's axes are those of each cell's own section, (n × sections · d) bool."""
+    if sections is None:
+        return np.ones((n, len(frame.centre)), dtype=bool)
+    count = len(sections.names)
+    return np.repeat(np.arange(count) == sections.codes[:, None], len(frame.centre) // count, axis=1)
+
+
+def _in_all_sections(places: np.ndarray, own: np.ndarray, landmarks: Landmarks) -> np.ndarray:
+    """Places of measured cells; in other sections than their own, the mean of the cells of their landmark there."""
+    if own.all():
+        return places
+    means = _over(landmarks.mean(places), landmarks.mean(own))
+    return np.where(own, places, means[landmarks.label])
+
+
+def _over(total: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Means in each section; its centre where nothing is of it."""
+    return np.divide(total, share, out=np.zeros_like(total), where=share > 0)
+
+
+def _placed(coupling: Coupling, x: np.ndarray, places: np.ndarray, own: np.ndarray) -> Coupling:
+    """Anchors with coordinates: the plan's mean inside each section, or where the known partner is, found by its features.
 
     The plain mean, not the sharper one of the features: what counts for places is how far off they are.
     """
-    means = np.asarray(coupling.plan @ coupling.landmarks.mean(places))
+    means = np.asarray(coupling.plan @ coupling.landmarks.mean(np.where(own, places, 0)))
+    if not own.all():
+        means = _over(means, np.asarray(coupling.plan @ coupling.landmarks.mean(own)))
     if coupling.known.any():
         means[coupling.known] = places[cKDTree(x).query(coupling.anchors[coupling.known])[1]]
     return replace(coupling, anchors=np.hstack([coupling.anchors, means]))

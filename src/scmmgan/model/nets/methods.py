@@ -15,7 +15,7 @@ from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.losses import GEOMETRIES
 from scmmgan.model.nets.training import Recipe
-from scmmgan.model.problem import Pair, Problem
+from scmmgan.model.problem import Pair, Problem, Sections
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ def fit_problem(
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit the method that `settings` (of `fit`) name, coordinates that the problem maps along included."""
     coordinates = {name: m.coordinates for name, m in problem.modalities.items() if m.coordinates is not None}
+    sections = {name: m.sections for name, m in problem.modalities.items() if m.sections is not None}
     x = {m: d.x for m, d in domains.items()}
     return fit(
         x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
-        **settings,
+        sections=sections, **settings,
     )  # fmt: skip
 
 
@@ -114,11 +115,12 @@ def fit(
     progress_bar: bool,
     noise_dim: int | Mapping[str, int] = 0,
     coordinates: Mapping[str, np.ndarray] | None = None,
+    sections: Mapping[str, Sections] | None = None,
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
     `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
-    (n × d) of some modalities are mapped along.
+    (n × d) of some modalities are mapped along, inside their `sections`.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
@@ -135,5 +137,6 @@ def fit(
         progress_bar=progress_bar,
         noise=noise,
         coordinates=coordinates,
+        sections=sections,
         **found.settings,
     )
