@@ -83,7 +83,8 @@ def coordinates(
     KeyError
         If cells were not placed, the target's coordinates are gone, or nothing is called `color` or `layer`.
     ValueError
-        If `dims` are not two different axes of the coordinates, `color` is empty, `ncols` is below 1, or `ax` has
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment, `dims`
+        are not two different axes of the coordinates, `color` is empty, `ncols` is below 1, or `ax` has
         another size.
 
     Examples

@@ -127,7 +127,8 @@ def spatial_map(
     KeyError
         Unknown modality, alignment, feature, coordinates or library; an image without scale factor.
     ValueError
-        No features or alignments, coordinates with fewer than two columns, several libraries and no `library_id`,
+        The record is damaged or of another version, cells were added, renamed or come from another alignment,
+        values of the target have changed since, no features or alignments, coordinates with fewer than two columns, several libraries and no `library_id`,
         cells outside of the image, or `ax` of another size.
 
     Examples

@@ -75,7 +75,8 @@ def place(
     KeyError
         If there is no such alignment, modality or `obsm` key, or cells of the target are gone.
     ValueError
-        If `method` is unknown, or the generator emits no coordinates; if these are not 2 or 3 columns of finite numbers;
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment,
+        `method` is unknown, or the generator emits no coordinates; if these are not 2 or 3 columns of finite numbers;
         if slots of these names hold something else, or `mdata` is a view.
 
     Examples
