@@ -286,7 +286,9 @@ def test_intervals_have_units(aligned: md.MuData):
         READERS["summary"](aligned)
 
 
-@pytest.mark.parametrize("layout", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+@pytest.mark.parametrize(
+    "layout", [sp.csr_matrix, sp.csc_matrix, np.asarray, lambda x: sp.csr_matrix(x).astype(np.float16)]
+)
 def test_values_are_compared_in_any_storage(aligned: md.MuData, layout: Callable):
     x = aligned["protein"].X
     x = x.toarray() if sp.issparse(x) else x

@@ -234,6 +234,18 @@ def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.I
     return out
 
 
+def part(adata: AnnData, rows: Any, columns: Any, layer: str | None = None) -> np.ndarray:
+    """Values of some cells and features, dense: of X or of a layer, in any storage."""
+    values = None if adata.is_view else adata.X if layer is None else adata.layers[layer]
+    if sp.issparse(values) and values.dtype == np.float16:
+        # SciPy cannot take rows of these
+        found = values.astype(np.float32).tocsr()[rows][:, columns]
+    else:
+        cut = adata[rows, columns]
+        found = cut.X if layer is None else cut.layers[layer]
+    return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+
+
 def where_not_finite(values: np.ndarray | sp.csr_matrix, cells: pd.Index, features: pd.Index) -> str:
     """How many features and cells have values that are not finite, and the names of the first of each."""
     if sp.issparse(values):
