@@ -285,14 +285,14 @@ def read_coordinates(mdata: MuData, names: Sequence[str], spatial: Any) -> dict[
         chosen = {} if spatial is None else {name: spatial for name in names if spatial in mdata[name].obsm}
         if spatial is not None and not chosen:
             found = {name: list(mdata[name].obsm) for name in names}
-            hints = [hint for name in names if (hint := _places_in_obs(mdata[name], name, spatial))]
+            hints = [hint for name in names if (hint := places_in_obs(mdata[name], name, spatial))]
             raise KeyError(
                 " ".join([f"No modality has obsm[{spatial!r}] that `spatial` names. Found: {found}.", *hints])
             )
     return {name: coordinates(mdata, name, key) for name, key in chosen.items()}
 
 
-def _places_in_obs(adata: AnnData, name: str, key: str) -> str:
+def places_in_obs(adata: AnnData, name: str, key: str) -> str:
     """What to type where coordinates are columns of obs."""
     columns = next((list(c) for c in _PLACES if set(c) <= set(adata.obs)), None)
     if columns is None:
@@ -321,7 +321,7 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     """Checked coordinates (n × 2 or 3, float64) of a modality's cells."""
     adata = modality(mdata, name)
     if key not in adata.obsm:
-        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), _places_in_obs(adata, name, key))
+        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), places_in_obs(adata, name, key))
     values = _numbers(np.asarray(adata.obsm[key]), f"obsm[{key!r}] of {name!r}")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":
         raise ValueError(
@@ -345,7 +345,7 @@ def read_mask(mdata: MuData, name: str, mask: Any, use_rep: str | None) -> np.nd
         return None
     if isinstance(mask, str):
         if mask not in mdata[name].var:
-            raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var))
+            raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var), in_joint(mdata, mask, "var"))
         mask = mdata[name].var[mask]
     mask = np.asarray(mask)
     if mask.shape == (mdata[name].n_vars,) and (found := as_booleans(mask)) is not None:
