@@ -58,6 +58,13 @@ def test_api_names_exactly_the_public_functions():
     assert sorted(listed) == sorted(public_functions())
 
 
+def test_readers_say_what_they_refuse():
+    for name, function in public_functions().items():
+        if name.split(".")[1] in ("get", "tl", "pl") and name != "scmmgan.tl.align":
+            raises = " ".join(function.__doc__.split("Raises\n")[1].split("Examples\n")[0].split())
+            assert "ecord is damaged or of another version" in raises, name
+
+
 def test_method_names_what_exists():
     """Every function and test that method.md names is there."""
     text = (DOCS / "method.md").read_text(encoding="utf-8")

@@ -39,11 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "Agg"
     try:
         _make_writable(args.output)
-        run_demo(args.output)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # all is written; who read the table has seen enough of it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        report = run_demo(args.output)
     except KeyboardInterrupt:
         return _fail("interrupted: files of an earlier run are as they were.", 130)
     except OSError as error:
@@ -53,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except Exception as error:
         return _fail(f"{type(error).__name__}: {error}", 1)
+    return _say(report, args.output)
+
+
+def _say(report: str, folder: Path) -> int:
+    """Print what was done, which is written by now; the exit status."""
+    try:
+        print(report, flush=True)
+    except OSError as error:
+        # else Python tries once more at its end, and complains
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        if not isinstance(error, BrokenPipeError):
+            return _fail(f"all files are in {str(folder)!r}, but the report cannot be printed: {error.strerror}.", 2)
     return 0
 
 
@@ -62,21 +70,20 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def run_demo(folder: Path) -> None:
-    """Align `datasets.pbmc68k_panels()` with default arguments; print scores; write the data and pictures."""
+def run_demo(folder: Path) -> str:
+    """Align `datasets.pbmc68k_panels()` with default arguments; write the data and pictures; scores and names of files."""
     mdata = smm.datasets.pbmc68k_panels()
     start = time.perf_counter()
     smm.tl.align(mdata)
     seconds, table = time.perf_counter() - start, score_table(mdata)
-    # whatever becomes of the text: the files are there first
     written = write_results(mdata, folder)
     sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
-    print(f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.")
-    print(f"Aligned in {seconds:.0f} s. Scores against the truth, which the alignment never saw:\n")
-    print(table)
-    print("\nWrote")
-    for path, what in written:
-        print(f"  {path}  {what}")
+    lines = [
+        f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.",
+        f"Aligned in {seconds:.0f} s. Scores against the truth, which the alignment never saw:\n\n{table}\n\nWrote",
+        *(f"  {path}  {what}" for path, what in written),
+    ]
+    return "\n".join(lines)
 
 
 def _make_writable(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scmmgan.model.nets.aligner import Aligner
-
-logger = logging.getLogger("scmmgan")
 
 __all__ = [
     "coordinates",
@@ -65,9 +62,11 @@ def mapped(
     Raises
     ------
     KeyError
-        If there is no such alignment, modality or feature.
+        If there is no such alignment, modality or feature, or the embedding was deleted.
     ValueError
-        If nothing was written and `features` is not given.
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment, the
+        values of `target` that were aligned have changed since (scaled, say), or nothing was written and `features` is
+        not given.
 
     Examples
     --------
@@ -80,8 +79,6 @@ def mapped(
     from anndata import AnnData
 
     values, names = _slots.mapped_values(mdata, source, target, features, Keys(key))
-    if changed := _slots.changed_values(mdata, target, Keys(key)):
-        logger.warning("%s Mapped values are in the units of then.", changed)
     cells, var = modality(mdata, source), modality(mdata, target).var
     # a representation (`use_rep`) has columns that are no features
     known = set(names) <= set(var.index)
@@ -112,7 +109,9 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     Raises
     ------
     KeyError
-        If there is no such alignment.
+        If there is no such alignment, a modality of it is gone, or the embedding was deleted.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
 
     Examples
     --------
@@ -148,6 +147,8 @@ def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") 
     ------
     KeyError
         If there is no such alignment, modality or diagnosis.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
 
     Examples
     --------
@@ -179,6 +180,8 @@ def history(mdata: MuData, *, key: str = "scmmgan") -> pd.DataFrame:
     ------
     KeyError
         If there is no such alignment.
+    ValueError
+        If the record is damaged or of another version.
 
     Examples
     --------
@@ -216,6 +219,8 @@ def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan"
     ------
     KeyError
         If there is no such alignment, or cells were not placed.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
 
     Examples
     --------
@@ -248,6 +253,8 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
     ------
     KeyError
         If there is no such alignment.
+    ValueError
+        If the record is damaged or of another version.
 
     Examples
     --------
@@ -293,6 +300,8 @@ def correlations(
     ------
     KeyError
         If there is no such alignment, or no correlations of the two modalities or of a gene.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
 
     Examples
     --------
@@ -350,6 +359,9 @@ def uncertainty(
     ------
     KeyError
         If there is no such alignment, modality or feature, or no uncertainty of the coupling.
+    ValueError
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment, or the
+        values of `target` that were aligned have changed since.
 
     Examples
     --------
@@ -395,7 +407,10 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     Raises
     ------
     KeyError
-        If there is no such alignment, modality or uncertainty.
+        If there is no such alignment, modality or uncertainty, or a column of it was deleted.
+    ValueError
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment, or there
+        are intervals and the values of `target` have changed since.
 
     Examples
     --------
@@ -488,6 +503,7 @@ def _conditional_variance(
     at = other.var_names.get_indexer(pd.Index(names, dtype=object))
     if unknown := [name for name, i in zip(names, at) if i < 0 or name not in features_then]:
         raise missing_key(f"feature in {target!r}", unknown[0], [f for f in other.var_names if f in set(features_then)])
+    _slots.check_values(mdata, target, keys)
     mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
     total = _model.total_variance(np.asarray(table["landmark_mass"]), mean, variance)
     found = _model.conditional_variance(cells.obsm[plan], mean, variance)
@@ -510,6 +526,9 @@ def _summary(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, A
     for column in columns.values():
         if column in written:
             _slots.needed(mdata, target, "var", column, "uncertainty")
+    if columns["interval"] in var:
+        # the one column that has units
+        _slots.check_values(mdata, target, keys)
     table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
     return {"features": table, **found}
 

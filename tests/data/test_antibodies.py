@@ -253,6 +253,15 @@ def test_the_code_of_a_hint_runs():
     assert pairs(eval(code, {"mdata": mdata, "scmmgan": smm})) == EXPECTED
 
 
+def test_a_few_known_antibodies_are_named_where_nothing_links(caplog: pytest.LogCaptureFixture):
+    mdata = make([*HUMAN, *(f"GENE{i}" for i in range(100))], [*PANEL, *(f"marker-{i}" for i in range(20))])
+    assert link_table(mdata, "rna", "protein", "auto") is None
+    (said,) = [r for r in caplog.records if "No links between" in r.getMessage()]
+    assert said.levelname == "WARNING"
+    (code,) = re.findall(r"`links=(scmmgan[^`]*)`", said.getMessage())
+    assert pairs(eval(code, {"mdata": mdata, "scmmgan": smm})) == EXPECTED
+
+
 @pytest.mark.parametrize("name", CITE)
 def test_real_panels(name: str):
     if not (DATA / f"{name}.h5mu").exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -243,30 +242,64 @@ def test_pictures_of_measured_beside_mapped_values(aligned: md.MuData):
         smm.pl.alignment(aligned, **given)
 
 
-def test_mapped_values_keep_their_units_and_say_so(aligned: md.MuData, caplog: pytest.LogCaptureFixture):
-    before = smm.get.mapped(aligned, "rna", "protein").X
-    assert "units" not in caplog.text
+IN_UNITS = ("mapped", "decoded", "uncertainty", "spatial_map")
+
+
+@pytest.mark.parametrize("reader", IN_UNITS)
+def test_values_in_units_of_then_are_refused(aligned: md.MuData, reader: str, fingerprint: Callable):
+    read = {**PICTURES, **READERS}[reader]
+    before = read(aligned)
+    # what the source measured is not in mapped values, and nothing is left to compare with once values are gone
+    scaled(aligned, "rna")
+    if reader != "spatial_map":
+        pd.testing.assert_frame_equal(read(aligned), before)
     scaled(aligned, "protein")
-    with caplog.at_level(logging.WARNING, logger="scmmgan"):
-        np.testing.assert_array_equal(smm.get.mapped(aligned, "rna", "protein").X, before)
-    assert "Mapped values are in the units of then" in caplog.text
+    kept = fingerprint(aligned)
+    message = r"X of 'protein' is not what was aligned.*differ, e\.g\..*units of then\. Restore these values, or align"
+    with pytest.raises(ValueError, match=message):
+        read(aligned)
     # in a part of the cells and features, too
-    caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="scmmgan"):
-        smm.get.mapped(joined(aligned, protein=aligned["protein"][30:, 10:].copy()), "rna", "protein")
-    assert "Mapped values are in the units of then" in caplog.text
+    with pytest.raises(ValueError, match=message):
+        read(joined(aligned, protein=aligned["protein"][20:, ::-1].copy()))
+    assert fingerprint(aligned) == kept
 
 
-@pytest.mark.parametrize("layout", [sp.csr_matrix, sp.csc_matrix, np.asarray])
-def test_values_are_compared_in_any_storage(aligned: md.MuData, layout: Callable, caplog: pytest.LogCaptureFixture):
+def test_what_has_no_units_is_read_in_any(aligned: md.MuData):
+    readers = {k: READERS[k] for k in ("embedding", "coordinates", "summary")}
+    before = {name: read(aligned) for name, read in readers.items()}
+    for name in aligned.mod:
+        scaled(aligned, name)
+    for name, read in readers.items():
+        pd.testing.assert_frame_equal(read(aligned), before[name])
+    assert smm.get.mapped(aligned, "rna", "protein", features=[]).shape == (60, 0)
+    for writer in ("match", "transfer", "place", "cluster"):
+        WRITERS[writer](aligned)
+
+
+def test_intervals_have_units(aligned: md.MuData):
+    truth = smm.datasets.toy(n_cells=60, n_features=[30, 20], spatial=True).uns["truth"]
+    pairs = pd.DataFrame({m: aligned[m].obs_names[np.argsort(truth[m]["cell"])] for m in aligned.mod})
+    smm.tl.uncertainty(aligned, "rna", "protein", pairs=pairs)
+    assert "interval" in READERS["summary"](aligned)
+    scaled(aligned, "protein")
+    with pytest.raises(ValueError, match="X of 'protein' is not what was aligned"):
+        READERS["summary"](aligned)
+
+
+@pytest.mark.parametrize(
+    "layout", [sp.csr_matrix, sp.csc_matrix, np.asarray, lambda x: sp.csr_matrix(x).astype(np.float16)]
+)
+def test_values_are_compared_in_any_storage(aligned: md.MuData, layout: Callable):
     x = aligned["protein"].X
-    aligned["protein"].X = layout(x.toarray() if sp.issparse(x) else x)
-    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+    x = x.toarray() if sp.issparse(x) else x
+    aligned["protein"].X = layout(x)
+    smm.get.mapped(aligned, "rna", "protein")
+    aligned["protein"].X = layout(2 * x)
+    with pytest.raises(ValueError, match="X of 'protein' is not what was aligned"):
         smm.get.mapped(aligned, "rna", "protein")
-    assert caplog.text == ""
 
 
-def test_layers_and_representations(caplog: pytest.LogCaptureFixture):
+def test_layers_and_representations():
     mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
     mdata["rna"].layers["log"] = mdata["rna"].X.copy()
     x = mdata["protein"].X
@@ -274,23 +307,20 @@ def test_layers_and_representations(caplog: pytest.LogCaptureFixture):
     smm.tl.align(
         mdata, links=None, layer={"rna": "log"}, use_rep={"protein": "rep"}, method="coupling", progress_bar=False
     )
-    with caplog.at_level(logging.WARNING, logger="scmmgan"):
-        caplog.clear()
-        for a, b in (("rna", "protein"), ("protein", "rna")):
-            smm.get.mapped(mdata, a, b)
-        assert "units" not in caplog.text
-        mdata["protein"].obsm["rep"] = 2 * mdata["protein"].obsm["rep"]
+    for name in mdata.mod:
+        # X was not read
+        scaled(mdata, name)
+    for a, b in (("rna", "protein"), ("protein", "rna")):
+        smm.get.mapped(mdata, a, b)
+    mdata["protein"].obsm["rep"] = 2 * mdata["protein"].obsm["rep"]
+    with pytest.raises(ValueError, match=r"obsm\['rep'\] of 'protein' is not what was aligned"):
         smm.get.mapped(mdata, "rna", "protein")
-        assert "obsm['rep'] of 'protein' is not what was aligned" in caplog.text
-        caplog.clear()
-        mdata["rna"].layers["log"] = 2 * mdata["rna"].layers["log"]
+    mdata["rna"].layers["log"] = 2 * mdata["rna"].layers["log"]
+    with pytest.raises(ValueError, match=r"layers\['log'\] of 'rna' is not what was aligned"):
         smm.get.mapped(mdata, "protein", "rna")
-        assert "layers['log'] of 'rna' is not what was aligned" in caplog.text
-        caplog.clear()
-        # what is gone cannot differ
-        del mdata["rna"].layers["log"]
-        smm.get.mapped(mdata, "protein", "rna")
-    assert caplog.text == ""
+    # what is gone cannot differ
+    del mdata["rna"].layers["log"]
+    smm.get.mapped(mdata, "protein", "rna")
 
 
 # --- columns that are needed -------------------------------------------------------------------------------------

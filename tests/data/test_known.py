@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from scmmgan.data import known as _known
+from scmmgan.data import modality as _modality
+from scmmgan.data.links import link_table
 
 SIZES = {"a": 60, "b": 50, "c": 40}
 
@@ -444,6 +446,22 @@ def test_columns_of_the_whole_are_named_and_the_code_runs(argument: str):
     assert "mine" in mdata["a"].obs
     if argument != "batch":
         read()
+
+
+@pytest.mark.parametrize("argument", ["mask_var", "links"])
+def test_columns_of_all_features_are_named_and_the_code_runs(argument: str):
+    mdata = make(common=12)
+    with md.set_options(pull_on_update=False):
+        mdata.update()
+    mdata.var["mine"] = True
+    read = {
+        "mask_var": lambda: _modality.read_mask(mdata, "a", "mine", None),
+        "links": lambda: link_table(mdata, "a", "b", "mine"),
+    }[argument]
+    with pytest.raises(KeyError, match=r"`mdata.var` has 'mine': run `mdata.push_var\(\['mine'\]\)`") as raised:
+        read()
+    exec(raised.value.args[0].split("`")[-2], {"mdata": mdata})
+    assert mdata["a"].var["mine"].all()
 
 
 # --- gaps that are written as text -------------------------------------------------------------------------------

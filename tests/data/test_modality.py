@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.model.space.domain import model_space
+from scmmgan.pl._tissue import coordinates as tissue_coordinates
 
 FORMATS: dict[str, Callable] = {
     "dense": np.asarray,
@@ -387,6 +388,7 @@ def test_coordinates_in_obs_are_named_and_the_code_runs(columns: list[str]):
     for column in columns:
         mdata["a"].obs[column] = np.arange(40.0)
     for call in (
+        lambda: tissue_coordinates(mdata["a"], "a", "spatial"),
         lambda: _modality.coordinates(mdata, "a", "spatial"),
         lambda: _modality.read_coordinates(mdata, ["a", "b"], "spatial"),
     ):

@@ -26,7 +26,7 @@ def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """What tests write by hand is not compared with the record: tests/data/test_fingerprint.py, test_damage.py."""
     monkeypatch.setattr(_record, "whole", lambda found, keys, *also: dict(found))
     monkeypatch.setattr(_fingerprint, "recorded_rows", lambda adata, *_: np.arange(adata.n_obs))
-    monkeypatch.setattr(_slots, "changed_values", lambda *_: "")
+    monkeypatch.setattr(_slots, "check_values", lambda *_: None)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scmmgan.data.keys import Keys
+from scmmgan.data.modality import part
 from scmmgan.model.defaults import SAMPLED, UNITS_TOLERANCE
 from scmmgan.model.problem import Modality
 
@@ -114,9 +115,8 @@ def changed_values(
     held = {} if container == "X" else getattr(adata, container)
     if not len(own) or not len(at) or (adata.X is None if container == "X" else key not in held):
         return ""
-    part = np.asarray(held[key])[own] if container == "obsm" else adata[own, at]
-    found = part[:, at] if container == "obsm" else part.X if container == "X" else part.layers[key]
-    now = np.asarray(found.toarray() if hasattr(found, "toarray") else found, dtype=np.float32)
+    now = np.asarray(held[key])[own][:, at] if container == "obsm" else part(adata, own, at, key)
+    now = now.astype(np.float32)
     before = np.asarray(stored["values"])[then][:, of_them]
     with np.errstate(invalid="ignore"):
         same = np.abs(now - before) <= UNITS_TOLERANCE * (np.abs(before) + np.abs(before).mean())

@@ -11,7 +11,7 @@ import pandas as pd
 
 from scmmgan.data import antibodies as _antibodies
 from scmmgan.data import names as _names
-from scmmgan.data.modality import missing_key, modality
+from scmmgan.data.modality import in_joint, missing_key, modality
 from scmmgan.data.spellings import described, spellings, would_match
 from scmmgan.model.defaults import (
     MANY_KEY_LINKS,
@@ -129,9 +129,8 @@ def _from_column(mdata: MuData, source: str, target: str, column: str) -> pd.Dat
     if not _has(mdata, pair, column):
         found = sorted({str(c) for m in pair for c in modality(mdata, m).var})
         table = f": `links={_call(pair, column)}`" if column in ("genomic", "antibody") else ""
-        raise missing_key(
-            f"var column in {source!r} or {target!r}", column, found, f"`links` also takes a table{table}."
-        )
+        hint = in_joint(mdata, column, "var") or f"`links` also takes a table{table}."
+        raise missing_key(f"var column in {source!r} or {target!r}", column, found, hint)
     first, second = _names.unlisted(*(_keys(mdata, m, column) for m in pair))
     counts = _counts(first, second)
     if counts["links"].sum() > MAX_LINK_TABLE:
@@ -264,8 +263,9 @@ def _best_columns(mdata: MuData, pair: Pair) -> tuple[Pair, pd.DataFrame, pd.Dat
 def _hint(mdata: MuData, pair: Pair, columns: Pair, *, least: int) -> tuple[int, str]:
     """What would match more than `least`, and how many: other spellings, other columns, antibodies; 0 if nothing does."""
     n, text = would_match(mdata, pair, columns, least=least)
-    panel, _ = _antibodies.panel(mdata, *pair)
-    if _antibodies.is_panel(mdata, panel):
+    panel, known = _antibodies.panel(mdata, *pair)
+    # where nothing links, a few antibodies of a panel are something, too
+    if _antibodies.is_panel(mdata, panel) or (known and least < MIN_LINKS):
         m = _linked(_antibodies.pairs(mdata, *pair, panel)[0])
         if m >= MIN_LINKS and m > max(n, least):
             return m, f"{text} {m} are antibodies and genes: `links={_call(pair, 'antibody')}`."

@@ -260,6 +260,18 @@ def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.I
     return out
 
 
+def part(adata: AnnData, rows: Any, columns: Any, layer: str | None = None) -> np.ndarray:
+    """Values of some cells and features, dense: of X or of a layer, in any storage."""
+    values = None if adata.is_view else adata.X if layer is None else adata.layers[layer]
+    if sp.issparse(values) and values.dtype == np.float16:
+        # SciPy cannot take rows of these
+        found = values.astype(np.float32).tocsr()[rows][:, columns]
+    else:
+        cut = adata[rows, columns]
+        found = cut.X if layer is None else cut.layers[layer]
+    return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+
+
 def where_not_finite(values: np.ndarray | sp.csr_matrix, cells: pd.Index, features: pd.Index) -> str:
     """How many features and cells have values that are not finite, and the names of the first of each."""
     if sp.issparse(values):
@@ -299,14 +311,14 @@ def read_coordinates(mdata: MuData, names: Sequence[str], spatial: Any) -> dict[
         chosen = {} if spatial is None else {name: spatial for name in names if spatial in mdata[name].obsm}
         if spatial is not None and not chosen:
             found = {name: list(mdata[name].obsm) for name in names}
-            hints = [hint for name in names if (hint := _places_in_obs(mdata[name], name, spatial))]
+            hints = [hint for name in names if (hint := places_in_obs(mdata[name], name, spatial))]
             raise KeyError(
                 " ".join([f"No modality has obsm[{spatial!r}] that `spatial` names. Found: {found}.", *hints])
             )
     return {name: coordinates(mdata, name, key) for name, key in chosen.items()}
 
 
-def _places_in_obs(adata: AnnData, name: str, key: str) -> str:
+def places_in_obs(adata: AnnData, name: str, key: str) -> str:
     """What to type where coordinates are columns of obs."""
     columns = next((list(c) for c in _PLACES if set(c) <= set(adata.obs)), None)
     if columns is None:
@@ -335,7 +347,7 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     """Checked coordinates (n × 2 or 3, float64) of a modality's cells."""
     adata = modality(mdata, name)
     if key not in adata.obsm:
-        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), _places_in_obs(adata, name, key))
+        raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), places_in_obs(adata, name, key))
     values = _numbers(np.asarray(adata.obsm[key]), f"obsm[{key!r}] of {name!r}")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":
         raise ValueError(
@@ -359,7 +371,7 @@ def read_mask(mdata: MuData, name: str, mask: Any, use_rep: str | None) -> np.nd
         return None
     if isinstance(mask, str):
         if mask not in mdata[name].var:
-            raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var))
+            raise missing_key(f"var column in {name!r}", mask, list(mdata[name].var), in_joint(mdata, mask, "var"))
         mask = mdata[name].var[mask]
     mask = np.asarray(mask)
     if mask.shape == (mdata[name].n_vars,) and (found := as_booleans(mask)) is not None:

@@ -367,35 +367,36 @@ def _was_read(found: Mapping[str, Any], name: str) -> tuple[str, str | None]:
     return ("obsm", rep) if rep is not None else ("X", None) if layer is None else ("layers", layer)
 
 
-def changed_values(mdata: MuData, name: str, keys: Keys) -> str:
-    """Sentences on values of a modality that are no longer those that were aligned; "" where nothing speaks for that."""
+def check_values(mdata: MuData, name: str, keys: Keys) -> None:
+    """ValueError where values of a modality are no longer those that were aligned: measured and mapped do not compare."""
     found = record(mdata, keys)
     container, key = slot = _was_read(found, name)
     rows, columns = places(mdata, name, keys)
     if container == "obsm":
         columns = np.arange(np.shape(mdata[name].obsm.get(key, np.empty((0, 0))))[1])
-    how = _fingerprint.changed_values(mdata[name], found["fingerprint"][name], slot, rows, columns)
-    what = "X" if key is None else f"{container}[{key!r}]"
-    return how and f"{what} of {name!r} is not what was aligned as {keys.key!r} (scaled or normalised since?): {how}."
-
-
-def check_values(mdata: MuData, name: str, keys: Keys) -> None:
-    """ValueError where values of a modality are no longer those that were aligned: measured and mapped do not compare."""
-    if changed := changed_values(mdata, name, keys):
-        raise ValueError(f"{changed} Restore these values, or align again.")
+    if how := _fingerprint.changed_values(mdata[name], found["fingerprint"][name], slot, rows, columns):
+        what = "X" if key is None else f"{container}[{key!r}]"
+        raise ValueError(
+            f"{what} of {name!r} is not what was aligned as {keys.key!r} (scaled or normalised since?): {how}. What was mapped "
+            "is in the units of then. Restore these values, or align again."
+        )
 
 
 def mapped_values(
     mdata: MuData, source: str, target: str, features: Sequence[str] | None, keys: Keys
 ) -> tuple[np.ndarray, list[str]]:
-    """Mapped expression and its feature names: as written, or decoded for chosen features."""
+    """Mapped expression and its feature names, as written or decoded for chosen features; in the units of now, or refused."""
     found = check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}; what it measured is in `mdata[{source!r}]`.")
     if features is None:
-        return _written_values(mdata, source, target, keys)
+        written = _written_values(mdata, source, target, keys)
+        check_values(mdata, target, keys)
+        return written
     names = found["var_names"][target]
     at = positions(features, pd.Index(names), target)
+    if len(at):
+        check_values(mdata, target, keys)
     return decoder(mdata, source, target, keys)(slice(None), at), [names[i] for i in at]
 
 

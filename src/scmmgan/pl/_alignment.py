@@ -93,7 +93,8 @@ def alignment(
     KeyError
         No alignment `key`, no such modality, feature or cell, or no `obs` column `color` in any modality.
     ValueError
-        `source` without `target`, `features` without `pairs` or the other way round, no pair that the alignment was not
+        The record is damaged or of another version, cells were added, renamed or come from another alignment,
+        measured values have changed since, `source` without `target`, `features` without `pairs` or the other way round, no pair that the alignment was not
         given, or `ax` that is not one axes for each panel.
 
     Examples

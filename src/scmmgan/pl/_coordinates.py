@@ -96,8 +96,9 @@ def coordinates(
         If cells were not placed, the target's coordinates or sections are gone, or nothing is called `color`, `layer` or
         `library_id`.
     ValueError
-        If `dims` are not two different axes of the coordinates, `color` is empty, `ncols` is below 1, there are more than 40
-        panels, sections are named of cells that were placed without, or `ax` has another size.
+        If the record is damaged or of another version; if cells were added, renamed or come from another alignment;
+        if `dims` are not two different axes of the coordinates, `color` is empty, `ncols` is below 1, there are
+        more than 40 panels, sections are named of cells that were placed without, or `ax` has another size.
 
     Examples
     --------

@@ -75,6 +75,7 @@ def correlations(
     KeyError
         There are no correlations of the two modalities, or of a gene.
     ValueError
+        The record is damaged or of another version, cells were added, renamed or come from another alignment,
         `n_names` is negative, or `ax` is not one axes for each gene.
 
     Examples

@@ -67,6 +67,7 @@ def diagnosis(
     KeyError
         `mdata.uns[key]` holds no alignment or no diagnosis of the two.
     ValueError
+        The record is damaged or of another version, cells were added, renamed or come from another alignment,
         `ax` does not have four axes.
 
     Examples

@@ -59,7 +59,7 @@ def history(
     KeyError
         `mdata.uns[key]` holds no alignment.
     ValueError
-        `ax` is not a single axes.
+        The record is damaged or of another version, or `ax` is not a single axes.
 
     Examples
     --------

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan.data.modality import part
+
 if TYPE_CHECKING:
     from mudata import MuData
 
@@ -45,10 +47,8 @@ def units(mdata: MuData, modality: str, key: str, *, mapped: bool = False) -> st
 def measured_values(mdata: MuData, modality: str, features: list[str], key: str) -> np.ndarray:
     """Measured values of a few features, (cells, features) float."""
     layer = read_layer(mdata, modality, key)
-    part = mdata[modality][:, features]
-    values = part.X if layer is None else part.layers[layer]
-    values = values.toarray() if hasattr(values, "toarray") else values
-    return np.asarray(values, dtype=float).reshape(part.n_obs, len(features))
+    adata = mdata[modality]
+    return part(adata, slice(None), adata.var_names.get_indexer(features), layer).astype(float)
 
 
 def linked(mdata: MuData, name: str, source: str, target: str, key: str) -> list[str]:

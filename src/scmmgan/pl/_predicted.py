@@ -15,8 +15,6 @@ from matplotlib.ticker import MaxNLocator
 
 from scmmgan import get
 from scmmgan.data import known as _known
-from scmmgan.data import slots as _slots
-from scmmgan.data.keys import Keys
 from scmmgan.pl._measured import measured_values, units
 from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT
 
@@ -48,13 +46,12 @@ def predict(
     mdata: MuData, source: str, target: str, names: list[str], pairs: str | pd.DataFrame | None, key: str
 ) -> list[Prediction]:
     """Features of the target, for the pairs that the alignment was not given."""
-    # also checks the modalities
+    # also checks the modalities, and that measured values are in the units of the mapped ones
     mapped = get.mapped(mdata, source, target, features=names, key=key)
     if pairs is None:
         return []
     rows = held_out(mdata, source, target, pairs, key)
     y = np.asarray(mapped.X, dtype=float)[rows[:, 0]]
-    _slots.check_values(mdata, target, Keys(key))
     x = measured_values(mdata, target, names, key)[rows[:, 1]]
     labels = units(mdata, target, key), units(mdata, target, key, mapped=True)
     return [Prediction(name, x[:, i], y[:, i], labels) for i, name in enumerate(names)]

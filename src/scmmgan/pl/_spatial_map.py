@@ -134,9 +134,10 @@ def spatial_map(
     KeyError
         Unknown modality, alignment, feature, coordinates, column, section or library; an image without scale factor.
     ValueError
-        No features or alignments, coordinates with fewer than two columns, several libraries and neither `library_id` nor
-        a column that says which cells are of which, several such columns that disagree, too many rows, cells outside of
-        the image, or `ax` of another size.
+        If the record is damaged or of another version; if cells were added, renamed or come from another alignment;
+        for no features or alignments, coordinates with fewer than two columns, several libraries and neither
+        `library_id` nor a column that says which cells are of which, several such columns that disagree, too many
+        rows, cells outside of the image, or `ax` of another size.
 
     Examples
     --------

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 
+from scmmgan.data.modality import places_in_obs
 from scmmgan.data.sections import drawn_sections, libraries, warn_of_frames
 from scmmgan.pl._below import colors_in_range
 from scmmgan.pl._utils import Paint, suggest
@@ -150,7 +151,8 @@ def coordinates(adata: AnnData, modality: str, basis: str) -> tuple[str, np.ndar
     if found is None:
         raise KeyError(
             f"No coordinates {basis!r} in `mdata[{modality!r}].obsm`.{suggest([basis], adata.obsm)} Found: "
-            f"{list(adata.obsm)}. Pass one of them as `basis`, or another modality as `source`."
+            f"{list(adata.obsm)}. Pass one of them as `basis`, or another modality as `source`. "
+            f"{places_in_obs(adata, modality, basis)}".strip()
         )
     xy = np.asarray(adata.obsm[found])
     if xy.ndim != 2 or xy.shape[1] < 2:

@@ -69,6 +69,7 @@ def uncertainty(
     KeyError
         `mdata.uns[key]` holds no alignment or no uncertainty of the two.
     ValueError
+        The record is damaged or of another version, cells were added, renamed or come from another alignment,
         `ax` does not have three axes, `n_features` is below 1, or no feature has a score.
 
     Examples

@@ -63,7 +63,7 @@ def normalize(
     TypeError
         The counts are no NumPy array or SciPy sparse matrix of real numbers.
     ValueError
-        `kind` is unknown; `key_added` is the layer read or holds a "/"; the modality is a view; it has no cells or
+        `kind` is unknown; `key_added` is the layer read or no name without slashes; the modality is a view; it has no cells or
         features; or the values are not raw counts: NaN, infinite, negative or (unless `corrected`) fractional values, or
         cells without a single count, for which no kind of normalisation is defined.
 
@@ -76,7 +76,7 @@ def normalize(
     >>> mdata["prot"].layers["clr"].shape
     (50, 20)
     """
-    if kind not in _RECIPES:
+    if not isinstance(kind, str) or kind not in _RECIPES:
         raise ValueError(f"Unknown kind {kind!r}. Choose one of {list(_RECIPES)}.")
     adata = _writable(mdata, modality)
     if layer is None and "counts" in adata.layers:
@@ -84,8 +84,8 @@ def normalize(
     key_added = kind if key_added is None else key_added
     if key_added == layer:
         raise ValueError(f"`key_added` {key_added!r} is the layer that is read. Choose another name: inputs are kept.")
-    if "/" in key_added:
-        raise ValueError(f"`key_added` {key_added!r} holds a '/', which h5mu files cannot store. Choose another name.")
+    if not isinstance(key_added, str) or not _modality.storable(key_added):
+        raise ValueError(f"`key_added` must be a name that h5mu files can store, without slashes; got {key_added!r}.")
     counts = _read_counts(adata, modality, layer, whole=not corrected)
     adata.layers[key_added] = _RECIPES[kind](counts)
     logger.info("Wrote %s values of %r from %s to layers[%r].", kind, modality, _where(layer), key_added)

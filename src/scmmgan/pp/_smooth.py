@@ -62,7 +62,7 @@ def smooth(
     TypeError
         If a number is not whole, or the values are no matrix of real numbers.
     ValueError
-        If `t`, `n_neighbors` or `n_pcs` is below 1, `key_added` is the layer that is read or holds a "/", the modality
+        If `t`, `n_neighbors` or `n_pcs` is below 1, `key_added` is the layer that is read or no name without slashes, the modality
         is a view, has fewer than 32 cells or names that are not unique, or values are not finite or constant.
 
     Examples
@@ -78,8 +78,8 @@ def smooth(
     n_pcs = _modality.whole_number(n_pcs, "n_pcs", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     adata = _writable(mdata, modality)
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise ValueError(f"`key_added` must be a name without '/', got {key_added!r}.")
+    if not isinstance(key_added, str) or not _modality.storable(key_added):
+        raise ValueError(f"`key_added` must be a name that h5mu files can store, without slashes; got {key_added!r}.")
     if layer == key_added:
         raise ValueError(
             f"`key_added` {key_added!r} is the layer that is read, and inputs stay as they are. Name another."

@@ -66,7 +66,8 @@ def cluster(
     TypeError
         If a number is not whole.
     ValueError
-        If `source` is `target`, `n_clusters` is below 2 or not below the number of cells, `n_neighbors` is below 2, the
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment,
+        `source` is `target`, `n_clusters` is below 2 or not below the number of cells, `n_neighbors` is below 2, the
         cells are copies of fewer than `n_clusters`, `mdata` is a view, or the `obs` column is there and no tool wrote it.
 
     Examples

@@ -119,8 +119,9 @@ def correlations(
     TypeError
         If a number is not whole, or `gene` or `signed` is of another type.
     ValueError
-        If a number is out of range, `source` is `target`, a gene is constant or has several partners, a modality was
-        read from `use_rep`, or the cells are not those that were aligned.
+        If the record is damaged or of another version; cells or features were added, renamed or taken out, or come from
+        another alignment; their values, links, pairs or labels have changed since; a number is out of range, `source` is
+        `target`, a gene is constant or has several partners, or a modality was read from `use_rep`.
 
     Examples
     --------

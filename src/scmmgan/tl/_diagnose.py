@@ -125,7 +125,9 @@ def diagnose(
     KeyError
         If there is no such alignment, or a layer or column that it read is gone.
     ValueError
-        If the cells or their values are not those that were aligned, `mdata` is a view, or `n_restarts` is below 4.
+        If the record is damaged or of another version; cells or features were added, renamed or taken out, or come from
+        another alignment; their values, links, pairs or labels have changed since; `mdata` is a view, or `n_restarts` is
+        below 4.
 
     Examples
     --------

@@ -86,7 +86,9 @@ def importance(
     TypeError
         If a number is not whole, or `features` are no names.
     ValueError
-        If `source` is `target`, `features` is empty, `n_cells` is below 1, or the cells are not those that were aligned.
+        If the record is damaged or of another version; cells or features were added, renamed or taken out, or come from
+        another alignment; their values, links, pairs or labels have changed since; `source` is `target`, `features` is
+        empty, or `n_cells` is below 1.
 
     Examples
     --------

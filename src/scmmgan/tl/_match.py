@@ -61,11 +61,12 @@ def match(mdata: MuData, source: str, target: str, *, k: int = 5, random_state: 
     Raises
     ------
     KeyError
-        If there is no such alignment or modality.
+        If there is no such alignment or modality, or a slot of it was deleted.
     TypeError
         If a number is not whole.
     ValueError
-        If `source` is `target`, `k` is below 1, `mdata` is a view, or a slot holds something else.
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment,
+        `source` is `target`, `k` is below 1, `mdata` is a view, or a slot holds something else.
 
     Examples
     --------

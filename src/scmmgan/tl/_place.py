@@ -86,8 +86,10 @@ def place(
     KeyError
         If there is no such alignment, modality, `obsm` key or column, or cells of the target are gone.
     ValueError
-        If `method` is unknown, or the generator emits no coordinates, or those of other sections; if these are not 2 or 3
-        columns of finite numbers; if the column of sections has gaps, or several are possible and disagree; if slots of these names hold something else, or `mdata` is a view.
+        If the record is damaged or of another version; if cells were added, renamed or come from another alignment;
+        if `method` is unknown, or the generator emits no coordinates, or those of other sections; if these are not
+        2 or 3 columns of finite numbers; if the column of sections has gaps, or several are possible and disagree;
+        if slots of these names hold something else, or `mdata` is a view.
 
     Examples
     --------
@@ -134,7 +136,9 @@ def place(
     record[source] = {**record.get(source, {}), target: used}
     values = dict(zip(slots, (placed, spread.astype(np.float32))))
     if sections is not None:
-        values[slots[2]] = pd.Categorical(np.array(sections.names, dtype=object)[chosen], categories=list(sections.names))
+        values[slots[2]] = pd.Categorical(
+            np.array(sections.names, dtype=object)[chosen], categories=list(sections.names)
+        )
     _derived.write(mdata, values, keys, uns={"coordinates": record}, instead_of=slots)
 
 

@@ -80,11 +80,12 @@ def transfer(
     Raises
     ------
     KeyError
-        If there is no such alignment, modality or column.
+        If there is no such alignment, modality or column, or a slot of the alignment was deleted.
     TypeError
         If a column holds neither labels nor numbers, or `obs` is of another type.
     ValueError
-        If `source` is `target`, `obs` names no column, a column holds only gaps or has a name with a slash, `mdata` is a
+        If the record is damaged or of another version, cells were added, renamed or come from another alignment,
+        `source` is `target`, `obs` names no column, a column holds only gaps or has a name with a slash, `mdata` is a
         view, or a slot holds something else.
 
     Examples

@@ -136,7 +136,9 @@ def uncertainty(
     KeyError
         If there is no such alignment or modality, or what it read is gone.
     ValueError
-        If an argument is out of range, `mdata` is a view, no two restarts give the same map, the target was read from a
+        If the record is damaged or of another version; cells or features were added, renamed or taken out, or come from
+        another alignment; their values, links, pairs or labels have changed since (scaled, say); an argument is out of
+        range, `mdata` is a view, no two restarts give the same map, the target was read from a
         representation (`use_rep`), pairs are too few, or the method trains and the alignment was made by
         `method="coupling"`.
 
