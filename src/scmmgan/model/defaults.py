@@ -114,6 +114,9 @@ MAP_CHUNK = 8_192  # cells mapped at one time
 
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables
 N_SHUFFLED = 99  # shuffled tables
+N_SHUFFLED_REST = 20  # of links of which no coupling is made: pooled over links
+LEAST_CEILING = 0.05  # of a link, below which a share of it says nothing
+CEILING_CELLS = 2_000  # of each half of a modality that is aligned with the other half
 FOLDS = 5  # in which links and pairs are held out
 MIN_TESTED_LINKS = 10  # from which on the rest can stand for all of them when some are held out
 MIN_TESTED_PAIRS = 5  # fewer can be shuffled in too few ways
