@@ -64,6 +64,10 @@ class Keys:
         """`mdata[source].obs`: uncertainty of mapped cells; `target` named where there are several."""
         return "_".join(name for name in (self.key, "uncertainty", target) if name)
 
+    def evidence(self, part: str | None = None, source: str | None = None) -> str:
+        """`mdata[target].var`: held-out correlation of linked features, or a `part`: "q", or "ceiling", its share of that."""
+        return "_".join(name for name in (self.key, "evidence", part, source) if name)
+
     def match(self, target: str) -> str:
         """`mdata[source].obs`: name of the best partner, `.obsm`: weights of the partners (cells × cells of the target)."""
         return f"{self.key}_match_{target}"
