@@ -76,7 +76,7 @@ def headline(record: Mapping[str, Any], pair: Pair) -> str:
     if "pairs_mean" in record:
         parts.append(f"{record['pairs_mean']:.0%} of the cells are nearer than held-out partners, chance is 50%")
     numbers = f" ({'; '.join(parts)})" if parts else ""
-    which = " Trust the features that it names." if record["grade"] == "in part" and "links" in record else ""
+    which = " Which ones: table `links`." if record["grade"] == "in part" and "links" in record else ""
     return f"{found}{numbers}.{which} All numbers: `scmmgan.get.diagnosis`."
 
 
