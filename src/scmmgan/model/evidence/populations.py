@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -243,15 +244,21 @@ def _rival_answers(
 
 
 def _names(domain: Domain, tested: Tested, population: np.ndarray) -> list[str]:
-    """Names of populations: their labels, or the two features that stand out most, linked ones where there are any."""
+    """Names of populations: their labels, else the two features that stand out most, linked ones where there are any.
+
+    Several populations of one label are numbered.
+    """
     landmarks, known = tested.landmarks[domain.name], tested.known
     if known.labels is not None:
         codes = known.labels[domain.name]
         votes = np.zeros((population.max() + 1, len(tested.label_names)))
         labelled = codes >= 0
         np.add.at(votes, (population[landmarks.label[labelled]], codes[labelled]), 1)
-        if votes.any(1).all() and len(set(votes.argmax(1))) == len(votes):
-            return [str(tested.label_names[i]) for i in votes.argmax(1)]
+        if votes.any(1).all():
+            own, count = votes.argmax(1), Counter(votes.argmax(1).tolist())
+            turn = [int((own[:i] == label).sum()) + 1 for i, label in enumerate(own)]
+            names = [str(tested.label_names[i]) for i in own]
+            return [f"{name} {k}" if count[i] > 1 else name for name, i, k in zip(names, own.tolist(), turn)]
     if known.n_links >= MIN_TESTED_LINKS:
         positions = np.unique(known.positions(domain.name))
     else:
