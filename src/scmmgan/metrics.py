@@ -206,7 +206,7 @@ def column_correlation(
         if len(covariates) != a.shape[0]:
             raise ValueError(f"`given` has {len(covariates)} rows, the cells are {a.shape[0]}. One row per cell.")
         covariates = rankdata(covariates, axis=0) if method == "spearman" else covariates
-        design = np.linalg.qr(np.column_stack([np.ones(len(covariates)), _centred_unit(covariates)]))[0]
+        design = _orthonormal(covariates)
     width = max(1, _BLOCK // a.shape[0])
     result = np.empty(a.shape[1])
     for start in range(0, a.shape[1], width):
@@ -401,10 +401,12 @@ def _nearer(distance: np.ndarray, threshold: np.ndarray) -> float:
     return float((distance < threshold).sum() + 0.5 * (distance == threshold).sum())
 
 
-def _centred_unit(values: np.ndarray) -> np.ndarray:
-    """Columns about their mean, of length 1 where they vary."""
-    centred = values - values.mean(0)
-    return centred / np.maximum(np.sqrt((centred**2).sum(0)), 1e-300)
+def _orthonormal(covariates: np.ndarray) -> np.ndarray:
+    """Orthonormal columns (n × rank) that span the covariates and a constant; copies and constants add none."""
+    centred = covariates - covariates.mean(0)
+    centred /= np.maximum(np.sqrt((centred**2).sum(0)), 1e-300)
+    directions, size, _ = np.linalg.svd(centred, full_matrices=False)
+    return np.column_stack([np.full(len(centred), len(centred) ** -0.5), directions[:, size > 1e-9]])
 
 
 def _unexplained(values: np.ndarray, design: np.ndarray) -> np.ndarray:

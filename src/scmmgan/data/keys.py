@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 3  # raised whenever a slot changes: records of another number cannot be read
+FORMAT = 4  # raised whenever a slot changes: records of another number cannot be read
 
 
 @dataclass(frozen=True)
