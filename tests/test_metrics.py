@@ -272,3 +272,52 @@ def test_column_mismatch(score, noisy):
 def test_recall_k_out_of_range(noisy, k):
     with pytest.raises(ValueError, match="between 1 and the number of cells, 83"):
         metrics.recall_at_k(*noisy, k=k)
+
+
+class TestGiven:
+    """Correlation of what covariates do not explain."""
+
+    @staticmethod
+    def cells(n: int = 200) -> tuple[np.ndarray, ...]:
+        rng = np.random.default_rng(0)
+        depth, signal = rng.normal(size=n), rng.normal(size=n)
+        measured = np.column_stack([depth + 0.5 * rng.normal(size=n), depth + signal])
+        mapped = np.column_stack([depth + 0.5 * rng.normal(size=n), depth + signal + 0.3 * rng.normal(size=n)])
+        return depth, mapped, measured
+
+    @pytest.mark.parametrize("method", ["pearson", "spearman"])
+    def test_against_the_formula(self, method):
+        depth, mapped, measured = self.cells()
+        rank = stats.rankdata if method == "spearman" else np.asarray
+        found = metrics.column_correlation(mapped, sp.csr_matrix(measured), method=method, given=depth)
+        for j in range(2):
+            r = np.corrcoef([rank(mapped[:, j]), rank(measured[:, j]), rank(depth)])
+            expected = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+            assert found[j] == pytest.approx(expected)
+        plain = metrics.column_correlation(mapped, measured, method=method)
+        # all that the first has is depth, the second has more
+        assert plain.min() > 0.6
+        assert abs(found[0]) < 0.15
+        assert found[1] > 0.8
+
+    def test_what_follows_from_the_covariates_is_nothing(self):
+        depth, mapped, measured = self.cells()
+        only = np.column_stack([3 * depth + 1, measured[:, 1]])
+        np.testing.assert_array_equal(metrics.column_correlation(only, measured, given=depth)[:1], [0])
+        assert np.isnan(metrics.column_correlation(mapped, only, given=depth)[0])
+
+    def test_several_covariates(self):
+        depth, mapped, measured = self.cells()
+        more = np.column_stack([depth, mapped[:, 1] - depth])
+        assert metrics.column_correlation(mapped, measured, given=more)[1] == 0
+        # constant ones take nothing away
+        np.testing.assert_allclose(
+            metrics.column_correlation(mapped, measured, given=np.ones(200)),
+            metrics.column_correlation(mapped, measured),
+        )
+
+    @pytest.mark.parametrize("given", [np.ones(3), np.full(200, np.nan), np.ones((200, 1, 1))])
+    def test_refused(self, given):
+        _, mapped, measured = self.cells()
+        with pytest.raises(ValueError, match="given"):
+            metrics.column_correlation(mapped, measured, given=given)

@@ -155,8 +155,10 @@ def label_transfer(query: Any, query_labels: Any, reference: Any, reference_labe
     return float((model.predict(x) == truth).mean())
 
 
-def column_correlation(mapped: Any, measured: Any, *, method: Literal["pearson", "spearman"] = "pearson") -> np.ndarray:
-    """Correlation of each mapped feature with the measured one, over cells.
+def column_correlation(
+    mapped: Any, measured: Any, *, method: Literal["pearson", "spearman"] = "pearson", given: Any = None
+) -> np.ndarray:
+    """Correlation of each mapped feature with the measured one, over cells; of what covariates do not explain, if given.
 
     Sparse matrices are made dense a few columns at a time.
 
@@ -168,11 +170,14 @@ def column_correlation(mapped: Any, measured: Any, *, method: Literal["pearson",
         Measured expression of the same cells and features in the same order, `(n_cells, n_features)`.
     method
         `"pearson"` (default), or `"spearman"`: Pearson correlation of ranks, ties averaged.
+    given
+        Covariates of the cells, such as their log depth: `(n_cells,)` or `(n_cells, n_covariates)`. Partial correlation:
+        a linear fit of the covariates (of their ranks, with `"spearman"`) is taken out of both sides. Default: none.
 
     Returns
     -------
     Array `(n_features,)` in [-1, 1]; 0 where the mapped feature is constant (below a millionth of the measured
-    spread), nan where the measured one is. Writes nothing.
+    spread) or follows from the covariates, nan where the measured one is or does. Writes nothing.
 
     Raises
     ------
@@ -186,11 +191,22 @@ def column_correlation(mapped: Any, measured: Any, *, method: Literal["pearson",
     >>> measured = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     >>> metrics.column_correlation(2 * measured, measured)
     array([ 1., nan])
+    >>> depth = np.array([0.0, 1.0, 5.0])
+    >>> metrics.column_correlation(depth[:, None], measured[:, :1], given=depth)
+    array([0.])
     """
     if method not in ("pearson", "spearman"):
         raise ValueError(f"Unknown `method` {method!r}. Use 'pearson' or 'spearman'.")
     a, b = _checked(mapped, "mapped", 2), _checked(measured, "measured", 2)
     _same_shape(a, b)
+    design = None
+    if given is not None:
+        covariates = np.asarray(given, dtype=np.float64)
+        covariates = _dense(_checked(covariates[:, None] if covariates.ndim == 1 else covariates, "given", 2))
+        if len(covariates) != a.shape[0]:
+            raise ValueError(f"`given` has {len(covariates)} rows, the cells are {a.shape[0]}. One row per cell.")
+        covariates = rankdata(covariates, axis=0) if method == "spearman" else covariates
+        design = _orthonormal(covariates)
     width = max(1, _BLOCK // a.shape[0])
     result = np.empty(a.shape[1])
     for start in range(0, a.shape[1], width):
@@ -198,6 +214,8 @@ def column_correlation(mapped: Any, measured: Any, *, method: Literal["pearson",
         x, y = _dense(a[:, columns]), _dense(b[:, columns])
         if method == "spearman":
             x, y = rankdata(x, axis=0), rankdata(y, axis=0)
+        if design is not None:
+            x, y = _unexplained(x, design), _unexplained(y, design)
         result[columns] = _pearson(x, y)
     return result
 
@@ -381,6 +399,21 @@ def _own_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _nearer(distance: np.ndarray, threshold: np.ndarray) -> float:
     return float((distance < threshold).sum() + 0.5 * (distance == threshold).sum())
+
+
+def _orthonormal(covariates: np.ndarray) -> np.ndarray:
+    """Orthonormal columns (n × rank) that span the covariates and a constant; copies and constants add none."""
+    centred = covariates - covariates.mean(0)
+    centred /= np.maximum(np.sqrt((centred**2).sum(0)), 1e-300)
+    directions, size, _ = np.linalg.svd(centred, full_matrices=False)
+    return np.column_stack([np.full(len(centred), len(centred) ** -0.5), directions[:, size > 1e-9]])
+
+
+def _unexplained(values: np.ndarray, design: np.ndarray) -> np.ndarray:
+    """What orthonormal covariates leave of columns; 0 where that is rounding."""
+    rest = values - design @ (design.T @ values)
+    spread = np.sqrt(((values - values.mean(0)) ** 2).sum(0))
+    return np.where(np.sqrt((rest**2).sum(0)) <= 1e-9 * spread, 0.0, rest)
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

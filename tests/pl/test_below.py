@@ -16,9 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import scmmgan as smm
+from scmmgan.data import record as _record
 from scmmgan.pl import _below
 
-NOTE = "Not validated. rna and protein: not identifiable. See scmmgan.get.diagnosis."
+
+def note_of(mdata: md.MuData) -> str:
+    verdict = smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
+    return f"Not validated. rna and protein: {verdict}. See scmmgan.get.diagnosis."
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def texts(figure: Figure) -> str:
 @pytest.mark.parametrize("name", PICTURES)
 def test_maps_without_support_say_so(name: str, by_shape: md.MuData, by_links: md.MuData):
     figure = PICTURES[name](by_shape, return_fig=True)
-    assert texts(figure).count(NOTE) == 1
+    assert texts(figure).count(note_of(by_shape)) == 1
     figure.draw_without_rendering()
     (note,) = (t for t in figure.findobj(Text) if isinstance(t, Text) and "Not validated" in t.get_text())
     box, page = note.get_window_extent(), figure.bbox
@@ -73,15 +77,45 @@ def test_in_axes_of_the_user(name: str, by_shape: md.MuData):
     figure, axes = plt.subplots(1, PANELS[name])
     for _ in range(2):
         PICTURES[name](by_shape, ax=axes, show=False)
-    assert texts(figure).count(NOTE) == 1
+    assert texts(figure).count(note_of(by_shape)) == 1
 
 
 def test_several_alignments(by_shape: md.MuData):
     mdata = by_shape.copy()
     smm.tl.align(mdata, links="gene", method="coupling", key_added="other", progress_bar=False)
-    assert _below.not_validated(mdata, ["scmmgan", "other"]) == NOTE.replace("protein:", "protein (scmmgan):")
+    expected = note_of(by_shape).replace("protein:", "protein (scmmgan):")
+    assert _below.not_validated(mdata, ["scmmgan", "other"]) == expected
     del mdata.uns["other"]["diagnosis"]
     assert "rna and protein: no diagnosis" in _below.not_validated(mdata, "other")
+
+
+@pytest.mark.parametrize(
+    ("grade", "head"), [("in part", "Not fully supported"), ("weak", "Not fully supported"), ("supported", "")]
+)
+def test_the_grade_is_said(grade: str, head: str, by_links: md.MuData):
+    mdata = by_links.copy()
+    record = mdata.uns["scmmgan"]["diagnosis"]["rna"]["protein"]
+    record |= {"grade": grade, "supported": grade == "supported", "verdict": f"{grade}: few"}
+    expected = f"{head}. rna and protein: {grade}: few. See scmmgan.get.diagnosis." if head else ""
+    assert _below.not_validated(mdata, "scmmgan") == expected
+
+
+def test_the_evidence_for_each_feature_stands_above_its_map(by_links: md.MuData):
+    """Only where the map as a whole is not supported."""
+    mdata = by_links.copy()
+    linked = mdata["protein"].var["scmmgan_evidence"].dropna().index[0]
+    other = mdata["protein"].var_names[mdata["protein"].var["scmmgan_evidence"].isna()][0]
+
+    def heads() -> list[str]:
+        axes = smm.pl.spatial_map(mdata, [linked, other], source="rna", target="protein", uncertainty=False, show=False)
+        return [" ".join(ax.get_title(loc="left").split()) for ax in axes[:, 1]]
+
+    assert heads() == ["mapped to protein", ""]
+    record = mdata.uns["scmmgan"]["diagnosis"]["rna"]["protein"]
+    record |= {"grade": "in part", "supported": False, "verdict": "supported in part by links: 3 of 15 features"}
+    mdata.uns["scmmgan"] = _record.sealed({"diagnosis": mdata.uns["scmmgan"]["diagnosis"]}, mdata.uns["scmmgan"])
+    r, q = (mdata["protein"].var.at[linked, f"scmmgan_evidence{part}"] for part in ("", "_q"))
+    assert heads() == [f"mapped to protein held-out r = {r:.2f}, q = {q:.2g}", "not tested"]
 
 
 def test_glyphs_that_no_font_has(by_links: md.MuData, caplog: pytest.LogCaptureFixture):

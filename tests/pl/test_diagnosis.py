@@ -38,7 +38,13 @@ def diagnosed(aligned: md.MuData) -> md.MuData:
                 "links_p": 0.01,
                 "links_null": np.linspace(-0.2, 0.2, 99),
                 "links": pd.DataFrame(
-                    {"spots": [*"abcde"], "cells": ["a", "b", "c", "d", "E"], "correlation": [0.9, 0.8, 0.7, 0.6, -0.5]}
+                    {
+                        "spots": [*"abcde"],
+                        "cells": ["a", "b", "c", "d", "E"],
+                        "correlation": [0.9, 0.8, 0.7, 0.6, -0.5],
+                        "q": [0.01, 0.01, 0.02, 0.2, 1.0],
+                        "ceiling": [0.95, 0.9, 0.6, 0.7, 0.3],
+                    }
                 ),
                 "populations": populations,
             }
@@ -55,6 +61,11 @@ def test_links_and_their_null(diagnosed):
     axes = pl.diagnosis(diagnosed, "spots", "cells", show=False)
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["a", "b", "c", "d", "e – E"]
     np.testing.assert_allclose([bar.get_width() for bar in axes[0].containers[0]], [0.9, 0.8, 0.7, 0.6, -0.5])
+    # against what noise allows; those with evidence of their own in colour
+    assert axes[0].lines[1].get_label() == "noise ceiling"
+    np.testing.assert_allclose(axes[0].lines[1].get_xdata(), [0.95, 0.9, 0.6, 0.7, 0.3])
+    colors = [bar.get_facecolor() for bar in axes[0].containers[0]]
+    assert colors[0] == colors[1] == colors[2] != colors[3] == colors[4]
     band = next(p for p in axes[0].patches if p.get_label() == "means of shuffled tables")
     np.testing.assert_allclose([band.get_x(), band.get_width()], [-0.2, 0.4])
     assert axes[0].lines[0].get_xdata()[0] == 0.5
@@ -63,12 +74,16 @@ def test_links_and_their_null(diagnosed):
     assert axes[0].figure.get_suptitle() == "spots and cells: supported by links"
 
 
-def test_many_links_are_a_histogram_with_the_worst_named(diagnosed):
+def test_many_links_are_points_with_the_best_named(diagnosed):
     links = pd.DataFrame({"spots": [f"g{i}" for i in range(50)], "cells": [f"g{i}" for i in range(50)]})
-    record(diagnosed)["links"] = links.assign(correlation=np.linspace(-0.5, 0.9, 50))
+    correlation = np.linspace(-0.5, 0.9, 50)
+    links = links.assign(correlation=correlation, q=np.where(np.arange(50) > 42, 0.01, 0.3), ceiling=0.8)
+    record(diagnosed)["links"] = links
     axes = pl.diagnosis(diagnosed, "spots", "cells", show=False)
-    assert sum(bar.get_height() for bar in axes[0].containers[0]) == 50
-    assert axes[0].texts[0].get_text() == "worst:\ng0\ng1\ng2\ng3\ng4"
+    points = axes[0].collections[-1].get_offsets()
+    np.testing.assert_allclose(points, np.column_stack([correlation[::-1], np.full(50, 0.8)]))
+    assert axes[0].texts[0].get_text() == "q < 0.05: 7 of 50\ng49\ng48\ng47\ng46\ng45"
+    assert axes[0].get_ylabel() == "noise ceiling"
 
 
 def test_pairs(diagnosed):

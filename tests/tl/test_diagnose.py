@@ -46,18 +46,25 @@ def test_links_that_hold(caplog: pytest.LogCaptureFixture):
     mdata = smm.datasets.toy(n_cells=120)
     with caplog.at_level(logging.INFO, logger="scmmgan"):
         record = align(mdata, links="gene")
-    assert record["verdict"] == "supported by links"
+    assert record["verdict"].startswith("supported by links")
     assert record["supported"]
     assert record["links_mean"] > 0.8
     score = record["links"]["correlation"]
     assert record["links_error"] == pytest.approx(np.std(score, ddof=1) / len(score) ** 0.5)
     assert record["links_p"] == 0.01
-    assert list(record["links"].columns) == ["rna", "protein", "correlation"]
+    assert list(record["links"].columns) == ["rna", "protein", "correlation", "p", "q", "ceiling", "share"]
+    assert record["grade"] == "supported"
+    assert (record["links_evident"], record["links_features"]) == (15, 15)
+    assert 0.6 < record["links_ceiling"] < 1
+    assert 0 < record["links_ceiling_error"] < 0.1
+    assert record["links_share"] == pytest.approx(record["links_mean"] / record["links_ceiling"])
     said = [r for r in caplog.records if "held-out links" in r.message]
     assert [r.levelno for r in said] == [logging.INFO]
     mean, most = f"{record['links_mean']:.2f}", f"{record['links_null'].max():.2f}"
+    allowed = f"{record['links_ceiling']:.2f}"
     assert said[0].message == (
-        f"rna and protein: supported by links (held-out links correlate {mean}, shuffled ones at most {most}). "
+        f"rna and protein: {record['verdict']} (held-out links correlate {mean}, shuffled ones at most {most}, "
+        f"noise allows {allowed}). "
         "All numbers: `scmmgan.get.diagnosis`."
     )
     assert f"15 held-out links correlate {mean} ± " in record["statement"]
@@ -68,11 +75,14 @@ def test_links_that_hold(caplog: pytest.LogCaptureFixture):
 def test_shuffled_links_are_not_supported(seed: int, caplog: pytest.LogCaptureFixture):
     mdata = smm.datasets.toy(n_cells=120)
     record = align(mdata, links=shuffled_links(mdata, seed))
-    assert record["verdict"] == "not identifiable"
+    assert record["grade"] == "not identifiable"
     assert not record["supported"]
-    said = [r for r in caplog.records if r.message.startswith("rna and protein: not identifiable. Nothing shows")]
+    said = [r for r in caplog.records if r.message.startswith("rna and protein: not identifiable")]
     assert [r.levelno for r in said] == [logging.WARNING]
-    assert record["statement"].startswith("rna and protein: not identifiable. ")
+    assert ". Nothing shows" in said[0].message
+    assert record["statement"].startswith("rna and protein: not identifiable")
+    # nor has any feature evidence of its own
+    assert record["links_evident"] == 0
 
 
 def test_one_modality_without_structure():
@@ -84,7 +94,8 @@ def test_one_modality_without_structure():
 def test_pairs():
     mdata = smm.datasets.toy(n_cells=100)
     record = align(mdata, links=None, pairs=true_pairs(mdata, 30))
-    assert record["verdict"] == "supported by pairs"
+    assert record["verdict"].startswith("supported by pairs")
+    assert (record["pairs_q"] < 0.05).mean() > 0.5
     assert record["pairs_mean"] < 0.2
     assert len(record["pairs"]) == 30
     assert record["pairs_error"] == pytest.approx(np.std(record["pairs"], ddof=1) / 30**0.5)
@@ -95,13 +106,14 @@ def test_pairs():
 
 def test_links_and_pairs():
     mdata = smm.datasets.toy(n_cells=80)
-    assert align(mdata, links="gene", pairs=true_pairs(mdata, 30))["verdict"] == "supported by links and pairs"
+    assert align(mdata, links="gene", pairs=true_pairs(mdata, 30))["verdict"].startswith("supported by links and pairs")
     contradicted = align(mdata, links="gene", pairs=true_pairs(mdata, 30, shuffle=True))
     assert contradicted["links_p"] == 0.01
-    assert not contradicted["supported"]
+    # links that beat every shuffled table are never called chance
+    assert contradicted["verdict"].startswith("weak: more than chance, but known pairs contradict it")
     assert "contradict" in contradicted["statement"]
     # three pairs prove nothing, and outweigh nothing
-    assert align(mdata, links="gene", pairs=true_pairs(mdata, 3))["verdict"] == "supported by links"
+    assert align(mdata, links="gene", pairs=true_pairs(mdata, 3))["verdict"].startswith("supported by links")
 
 
 def test_right_links_do_not_support_what_wrong_labels_made_of_them():
@@ -118,7 +130,8 @@ def test_right_links_do_not_support_what_wrong_labels_made_of_them():
     wrong = align(mdata, links="gene", labels="known")
     assert wrong["links_mean"] > 0.8
     assert wrong["links_in_use"] < 0.3
-    assert "links" not in wrong["verdict"]
+    assert wrong["grade"] in ("weak", "in part")
+    assert "by links" not in wrong["verdict"]
     assert "labels or pairs contradict them" in wrong["statement"]
 
 
@@ -181,7 +194,8 @@ def test_labels_alone():
     record = align(mdata, links=None, labels="cell_type")
     assert set(record["populations"]["population"]) == {f"type_{c}" for c in "ABCDE"}
     assert record["labels_separated"] > 0.8
-    assert record["supported"] == (record["labels_p"] <= 0.01)
+    # labels are compared by the order of their distances: never more than in part
+    assert record["grade"] == ("in part" if record["labels_p"] <= 0.01 else "not identifiable")
     assert "inside a label they say nothing" in record["statement"]
     mdata["protein"].obs["cell_type"] = np.random.default_rng(0).permutation(mdata["protein"].obs["cell_type"])
     assert not align(mdata, links=None, labels="cell_type")["supported"]
@@ -193,7 +207,7 @@ def test_a_map_that_does_not_follow_its_coupling():
     record = smm.get.diagnosis(mdata, "rna", "protein")
     assert record["links_p"] == 0.01
     assert record["quality_follows"] > 0.3
-    assert record["verdict"] == "not identifiable"
+    assert record["verdict"].startswith("weak: more than chance, but the trained map does not follow the coupling")
     assert "does not follow" in record["statement"]
 
 
@@ -201,8 +215,16 @@ def test_three_modalities_and_a_representation():
     mdata = smm.datasets.toy(n_cells=80, n_modalities=3)
     smm.tl.align(mdata, links="gene", **COUPLED)
     for a, b in (("rna", "protein"), ("rna", "atac"), ("atac", "protein")):
-        assert smm.get.diagnosis(mdata, a, b)["verdict"] == "supported by links"
+        record = smm.get.diagnosis(mdata, a, b)
+        assert record["supported"]
         assert mdata[a].obs[f"scmmgan_ambiguous_{b}"].dtype == bool
+        for one, other in ((a, b), (b, a)):
+            # of the map from the other one
+            found = mdata[one].var[f"scmmgan_evidence_{other}"].dropna()
+            links = pd.DataFrame(record["links"]).set_index(one)["correlation"]
+            pd.testing.assert_series_equal(
+                found.sort_index(), links.sort_index(), check_names=False, check_index_type=False
+            )
     mdata["protein"].obsm["X_own"] = np.asarray(mdata["protein"].X)[:, :7]
     smm.tl.align(mdata, "rna", "protein", use_rep={"protein": "X_own"}, key_added="rep", **COUPLED)
     record = smm.get.diagnosis(mdata, "rna", "protein", key="rep")
@@ -211,7 +233,7 @@ def test_three_modalities_and_a_representation():
 
 def test_shared_space():
     mdata = smm.datasets.toy(n_cells=100, shared_genes=True)
-    assert align(mdata)["verdict"] == "supported by links"
+    assert align(mdata)["supported"]
 
 
 def test_fewest_cells():
@@ -306,6 +328,80 @@ def test_the_seed_does_not_change_what_is_assessed(small_coupled: md.MuData):
     # another coupling would be carried over otherwise
     smm.tl.align(small_coupled, links="gene", random_state=5, **COUPLED)
     assert smm.get.diagnosis(small_coupled, "rna", "protein")["links_in_use"] != before["links_in_use"]
+
+
+# --- evidence of features ----------------------------------------------------------------------------------------
+
+PARTS = {"scmmgan_evidence": "correlation", "scmmgan_evidence_q": "q", "scmmgan_evidence_ceiling": "share"}
+
+
+def test_every_linked_feature_has_its_evidence_in_var(small_coupled: md.MuData):
+    links = pd.DataFrame(smm.get.diagnosis(small_coupled, "rna", "protein")["links"])
+    for m in ("rna", "protein"):
+        var = small_coupled[m].var
+        linked = var.index.isin(links[m])
+        assert linked.sum() == 15
+        for slot, column in PARTS.items():
+            np.testing.assert_allclose(var.loc[links[m], slot], links[column])
+            assert var.loc[~linked, slot].isna().all()
+        assert (var.loc[linked, "scmmgan_evidence_q"] < 0.05).all()
+        assert var.loc[linked, "scmmgan_evidence_ceiling"].between(0, 1).all()
+
+
+def test_a_feature_of_several_links_gets_its_best():
+    mdata = smm.datasets.toy(n_cells=80, n_features=[30, 20])
+    table = smm.pp.link_features(mdata, "rna", "protein", on="gene")[["rna", "protein"]]
+    wrong = table.assign(rna=np.roll(mdata["rna"].var_names[-15:], 1))
+    record = align(mdata, links=pd.concat([table, wrong], ignore_index=True))
+    best = pd.DataFrame(record["links"]).groupby("protein")["correlation"].max()
+    np.testing.assert_allclose(mdata["protein"].var.loc[best.index, "scmmgan_evidence"], best)
+
+
+def test_evidence_follows_its_features(small_coupled: md.MuData, tmp_path: Path):
+    """Through files, subsets and other orders; another alignment of that name takes it away."""
+    before = small_coupled["protein"].var[list(PARTS)].copy()
+    small_coupled.write(tmp_path / "mdata.h5mu")
+    read = md.read_h5mu(tmp_path / "mdata.h5mu")
+    pd.testing.assert_frame_equal(read["protein"].var[list(PARTS)], before)
+    turned = read[:, [*read["rna"].var_names, *read["protein"].var_names[:12][::-1]]].copy()
+    part = turned["protein"].var[list(PARTS)]
+    pd.testing.assert_frame_equal(part.sort_index(), before.loc[part.index].sort_index())
+    smm.tl.align(read, links=None, labels=None, **COUPLED)
+    assert not [c for c in read["protein"].var if "evidence" in c]
+    assert not [c for c in read.var if "evidence" in c]
+
+
+def test_diagnose_writes_it_again(small_coupled: md.MuData):
+    before = small_coupled["rna"].var[list(PARTS)].copy()
+    small_coupled["rna"].var = small_coupled["rna"].var.drop(columns=list(PARTS))
+    smm.tl.diagnose(small_coupled)
+    pd.testing.assert_frame_equal(small_coupled["rna"].var[list(PARTS)], before)
+
+
+def test_a_column_of_the_user_is_not_replaced(small: md.MuData):
+    small["protein"].var["scmmgan_evidence"] = 1.0
+    with pytest.raises(ValueError, match="scmmgan_evidence"):
+        align(small, links="gene")
+    assert "scmmgan" not in small.uns
+
+
+# --- depth -------------------------------------------------------------------------------------------------------
+
+
+def test_a_map_of_depth_is_said_to_be_one(caplog: pytest.LogCaptureFixture):
+    """One factor, the depth, in all features."""
+    mdata = smm.datasets.toy(n_cells=80, n_features=[30, 20])
+    rng = np.random.default_rng(0)
+    for adata in mdata.mod.values():
+        depth = rng.gamma(2, 5, size=(80, 1))
+        adata.X = np.log1p(rng.poisson(depth * np.ones(adata.n_vars))).astype(np.float32)
+    align(mdata, links="gene")
+    caplog.clear()
+    smm.tl.diagnose(mdata)
+    record = smm.get.diagnosis(mdata, "rna", "protein")
+    assert min(record["depth_rna"], record["depth_protein"]) > 0.6
+    assert len([r for r in caplog.records if "depth is the main content of this map" in r.message]) == 2
+    assert "Features mapped from rna correlate" in record["statement"]
 
 
 # --- scores ------------------------------------------------------------------------------------------------------

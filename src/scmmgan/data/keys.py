@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 3  # raised whenever a slot changes: records of another number cannot be read
+FORMAT = 4  # raised whenever a slot changes: records of another number cannot be read
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class Keys:
     def cell_uncertainty(self, target: str | None = None) -> str:
         """`mdata[source].obs`: uncertainty of mapped cells; `target` named where there are several."""
         return "_".join(name for name in (self.key, "uncertainty", target) if name)
+
+    def evidence(self, part: str | None = None, source: str | None = None) -> str:
+        """`mdata[target].var`: held-out correlation of linked features, or a `part`: "q", or "ceiling", its share of that."""
+        return "_".join(name for name in (self.key, "evidence", part, source) if name)
 
     def match(self, target: str) -> str:
         """`mdata[source].obs`: name of the best partner, `.obsm`: weights of the partners (cells × cells of the target)."""

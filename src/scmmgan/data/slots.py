@@ -50,7 +50,8 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
         ours = {slot for m, _, slot in _derived.recorded(found or {}) if m == name}
         if taken := sorted((slots | ours).intersection(read[name])):
             raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
-        there = {*mdata[name].obsm, *mdata[name].layers, *mdata[name].obs} - _earlier(mdata, name, keys)
+        containers = (mdata[name].obsm, mdata[name].layers, mdata[name].obs, mdata[name].var)
+        there = {slot for container in containers for slot in container} - _earlier(mdata, name, keys)
         if taken := sorted(slots & there):
             raise ValueError(
                 f"{name!r} has {taken[0]!r} already, and `mdata.uns` no alignment {keys.key!r} that wrote it. "
@@ -63,8 +64,9 @@ def _names(
     name: str,
     keys: Keys,
     relaxed: Collection[str] | None = None,
+    linked: Collection[str] | None = None,
 ) -> set[str]:
-    """All slots of one modality that an alignment of `names` may write; of the `relaxed` ones only, if given."""
+    """All slots of one modality that an alignment of `names` may write; of the `relaxed` and `linked` only, if given."""
     others = [b for b in names if b != name]
     return {
         keys.embedding,
@@ -72,6 +74,12 @@ def _names(
         keys.landmark,
         *(keys.unmatched(b if len(others) > 1 else None) for b in others if relaxed is None or b in relaxed),
         *(keys.ambiguous(b if len(others) > 1 else None) for b in others),
+        *(
+            keys.evidence(part, b if len(others) > 1 else None)
+            for b in others
+            for part in EVIDENCE
+            if linked is None or b in linked
+        ),
     }
 
 
@@ -88,7 +96,14 @@ def _earlier(mdata: MuData, name: str, keys: Keys) -> set[str]:
     except ValueError:
         # of another format, or damaged: everything that it may have written
         return _names(before, name, keys) | {f"{keys.key}_told_{b}" for b in before}
-    return _names(before, name, keys, [b for b, info in coupling.items() if info.get("relaxed")])
+    linked = [b for b in before if "links" in _of_pair(found["diagnosis"], name, b)]
+    return _names(before, name, keys, [b for b, info in coupling.items() if info.get("relaxed")], linked)
+
+
+def _of_pair(records: Mapping[str, Any], a: str, b: str) -> Mapping[str, Any]:
+    """The record of two modalities in whichever order; empty where there is none."""
+    found = [row[t] for s, t in ((a, b), (b, a)) if t in (row := records.get(s, {}))]
+    return found[0] if found else {}
 
 
 def _modalities(mdata: MuData, record: Mapping[str, Any]) -> list[str]:
@@ -161,6 +176,8 @@ def write(
             if coupling.relaxed:
                 slots[name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
             slots[name].append(("obs", keys.ambiguous(several), ambiguous[name, target]))
+            tested = diagnosis[name, target] if (name, target) in diagnosis else diagnosis[target, name]
+            slots[name] += [("var", *column) for column in _evidence(mdata, tested, name, several, keys)]
             imputed = _imputed(a, imputations.get((name, target)))
             if imputed is not None:
                 slots[name].append(("obsm", keys.counts(target), imputed[1]))
@@ -200,6 +217,20 @@ def write(
         mdata.uns[keys.uns] = record
 
 
+EVIDENCE = {None: "correlation", "q": "q", "ceiling": "share"}  # parts of the slot, and their columns of the links
+
+
+def _evidence(
+    mdata: MuData, record: Mapping[str, Any], name: str, source: str | None, keys: Keys
+) -> list[tuple[str, np.ndarray]]:
+    """Slots of `var` and their values (float64, NaN without a link): each feature's best link, by its correlation."""
+    if "links" not in record:
+        return []
+    links = pd.DataFrame(dict(record["links"])).sort_values("correlation", ascending=False, kind="stable")
+    best = links.drop_duplicates(name).set_index(name).reindex(mdata[name].var_names.astype(object))
+    return [(keys.evidence(part, source), best[column].to_numpy(dtype=float)) for part, column in EVIDENCE.items()]
+
+
 def _imputed(source: Domain, imputation: Imputation | None) -> tuple[Imputation, np.ndarray] | None:
     """An imputation and the scores of the cells that it reads, where there is one."""
     if imputation is None or source.modality.counts is None:
@@ -237,13 +268,15 @@ def write_diagnosis(
     """Replace the diagnosis of an alignment that is there; flags are those of cells in the order of the alignment."""
     several = len({a for a, _ in ambiguous}) > 2
     sealed = _record.sealed({"diagnosis": _nested(records)}, record(mdata, keys))
-    columns = [
-        (a, keys.ambiguous(b if several else None), flags[places(mdata, a, keys)[0]])
-        for (a, b), flags in ambiguous.items()
-    ]
-    with all_or_nothing(mdata, [a for a, _, _ in columns]):
-        for name, column, flags in columns:
-            mdata[name].obs[column] = flags
+    columns = []
+    for (a, b), flags in ambiguous.items():
+        other = b if several else None
+        columns.append((a, "obs", keys.ambiguous(other), flags[places(mdata, a, keys)[0]]))
+        tested = records[a, b] if (a, b) in records else records[b, a]
+        columns += [(a, "var", *column) for column in _evidence(mdata, tested, a, other, keys)]
+    with all_or_nothing(mdata, [a for a, *_ in columns]):
+        for name, container, column, values in columns:
+            getattr(mdata[name], container)[column] = values
         mdata.uns[keys.uns] = sealed
 
 
@@ -269,12 +302,13 @@ def _clear(mdata: MuData, keys: Keys) -> None:
         del mdata.obsm[keys.embedding]
     earlier = {m: _earlier(mdata, m, keys) for m in before if m in mdata.mod}
     for name, slots in earlier.items():
-        for container in (mdata[name].layers, mdata[name].obsm, mdata[name].obs):
+        for container in (mdata[name].layers, mdata[name].obsm, mdata[name].obs, mdata[name].var):
             for slot in slots.intersection(container):
                 del container[slot]
-        # MuData keeps copies of its modalities' columns, joined ones where the cells are no axis of their own
-        copies = [slot if mdata.axis == 1 else f"{name}:{slot}" for slot in slots]
-        mdata.obs.drop(columns=copies, errors="ignore", inplace=True)
+        # MuData keeps copies of its modalities' columns, joined ones where the axis is a common one
+        for frame, own_axis in ((mdata.obs, 0), (mdata.var, 1)):
+            copies = [f"{name}:{slot}" if mdata.axis == own_axis else slot for slot in slots]
+            frame.drop(columns=copies, errors="ignore", inplace=True)
     del mdata.uns[keys.uns]
 
 

@@ -119,6 +119,9 @@ MAP_CHUNK = 8_192  # cells mapped at one time
 
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables
 N_SHUFFLED = 99  # shuffled tables
+N_SHUFFLED_REST = 20  # of links of which no coupling is made: pooled over links
+LEAST_CEILING = 0.05  # of a link, below which a share of it says nothing
+CEILING_CELLS = 2_000  # of each half of a modality that is aligned with the other half
 FOLDS = 5  # in which links and pairs are held out
 MIN_TESTED_LINKS = 10  # from which on the rest can stand for all of them when some are held out
 MIN_TESTED_PAIRS = 5  # fewer can be shuffled in too few ways
@@ -126,6 +129,13 @@ MAX_TESTED_LINKS = 300  # more change the verdict nowhere
 MAX_TESTED_PAIRS = 100  # held out; more change the verdict nowhere
 MAX_TESTED_CELLS = 2_000  # among which a partner is looked for
 MIN_CORRELATION = 1 / 3  # of held-out links less the standard error; tissues that share housekeeping reach .25
+MIN_FEATURES = 3  # with q < .05 by themselves, of an alignment that is supported in part
+MIN_SHARE = (
+    0.2  # of the noise ceiling that their mean must reach, and what is weak does not (see benchmarks/diagnosis.md)
+)
+EVIDENT = 0.05  # q of a feature or pair that counts
+MAX_NEARER_IN_PART = 0.4  # mean share of cells nearer than the held-out partner, of pairs that support in part
+MAX_DEPTH = 0.5  # mean |correlation| of mapped features with depth, from which on depth is the main content
 MAX_NEARER = 0.3  # mean share of cells nearer than the held-out partner; chance is .5
 MIN_CONTRADICTION = 10  # pairs that outweigh links
 SWAPPABLE = 1 / 3  # swap gap: evidence against a swap twice as large as that for it

@@ -1,4 +1,4 @@
-"""What stands below a picture of a map that nothing supports; and text that its font can draw."""
+"""What stands below a picture of a map that is not fully supported; and text that its font can draw."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ COLOR = "#a50f15"
 def not_validated(
     mdata: MuData, keys: str | Sequence[str], source: str | None = None, target: str | None = None
 ) -> str:
-    """A sentence on the alignments of two modalities (default: of all) that nothing supports; empty where all are."""
+    """A sentence on the alignments of two modalities (default: of all) that are not fully supported; empty where all are."""
     keys = [keys] if isinstance(keys, str) else list(keys)
-    found = []
+    found, grades = [], []
     for key in keys:
         record = mdata.uns[key]
         names = [str(m) for m in record["params"]["modalities"]]
@@ -38,8 +38,10 @@ def not_validated(
                     continue
                 of = verdicts.get((a, b), verdicts.get((b, a), {"supported": False, "verdict": "no diagnosis"}))
                 if not of["supported"]:
+                    grades.append(of.get("grade"))
                     found.append(f"{a} and {b}{f' ({key})' if len(keys) > 1 else ''}: {of['verdict']}")
-    return f"Not validated. {'; '.join(found)}. See scmmgan.get.diagnosis." if found else ""
+    head = "Not fully supported" if all(grade in ("weak", "in part") for grade in grades) else "Not validated"
+    return f"{head}. {'; '.join(found)}. See scmmgan.get.diagnosis." if found else ""
 
 
 def write_below(figure: Figure, text: str, *, own: bool) -> None:

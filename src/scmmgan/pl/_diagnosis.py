@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 MANY = 30  # links up to which each is a bar with its name
-WORST = 5  # links named beyond
+EVIDENT = 0.05  # q of links in colour
+BEST = 5  # links named beyond
 
 
 def diagnosis(
@@ -34,8 +35,8 @@ def diagnosis(
     """What supports the alignment of two modalities, under its verdict.
 
     Four panels. Held-out evidence: the correlation of every link with its partner, predicted by a coupling made without
-    it; or, without links, the share of cells nearer than the partner, of every known pair. With it the mean, and the range
-    of means that shuffled tables reach. Rivals: relative costs of other couplings where shapes decided, else the mean
+    it, against what noise allows (its ceiling), links with q < .05 in colour; or, without links, the share of cells nearer
+    than the partner, of every known pair. With it the mean, and the range of means that shuffled tables reach. Rivals: relative costs of other couplings where shapes decided, else the mean
     beside those of shuffled tables. Swap gaps: for every population, how much of the evidence speaks against a swap with
     the one it could best be swapped with (1: all of it; below the dashed line the two are hard to distinguish). Shares of
     each population without a partner, and that rival couplings send elsewhere.
@@ -112,7 +113,7 @@ def _name(record: Mapping[str, Any]) -> str:
 
 
 def _evidence(ax: Axes, record: Mapping[str, Any]) -> None:
-    """Held-out links (bars with names where they are few, else a histogram), or pairs, with the null's range of means."""
+    """Held-out links against their ceilings (bars with names where they are few), or pairs, with the null's range of means."""
     name = _name(record)
     if not name:
         _nothing(ax, "No links and no pairs: nothing can be held out.")
@@ -127,15 +128,21 @@ def _evidence(ax: Axes, record: Mapping[str, Any]) -> None:
     else:
         links = pd.DataFrame(record["links"]).sort_values("correlation", ascending=False, ignore_index=True)
         labels = [f"{a} – {b}" if a != b else str(a) for a, b in zip(links.iloc[:, 0], links.iloc[:, 1])]
+        evident = (links["q"] < EVIDENT).to_numpy()
+        colors = np.where(evident, OKABE_ITO[0], "0.6").tolist()
         if len(links) <= MANY:
-            ax.barh(np.arange(len(links)), links["correlation"], color=OKABE_ITO[0], height=0.7)
-            ax.set_yticks(np.arange(len(links)), labels)
+            at = np.arange(len(links))
+            ax.barh(at, links["correlation"], color=colors, height=0.7)
+            ax.plot(links["ceiling"], at, "|", color="black", markersize=7, label="noise ceiling")
+            ax.set_yticks(at, labels)
             ax.margins(y=0.01)
         else:
-            ax.hist(links["correlation"], bins=np.linspace(-1, 1, 41).tolist(), color=OKABE_ITO[0])
-            ax.set_ylabel("links", fontsize=TEXT)
-            worst = "\n".join(["worst:", *labels[: -WORST - 1 : -1]])
-            ax.text(0.02, 0.97, worst, fontsize=SMALL, va="top", transform=ax.transAxes)
+            ax.scatter(links["correlation"], links["ceiling"], s=3, c=colors, linewidth=0, rasterized=True)
+            ax.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=0.8, label="all that noise allows")
+            ax.set_ylabel("noise ceiling", fontsize=TEXT)
+            best = [label for label, there in zip(labels, evident) if there][:BEST]
+            named = "\n".join([f"q < {EVIDENT:.2f}: {evident.sum()} of {len(links)}", *best])
+            ax.text(0.02, 0.97, named, fontsize=SMALL, va="top", transform=ax.transAxes)
         ax.set_xlabel("correlation of held-out links", fontsize=TEXT)
     ax.legend(fontsize=SMALL, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 

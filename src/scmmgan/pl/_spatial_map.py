@@ -79,6 +79,9 @@ def spatial_map(
     always runs from 0 (predicted exactly by what the source measured) to 1 (as variable as in the whole population; a
     pointed end means that some cells lie beyond).
 
+    Where the alignment is not fully supported, its verdict stands below the picture, and above each map the evidence for
+    that feature alone: its held-out correlation and q, or that it was not tested (:func:`scmmgan.tl.diagnose`).
+
     Parameters
     ----------
     mdata
@@ -236,6 +239,8 @@ def contents(
         row = [measured_panel(mdata, name, source, target, keys[0], cells, cmap)]
         missing = Panel(head=DOUBT, note=f"not measured in {target}")
         for key, panel in mapped_panels(mdata, name, target, values, cmap).items():
+            if panel.colors is not None:
+                panel = replace(panel, note=evidence(mdata, name, source, target, key))
             row += [panel, doubts[key].get(name, missing)] if doubts.get(key) else [panel]
         rows.append(row)
     return rows
@@ -268,6 +273,18 @@ def mapped_panels(
         together = paint(np.concatenate(list(alike.values())), cmap)
         panels |= {key: Panel(replace(together, values=v), bar, heads[key]) for key, v in alike.items()}
     return panels
+
+
+def evidence(mdata: MuData, name: str, source: str, target: str, key: str) -> str:
+    """Evidence for one mapped feature, where its alignment is not fully supported and that was diagnosed."""
+    if not not_validated(mdata, key, source, target):
+        return ""
+    for of in (None, source):
+        slots = Keys(key).evidence(None, of), Keys(key).evidence("q", of)
+        if all(slot in mdata[target].var for slot in slots):
+            r, q = (float(mdata[target].var.at[name, slot]) for slot in slots)
+            return "not tested" if np.isnan(r) else f"held-out r = {r:.2f}, q = {q:.2g}"
+    return ""
 
 
 def doubt_panels(

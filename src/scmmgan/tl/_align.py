@@ -217,13 +217,14 @@ def align(
         scores = quality.score_map(
             aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"]
         )
+        depths = quality.depth_correlations(domains, images)
     params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
     params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
     params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
     mdata = _modality.copied(mdata) if copy else mdata
     _slots.write(
         mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
-        diagnosis=verdict.verdicts(records, scores), ambiguous=ambiguous, keys=keys,
+        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
 

@@ -160,12 +160,16 @@ def diagnose(
         more: dict[Pair, dict[str, Any]] = {
             **quality.score_map(aligner, domains, couplings, two_sample_auc=auc, random_state=trained)
         }
+        images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
+        depths = quality.depth_correlations(domains, images)
         if full:
             settings = _read.training_settings(params) | {"max_steps": steps, "progress_bar": progress_bar}
             settings["shared"] = problem.shared is not None
             found = _retrain(problem, domains, (couplings, loadings), settings, n_restarts, seed)
             more = {pair: {**more[pair], **found[pair]} for pair in more}
-    _slots.write_diagnosis(mdata, verdict.verdicts(records, more), ambiguous, keys)
+    found = verdict.verdicts(records, more, depths)
+    verdict.warn_of_depth(found)
+    _slots.write_diagnosis(mdata, found, ambiguous, keys)
 
 
 def _retrain(

@@ -8,8 +8,6 @@ import pytest
 from scmmgan import metrics
 from scmmgan.model.coupling import coupling
 from scmmgan.model.coupling.landmarks import Landmarks, find_landmarks
-from scmmgan.model.coupling.transport import relaxed_plan
-from scmmgan.model.coupling.views import correlation_distance, over_mean
 from scmmgan.model.defaults import COARSE_ITERATIONS, EPSILON, FOLDS, MAX_TESTED_PAIRS
 from scmmgan.model.evidence import heldout
 
@@ -191,30 +189,63 @@ def test_shuffled_links_do_not_hold(seed: int):
     assert held.mean < 1 / 3
 
 
-def test_links_that_the_plan_does_not_know():
-    """The plan itself is tested: right side up it carries links over, mirrored it does not."""
+def test_links_beyond_those_tested_are_carried_by_couplings_that_did_not_see_them():
+    """Scores of the rest, each by the plan of its fold; links that share a feature are in one fold, tested or not."""
+    x, linked, _ = planted(2, 26)
+    _, (a, b), (p, q) = on_landmarks(x, linked, 15)
+    groups = np.r_[0, 0, np.arange(1, 25)]
+    tested = np.setdiff1d(np.arange(26), [1, 5, 9, 21])
+    held = heldout.held_out_links(a, b, p, q, groups, tested=tested, n_null=4, random_state=1)
+    assert held.score.shape == held.fold.shape == (22,)
+    assert held.rest.score.shape == held.rest.fold.shape == (4,)
+    # the first two are one group, and only the first is tested
+    assert held.fold[0] == held.rest.fold[0]
+    for i, at in enumerate([1, 5, 9, 21]):
+        plan = held.plans[held.rest.fold[i]]
+        expected = carried_by_hand(plan, a[:, [at]], b[:, [at]], p, q)
+        np.testing.assert_allclose(held.rest.score[i], expected, atol=1e-9)
+    assert held.rest.score.mean() > 0.6
+    # fewer tables than the others have, their partners shuffled as well
+    assert held.rest.null_scores.shape == (4, 4)
+    assert held.rest.null_scores.std() > 0.05
+    assert heldout.held_out_links(a, b, p, q, groups, n_null=0).rest is None
+
+
+def test_every_link_has_its_own_p():
     x, linked, _ = planted()
+    linked["a"][:, 7] = np.random.default_rng(1).normal(size=N)
     _, (a, b), (p, q) = on_landmarks(x, linked)
-    cost = over_mean(correlation_distance(a, b))
-    plan = relaxed_plan(cost, p, q)[0]
-    right = heldout.carried_links(plan, a, b, p, q)
-    assert right.p == 0.01
-    np.testing.assert_allclose(right.score, carried_by_hand(plan, a, b, p, q))
-    assert (right.plans.shape, set(right.fold)) == ((1, *plan.shape), {0})
-    mirrored = heldout.carried_links(relaxed_plan(over_mean(2 - correlation_distance(a, b)), p, q)[0], a, b, p, q)
-    assert mirrored.p == 1
-    assert mirrored.mean < -0.5 < 0.5 < right.mean
-    assert heldout.carried_links(plan, a[:, :3], b[:, :3], p, q).p > 0.05  # 3 links: 6 tables
+    held = heldout.held_out_links(a, b, p, q, np.arange(N_LINKS))
+    found = held.each_p
+    assert found[7] > 0.2
+    assert (np.delete(found, 7) < 0.05).mean() > 0.9
+    # by hand: standardised by its own null, pooled over links
+    z, null = np.arctanh(held.score), np.arctanh(held.null_scores)
+    effect = (z[3] - null[:, 3].mean()) / null[:, 3].std(ddof=1)
+    rough = (null - null.mean(0)) / null.std(0, ddof=1)
+    assert found[3] == pytest.approx((1 + (rough >= effect).sum()) / (1 + rough.size), abs=2e-3)
+
+
+def test_p_of_noise_is_uniform():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 40, 60))
+    p = np.full(40, 1 / 40)
+    found = heldout.held_out_links(a, b, p, p, np.arange(60), n_null=19).each_p
+    assert 0.3 < found.mean() < 0.7
+    assert (found < 0.05).mean() < 0.15
 
 
 def test_mean_error_and_p():
     score, null = np.array([0.1, 0.4, 0.7, 0.2]), np.array([0.35, 0.36, 0.1, -0.2])
-    held = heldout.HeldOut(score, null, np.empty(0), np.empty(0), (score, score))
+    held = heldout.HeldOut(score, np.repeat(null[:, None], 4, 1), np.empty(0), np.empty(0), (score, score))
     assert held.mean == pytest.approx(0.35)
+    np.testing.assert_allclose(held.null, null)
     # the unbiased variance: of few links the other one is far too small
     assert held.error == pytest.approx(np.sqrt(np.sum((score - 0.35) ** 2) / 3 / 4))
     assert held.p == 3 / 5
-    lower = heldout.HeldOut(score, null, np.empty(0), np.empty(0), (score, score), higher_is_better=False)
+    lower = heldout.HeldOut(
+        score, np.repeat(null[:, None], 4, 1), np.empty(0), np.empty(0), (score, score), higher_is_better=False
+    )
     assert lower.p == 4 / 5
 
 

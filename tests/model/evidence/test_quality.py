@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from scmmgan.metrics import two_sample_auc
 from scmmgan.model.evidence import quality
@@ -157,3 +158,39 @@ def test_overlap_of_neighbourhoods():
     x = np.random.default_rng(0).normal(size=(100, 3))
     assert quality.overlap(x, 2 * x + 1) == 1
     assert quality.overlap(x, x[::-1]) < 0.4
+
+
+# --- depth -------------------------------------------------------------------------------------------------------
+
+
+def modality(values: Any, **more: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"values": values, "counts": None, "embedded": False, **more})
+
+
+def test_depth_is_that_of_the_counts_where_there_are_any():
+    values = np.array([[1.0, 2], [0, 0], [3, 4]])
+    np.testing.assert_allclose(quality.log_depth(modality(values)), np.log1p([3, 0, 7]))
+    np.testing.assert_allclose(
+        quality.log_depth(modality(-values, counts=sp.csr_matrix(2 * values))), np.log1p([6, 0, 14])
+    )
+    # values below 0 have no total, nor does a representation
+    assert quality.log_depth(modality(-values)) is None
+    assert quality.log_depth(modality(values, embedded=True)) is None
+
+
+def test_mean_correlation_of_mapped_features_with_depth():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(50, 3))
+    decoder = rng.normal(size=(3, 7))
+    decoder[:, 4] = 0
+    values = rng.gamma(2, size=(50, 6))
+    depth = np.log1p(values.sum(1))
+    domains: Any = {
+        "a": SimpleNamespace(modality=modality(values), transform=None),
+        "b": SimpleNamespace(modality=modality(-values), transform=SimpleNamespace(decoder=decoder)),
+    }
+    domains["a"].transform = SimpleNamespace(decoder=decoder)
+    found = quality.depth_correlations(domains, {("a", "b"): y, ("b", "a"): y})
+    features = np.delete(y @ decoder, 4, axis=1)
+    expected = np.mean([abs(np.corrcoef(f, depth)[0, 1]) for f in features.T])
+    assert found == {("a", "b"): {"depth_a": pytest.approx(expected)}}

@@ -90,8 +90,14 @@ def linked_values(known: Known, domains: Domains, *, shared: bool) -> dict[str, 
 
 
 def smoothed_links(known: Known, domains: Domains) -> dict[str, np.ndarray]:
-    """Smoothed, z-scored linked features (n × links) of both sides: what held-out links are tested on."""
+    """Smoothed, z-scored linked features (n × links) of both sides."""
     return _signed({m: domains[m].zscored(at) for m, at in _sides(known.names, known.links)}, known.links)
+
+
+def landmark_links(known: Known, domains: Domains, label: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Their means (m × links) over the cells of each landmark `label` (n,): what held-out links are tested on."""
+    means = {m: domains[m].landmark_means(label[m], at) for m, at in _sides(known.names, known.links)}
+    return _signed(means, known.links)
 
 
 def _sides(names: Pair, links: Links | None) -> list[tuple[str, np.ndarray]]:

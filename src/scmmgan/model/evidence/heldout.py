@@ -23,8 +23,10 @@ from scmmgan.model.defaults import (
     MAX_TESTED_CELLS,
     MAX_TESTED_PAIRS,
     N_SHUFFLED,
+    N_SHUFFLED_REST,
     PLAN_BATCH,
 )
+from scmmgan.model.evidence.correlations import against_null, strength
 from scmmgan.model.problem import Pair
 from scmmgan.model.space.graphs import label_purity
 from scmmgan.model.space.linear import column_correlation
@@ -32,7 +34,7 @@ from scmmgan.model.space.linear import column_correlation
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scores of links or pairs (k,) in couplings made without them, and the mean score of each shuffled table.
+    """Scores of links or pairs (k,) in couplings made without them, and those of shuffled tables (tables × k).
 
     `score`: links: correlation with the carried-over partner; pairs: share of cells nearer than the known partner.
     `plans` (folds × m × m') are the couplings; `fold` (k,) says which one did not see which link or pair. `columns` (m × k
@@ -40,11 +42,17 @@ class HeldOut:
     """
 
     score: np.ndarray
-    null: np.ndarray
+    null_scores: np.ndarray
     plans: np.ndarray
     fold: np.ndarray
     columns: tuple[np.ndarray, np.ndarray]
     higher_is_better: bool = True
+    rest: HeldOut | None = None  # links of which no coupling was made
+
+    @property
+    def null(self) -> np.ndarray:
+        """Mean score of each shuffled table."""
+        return self.null_scores.mean(1)
 
     @property
     def mean(self) -> float:
@@ -61,6 +69,13 @@ class HeldOut:
         """Share of tables, the true one among them, that do as well as the true one."""
         better = self.null >= self.mean - 1e-12 if self.higher_is_better else self.null <= self.mean + 1e-12
         return float((1 + better.sum()) / (1 + len(self.null)))
+
+    @property
+    def each_p(self) -> np.ndarray:
+        """One-sided p (k,) of each by itself: Fisher z over the mean and sd of its own null; standardised nulls are pooled."""
+        sign, offset = (1, 0) if self.higher_is_better else (-2, 1)
+        z, null = (strength(offset + sign * of, signed=True) for of in (self.score, self.null_scores))
+        return against_null(z, null)[1]
 
 
 def coarsen(landmarks: Landmarks, *, n: int = COARSE_LANDMARKS, random_state: int = 0) -> tuple[Landmarks, np.ndarray]:
@@ -121,6 +136,7 @@ def held_out_links(
     q: np.ndarray,
     groups: np.ndarray,
     *,
+    tested: np.ndarray | None = None,
     refine: bool = True,
     n_null: int = N_SHUFFLED,
     random_state: int = 0,
@@ -128,35 +144,35 @@ def held_out_links(
     """Correlation of every link in a coupling made without it; null: the same with the links' partners shuffled.
 
     `a` (m × l), `b` (m' × l): landmark means of the linked features. `groups` (l,): links with a feature in common are
-    held out together.
+    held out together. Couplings are made of the `tested` links (positions, sorted; all by default), whose scores these
+    are; those of the other links, carried over by the couplings that did not see their fold, are the `rest`.
     """
     rng = np.random.default_rng(random_state)
-    n = a.shape[1]
     fold = folds(groups, rng)
+    at = np.arange(a.shape[1]) if tested is None else tested
+    rest = np.setdiff1d(np.arange(a.shape[1]), at)
+    n, n_rest = len(at), min(n_null, N_SHUFFLED_REST)
     order = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(n_null))])
-    score = np.zeros((len(order), n))
+    order_rest = np.stack([np.arange(len(rest)), *(rng.permutation(len(rest)) for _ in range(n_rest))])
+    score, score_rest = np.zeros((len(order), n)), np.zeros((len(order_rest), len(rest)))
+    u, v, others = a[:, at], b[:, at], fold[rest]
     plans = []
     step = max(1, PLAN_BATCH // (len(p) * max(len(q), n)))
     for k in range(fold.max() + 1):
-        out = fold == k
+        out = fold[at] == k
         for i in range(0, len(order), step):
-            partner = b[:, order[i : i + step]].transpose(1, 0, 2)
-            own = np.broadcast_to(a, (len(partner), *a.shape))
+            partner = v[:, order[i : i + step]].transpose(1, 0, 2)
+            own = np.broadcast_to(u, (len(partner), *u.shape))
             found = _linked_plans(own[..., ~out], partner[..., ~out], p, q, refine=refine)
             score[i : i + step, out] = carried(found, own[..., out], partner[..., out], p, q)
             if i == 0:
                 plans.append(found[0])
-    return HeldOut(score[0], score[1:].mean(1), np.stack(plans), fold, (a, b))
-
-
-def carried_links(
-    plan: np.ndarray, a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray, *, random_state: int = 0
-) -> HeldOut:
-    """The same for links that took no part in the coupling at all: there is nothing to make again."""
-    rng = np.random.default_rng(random_state)
-    n = a.shape[1]
-    null = [carried(plan, a, b[:, rng.permutation(n)], p, q).mean() for _ in range(N_SHUFFLED)]
-    return HeldOut(carried(plan, a, b, p, q), np.array(null), plan[None], np.zeros(n, dtype=int), (a, b))
+            for j, shuffled in enumerate(order_rest[i : i + step]):
+                partners = b[:, rest[shuffled[others == k]]]
+                score_rest[i + j, others == k] = carried(found[j], a[:, rest[others == k]], partners, p, q)
+    kept = np.stack(plans)
+    beyond = HeldOut(score_rest[0], score_rest[1:], kept, others, (a[:, rest], b[:, rest])) if len(rest) else None
+    return HeldOut(score[0], score[1:], kept, fold[at], (u, v), rest=beyond)
 
 
 def link_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -235,7 +251,7 @@ def held_out_pairs(
                 weight = np.exp(-(cost - cost.min(1, keepdims=True)) / total / EPSILON) * potential
                 score[i, way, out] = nearer(cells[t], shares(weight) @ places[t], x[t][rows[t][use[t][0]]])
     columns = (mean[first], mean[second])
-    return HeldOut(score[0].mean(0), score[1:].mean((1, 2)), np.stack(plans), fold, columns, higher_is_better=False)
+    return HeldOut(score[0].mean(0), score[1:].mean(1), np.stack(plans), fold, columns, higher_is_better=False)
 
 
 def _link_costs(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from scmmgan.model.coupling.couple import Domains, smoothed_links
+from scmmgan.model.coupling.couple import Domains, landmark_links, smoothed_links
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.coupling.landmarks import Landmarks
 from scmmgan.model.coupling.transport import shares
@@ -22,6 +24,7 @@ from scmmgan.model.defaults import (
     SWAPPABLE,
 )
 from scmmgan.model.evidence import heldout
+from scmmgan.model.evidence.ceiling import ceiling
 from scmmgan.model.evidence.heldout import HeldOut
 from scmmgan.model.problem import Known, Pair, Problem
 from scmmgan.model.space.domain import Domain
@@ -31,16 +34,17 @@ Table = dict[str, np.ndarray]  # columns of one length
 
 @dataclass(frozen=True)
 class Tested:
-    """One pair of modalities, what is known of it (at most 300 links), and the landmarks that it is tested on.
+    """One pair of modalities, what is known of it, and the landmarks that it is tested on.
 
-    `linked` (n × links) by modality: smoothed linked features; `mean`: of landmarks.
+    `chosen`: positions of the links of which couplings are made, at most 300. `mean` (m × links) by modality: smoothed
+    linked features of landmarks.
     """
 
     known: Known
     domains: Domains
     label_names: Sequence[str]
     landmarks: dict[str, Landmarks]
-    linked: dict[str, np.ndarray]
+    chosen: np.ndarray
     mean: dict[str, np.ndarray]
 
     @property
@@ -68,13 +72,10 @@ def _diagnose(
     """Record of two modalities, and the ambiguous cells of both."""
     a, b = known.names
     sides = {s: heldout.coarsen(couplings[t, s].landmarks, random_state=random_state) for s, t in ((a, b), (b, a))}
-    if known.links is not None:
-        rows = np.random.default_rng(random_state).permutation(len(known.links))[:MAX_TESTED_LINKS]
-        known = replace(known, links=known.links.take(np.sort(rows)))
-    linked = smoothed_links(known, domains)
     landmarks = {m: s[0] for m, s in sides.items()}
-    mean = {m: landmarks[m].mean(v) for m, v in linked.items()}
-    tested = Tested(known, domains, problem.label_names, landmarks, linked, mean)
+    mean = landmark_links(known, domains, {m: of.label for m, of in landmarks.items()})
+    chosen = np.sort(np.random.default_rng(random_state).permutation(known.n_links)[:MAX_TESTED_LINKS])
+    tested = Tested(known, domains, problem.label_names, landmarks, chosen, mean)
     plan = heldout.coarse_plan(couplings, (a, b), sides)
     record, held, rivals = _evidence(tested, couplings[a, b], plan, sides, problem.shared is not None, random_state)
     record["populations"], flags = _populations(tested, couplings, plan, held, rivals, record)
@@ -96,28 +97,19 @@ def _evidence(
     """Numbers of the verdict; the links or pairs that separate populations; rival plans (r × m × m')."""
     known, kind = tested.known, coupling.kind
     a, b = known.names
-    p, q = (tested.landmarks[m].mass for m in (a, b))
     record: dict[str, Any] = {"kind": kind, "swap_limit": CLOSE_COST if kind == "geometry" else SWAPPABLE}
-    held, by_links = None, known.links is not None and kind == "links"
+    held = None
     if known.links is not None:
-        u, v = tested.mean[a], tested.mean[b]
-        if by_links:
-            groups = heldout.link_groups(known.links.first, known.links.second)
-            held = heldout.held_out_links(u, v, p, q, groups, refine=not shared, random_state=random_state)
-            # labels or pairs may have led the coupling in use away from what the links say
-            record["links_in_use"] = float(heldout.carried(plan, u, v, p, q).mean())
-        else:
-            held = heldout.carried_links(plan, u, v, p, q, random_state=random_state)
-        record |= _numbers("links", held)
-        names = {m: tested.domains[m].modality.features[known.positions(m)] for m in (a, b)}
-        record["links"] = {**names, "correlation": held.score}
+        held = _links(tested, plan, record, refine=not shared, random_state=random_state)
     if known.pairs is not None:
-        linked = tested.linked if by_links else None
+        linked = None
+        if known.links is not None:
+            linked = smoothed_links(replace(known, links=known.links.take(tested.chosen)), tested.domains)
         by_pairs = heldout.held_out_pairs(tested.x, tested.landmarks, known.pairs, linked, random_state=random_state)
         record |= _numbers("pairs", by_pairs)
-        record |= {"pairs": by_pairs.score, "pairs_n": known.n_pairs}
+        record |= {"pairs": by_pairs.score, "pairs_n": known.n_pairs, "pairs_q": adjusted(by_pairs.each_p)}
         record["pairs_in_use"] = _in_use(tested, coupling)
-        held = held if by_links else by_pairs
+        held = held or by_pairs
     if known.labels is not None:
         purity = {m: d.label_purity for m, d in tested.domains.items()}
         evidence = heldout.label_evidence(tested.x, dict(known.labels), purity)
@@ -128,6 +120,41 @@ def _evidence(
         return record, held, np.stack([rows.T @ rival @ columns for rival in coupling.rivals])
     rivals = held.plans if held is not None and kind != "geometry" else np.empty((0, *plan.shape))
     return record, held, rivals
+
+
+def _links(tested: Tested, plan: np.ndarray, record: dict[str, Any], *, refine: bool, random_state: int) -> HeldOut:
+    """Held-out links of which couplings were made; the numbers of all links go into the record."""
+    links, names = tested.known.links, tested.known.names
+    (u, v), (p, q) = ([of[m] for m in names] for of in (tested.mean, {m: tested.landmarks[m].mass for m in names}))
+    how: dict[str, Any] = {"refine": refine, "random_state": random_state}
+    groups = heldout.link_groups(links.first, links.second)
+    held = heldout.held_out_links(u, v, p, q, groups, tested=tested.chosen, **how)
+    record |= _numbers("links", held)
+    # labels or pairs may have led the coupling in use away from what the links say
+    record["links_in_use"] = float(heldout.carried(plan, u[:, tested.chosen], v[:, tested.chosen], p, q).mean())
+    score, each_p = np.empty(len(links)), np.empty(len(links))
+    rest = np.setdiff1d(np.arange(len(links)), tested.chosen)
+    for at, of in ((tested.chosen, held), (rest, held.rest)):
+        if of is not None:
+            score[at], each_p[at] = of.score, of.each_p
+    limit = ceiling(tested.known, tested.domains, **how)
+    record |= {"links_ceiling": limit.mean, "links_ceiling_error": limit.error}
+    record |= dict(zip(("links_share", "links_share_error"), limit.share(held.mean, held.error)))
+    features = {m: tested.domains[m].modality.features[tested.known.positions(m)] for m in names}
+    record["links"] = {
+        **features,
+        "correlation": score,
+        "p": each_p,
+        "q": adjusted(each_p),
+        "ceiling": limit.of_links,
+        "share": limit.shares(score),
+    }
+    return held
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg q (k,) of p-values."""
+    return np.asarray(stats.false_discovery_control(p))
 
 
 def _numbers(name: str, held: HeldOut) -> dict[str, Any]:
@@ -217,15 +244,21 @@ def _rival_answers(
 
 
 def _names(domain: Domain, tested: Tested, population: np.ndarray) -> list[str]:
-    """Names of populations: their labels, or the two features that stand out most, linked ones where there are any."""
+    """Names of populations: their labels, else the two features that stand out most, linked ones where there are any.
+
+    Several populations of one label are numbered.
+    """
     landmarks, known = tested.landmarks[domain.name], tested.known
     if known.labels is not None:
         codes = known.labels[domain.name]
         votes = np.zeros((population.max() + 1, len(tested.label_names)))
         labelled = codes >= 0
         np.add.at(votes, (population[landmarks.label[labelled]], codes[labelled]), 1)
-        if votes.any(1).all() and len(set(votes.argmax(1))) == len(votes):
-            return [str(tested.label_names[i]) for i in votes.argmax(1)]
+        if votes.any(1).all():
+            own, count = votes.argmax(1), Counter(votes.argmax(1).tolist())
+            turn = [int((own[:i] == label).sum()) + 1 for i, label in enumerate(own)]
+            names = [str(tested.label_names[i]) for i in own]
+            return [f"{name} {k}" if count[i] > 1 else name for name, i, k in zip(names, own.tolist(), turn)]
     if known.n_links >= MIN_TESTED_LINKS:
         positions = np.unique(known.positions(domain.name))
     else:

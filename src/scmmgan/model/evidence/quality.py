@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from itertools import combinations
 
 import numpy as np
+import scipy.sparse as sp
 
 from scmmgan.model.coupling.couple import Domains
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.defaults import MIN_SCORED, OVERLAP_NEIGHBORS
+from scmmgan.model.evidence.correlations import decoded_sd
 from scmmgan.model.evidence.heldout import nearer
 from scmmgan.model.nets.aligner import Aligner, split
-from scmmgan.model.problem import Pair
+from scmmgan.model.problem import Modality, Pair
 
 Auc = Callable[[np.ndarray, np.ndarray], float]
 
@@ -49,6 +51,34 @@ def score_map(
         mean = {k: (scores[0][k] + scores[1][k]) / 2 for k in scores[0]}
         found[a, b] = {**mean, "quality_held_out": enough}
     return found
+
+
+def depth_correlations(domains: Domains, images: Mapping[Pair, np.ndarray]) -> dict[Pair, dict[str, float]]:
+    """`depth_{source}` of each two modalities: mean |correlation| of the source's mapped cells (n × p) with their log depth.
+
+    Over all features of the target that vary. Left out where values below 0 say nothing of the depth.
+    """
+    found: dict[Pair, dict[str, float]] = {(a, b): {} for a, b in combinations(domains, 2)}
+    for (s, t), y in images.items():
+        depth = log_depth(domains[s].modality)
+        if depth is None or not depth.std():
+            continue
+        decoder = domains[t].transform.decoder
+        z = (depth - depth.mean()) / depth.std()
+        sd = decoded_sd(y, decoder)
+        covariance = (z @ (y - y.mean(0, dtype=np.float64)) / len(z)) @ decoder
+        if (moves := sd > 0).any():
+            pair = (s, t) if (s, t) in found else (t, s)
+            found[pair][f"depth_{s}"] = float(np.abs(covariance[moves] / sd[moves]).mean())
+    return found
+
+
+def log_depth(modality: Modality) -> np.ndarray | None:
+    """Log total (n,) of every cell's counts, or else of its values; None where these can be negative."""
+    values = modality.values if modality.counts is None else modality.counts
+    if modality.embedded or (values.data if sp.issparse(values) else values).min(initial=0) < 0:
+        return None
+    return np.log1p(np.asarray(values.sum(1), dtype=np.float64).ravel())
 
 
 def _neighbors(n: int) -> int:

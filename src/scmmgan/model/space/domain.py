@@ -39,6 +39,18 @@ class Domain:
         values = values - self.transform.mean[positions].astype(np.float32)
         return values / self.transform.sd[positions].astype(np.float32)
 
+    def landmark_means(self, label: np.ndarray, positions: np.ndarray, matrix: Matrix | None = None) -> np.ndarray:
+        """Means (m × features) of chosen z-scored columns over the cells of every landmark `label` (n,), in float64.
+
+        `matrix`: of other cells, in the same units; by default the smoothed one.
+        """
+        # cells are summed before they are smoothed: nothing cells × features is made
+        member = np.zeros((len(label), label.max() + 1))
+        member[np.arange(len(label)), label] = 1
+        names, at = np.unique(positions, return_inverse=True)
+        sums = (self.smoothed if matrix is None else matrix).take(names).tdot(member / member.sum(0)).T
+        return ((sums - self.transform.mean[names]) / self.transform.sd[names])[:, at]
+
     def half_smoothed(self, positions: np.ndarray) -> np.ndarray:
         """Chosen columns, z-scored before and after the smoothing, added and z-scored again (float32)."""
         measured, smooth = self.smoothed.measured(positions), self.smoothed.columns(positions)

@@ -70,6 +70,10 @@ class SmoothedMatrix:
         dense = block.toarray() if sp.issparse(block) else np.asarray(block)
         return (dense - self.basis @ self.effect[:, index]).astype(dense.dtype) if len(self.effect) else dense
 
+    def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> SmoothedMatrix:
+        """Chosen cells, smoothed as often over neighbours among themselves (operator: rows × rows)."""
+        return SmoothedMatrix(self.unsmoothed[rows], operator if self.steps else None, self.steps)
+
     def averaged(self, values: np.ndarray) -> np.ndarray:
         """Values of cells (n,), averaged over their neighbours by two steps; as they are without neighbours."""
         return self.operator @ (self.operator @ values) if self.operator.shape[0] else values
@@ -123,6 +127,11 @@ class BatchedMatrix:
         self.sd = np.sqrt(share @ (sds * self.scale) ** 2)
 
     @property
+    def steps(self) -> int:
+        """Of smoothing, in every batch."""
+        return self.parts[0].steps
+
+    @property
     def non_negative(self) -> bool:
         """Whether no value was below 0 before the batches were moved."""
         return all(part.non_negative for part in self.parts)
@@ -151,6 +160,17 @@ class BatchedMatrix:
     def measured(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of X, dense, moved per batch as those of S are."""
         return self._moved(index, [part.measured(index) for part in self.parts])
+
+    def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> BatchedMatrix:
+        """Chosen cells (sorted), smoothed over neighbours among those of their batch, moved as their batches are."""
+        out = copy(self)
+        at = [np.flatnonzero(np.isin(rows, own)) for own in self.rows]
+        out.parts = [
+            part.sampled(np.searchsorted(own, rows[i]), operator[i][:, i])
+            for part, own, i in zip(self.parts, self.rows, at)
+        ]
+        out.rows, out.shape = at, (len(rows), self.shape[1])
+        return out
 
     def averaged(self, values: np.ndarray) -> np.ndarray:
         """Values of cells (n,), averaged over their neighbours, in each batch."""
