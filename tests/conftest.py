@@ -1,4 +1,4 @@
-"""What all tests share: pictures need no display and are closed after each test; aligned toys; fingerprints."""
+"""What all tests share: pictures need no display and are closed after each test; an aligned toy; fingerprints."""
 
 from __future__ import annotations
 
@@ -38,19 +38,6 @@ def _one_thread() -> Iterator[None]:
 
 
 # --- small aligned data ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def _aligned_toy() -> md.MuData:
-    mdata = smm.datasets.toy()
-    smm.tl.align(mdata, links="gene", progress_bar=False)
-    return mdata
-
-
-@pytest.fixture
-def aligned_toy(_aligned_toy: md.MuData) -> md.MuData:
-    """`datasets.toy()`, aligned with default settings on its linked genes."""
-    return _aligned_toy.copy()
 
 
 @pytest.fixture
