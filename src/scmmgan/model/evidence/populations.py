@@ -124,16 +124,17 @@ def _evidence(
 
 def _links(tested: Tested, plan: np.ndarray, record: dict[str, Any], *, refine: bool, random_state: int) -> HeldOut:
     """Held-out links of which couplings were made; the numbers of all links go into the record."""
-    links, names = tested.known.links, tested.known.names
+    names = tested.known.names
+    first, second = (tested.known.positions(m) for m in names)
     (u, v), (p, q) = ([of[m] for m in names] for of in (tested.mean, {m: tested.landmarks[m].mass for m in names}))
     how: dict[str, Any] = {"refine": refine, "random_state": random_state}
-    groups = heldout.link_groups(links.first, links.second)
+    groups = heldout.link_groups(first, second)
     held = heldout.held_out_links(u, v, p, q, groups, tested=tested.chosen, **how)
     record |= _numbers("links", held)
     # labels or pairs may have led the coupling in use away from what the links say
     record["links_in_use"] = float(heldout.carried(plan, u[:, tested.chosen], v[:, tested.chosen], p, q).mean())
-    score, each_p = np.empty(len(links)), np.empty(len(links))
-    rest = np.setdiff1d(np.arange(len(links)), tested.chosen)
+    score, each_p = np.empty(len(first)), np.empty(len(first))
+    rest = np.setdiff1d(np.arange(len(first)), tested.chosen)
     for at, of in ((tested.chosen, held), (rest, held.rest)):
         if of is not None:
             score[at], each_p[at] = of.score, of.each_p
