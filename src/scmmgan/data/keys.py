@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 2  # raised whenever a slot changes: records of another number cannot be read
+FORMAT = 3  # raised whenever a slot changes: records of another number cannot be read
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Keys:
     def ambiguous(self, target: str | None = None) -> str:
         """`mdata[source].obs`: whether rival couplings send the cell elsewhere; `target` named where there are several."""
         return f"{self.key}_ambiguous" + (f"_{target}" if target else "")
+
+    @property
+    def ood(self) -> str:
+        """`obs` of new cells: how far out they are, as a share of the training cells."""
+        return f"{self.key}_ood"
 
     def coordinates(self, target: str) -> str:
         """`mdata[source].obsm`: places of the source's cells in the target's tissue."""

@@ -90,7 +90,7 @@ def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
     """Cells of a table with one column of names per modality; rows with a gap are no pair of the two."""
     if a not in pairs or b not in pairs:
         return np.empty((0, 2), dtype=int)
-    table = pd.DataFrame({m: _as_text(pairs[m]) for m in (a, b)}).dropna()
+    table = pd.DataFrame({m: as_text(pairs[m]) for m in (a, b)}).dropna()
     rows = {}
     for m in (a, b):
         cells = table[m]
@@ -133,9 +133,9 @@ def read_labels(
 
 def read_batches(
     mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]
-) -> dict[str, tuple[np.ndarray, ...] | None]:
-    """Row numbers of each batch per modality; None where a modality has one batch. Every batch has at least 32 cells."""
-    found: dict[str, tuple[np.ndarray, ...] | None] = dict.fromkeys(names)
+) -> dict[str, dict[str, np.ndarray] | None]:
+    """Row numbers of each batch, by name, per modality; None where a modality has one batch. Every batch has at least 32 cells."""
+    found: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(names)
     for m in [m for m in names if batch[m] is not None]:
         values = _columns(mdata, [m], batch, "batch")
         column = values[m] if values else None
@@ -147,8 +147,8 @@ def read_batches(
                 f"Batch {counts.idxmin()!r} of {m!r} has {counts.min()} cells; {MIN_CELLS} are the minimum. Merge or drop it."
             )
         if len(counts) > 1:
-            codes = pd.Categorical(column).codes
-            found[m] = tuple(np.flatnonzero(codes == code) for code in range(codes.max() + 1))
+            codes = pd.Categorical(column)
+            found[m] = {str(name): np.flatnonzero(codes == name) for name in codes.categories}
     return found
 
 
@@ -169,11 +169,11 @@ def _columns(
             raise missing_key(
                 f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column)
             )
-        values[m] = _as_text(obs[column])
+        values[m] = as_text(obs[column])
     return values
 
 
-def _as_text(series: pd.Series) -> pd.Series:
+def as_text(series: pd.Series) -> pd.Series:
     """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
     values = series.astype(object).convert_dtypes().astype(object)
     text = values.astype(str)

@@ -61,7 +61,7 @@ def _read_modality(
     mdata: MuData,
     name: str,
     per: Mapping[str, Mapping[str, Any]],
-    batches: tuple[np.ndarray, ...] | None,
+    batches: Mapping[str, np.ndarray] | None,
     coordinates: np.ndarray | None,
 ) -> Modality:
     use_rep, steps, n_pcs = (per[argument][name] for argument in ("use_rep", "smooth", "n_pcs"))
@@ -76,7 +76,8 @@ def _read_modality(
         features=features.to_numpy(dtype=object),
         embedded=use_rep is not None,
         allowed=allowed,
-        batches=batches,
+        batches=None if batches is None else tuple(batches.values()),
+        batch_names=tuple(batches or ()),
         n_pcs=N_PCS if n_pcs is None else int(n_pcs),
         steps=0 if use_rep is not None else None if isinstance(steps, str) else int(steps or 0),
         coordinates=coordinates,

@@ -19,7 +19,7 @@ class Modality:
     """One modality as it was read: `values` (n × g, float32, not smoothed) with the names of its cells and features.
 
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
-    `batches`: row numbers of each sample. `steps` of smoothing, None where the problem chooses.
+    `batches`: row numbers of each sample, `batch_names` theirs. `steps` of smoothing, None where the problem chooses.
     `coordinates` (n × d) are mapped along.
     """
 
@@ -30,6 +30,7 @@ class Modality:
     embedded: bool = False
     allowed: np.ndarray | None = None
     batches: tuple[np.ndarray, ...] | None = None
+    batch_names: tuple[str, ...] = ()
     n_pcs: int = N_PCS
     steps: int | None = None
     coordinates: np.ndarray | None = None

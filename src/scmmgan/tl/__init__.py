@@ -10,6 +10,18 @@ from ._importance import importance
 from ._match import match
 from ._place import place
 from ._transfer import transfer
+from ._translate import translate
 from ._uncertainty import uncertainty
 
-__all__ = ["align", "cluster", "correlations", "diagnose", "importance", "match", "place", "transfer", "uncertainty"]
+__all__ = [
+    "align",
+    "cluster",
+    "correlations",
+    "diagnose",
+    "importance",
+    "match",
+    "place",
+    "transfer",
+    "translate",
+    "uncertainty",
+]

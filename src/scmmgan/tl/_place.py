@@ -105,7 +105,7 @@ def place(
     means, spread = _under_plan(mdata, source, target, places, keys)
     if method == "generator":
         cells = _slots.model_space(mdata, source, source, keys)
-        placed = get.model(mdata, key=key).place(cells, source, target)
+        placed = get.model(mdata, key=key).aligner.place(cells, source, target)
     elif method == "nearest":
         cells, spots = (_slots.model_space(mdata, name, target, keys) for name in (source, target))
         placed = _nearest(cells, spots, places)
