@@ -6,6 +6,7 @@ from ._align import align
 from ._cluster import cluster
 from ._correlations import correlations
 from ._diagnose import diagnose
+from ._evaluate import evaluate
 from ._importance import importance
 from ._match import match
 from ._place import place
@@ -18,6 +19,7 @@ __all__ = [
     "cluster",
     "correlations",
     "diagnose",
+    "evaluate",
     "importance",
     "match",
     "place",
