@@ -40,6 +40,7 @@ def down_to(level: str) -> set[str]:
 RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     *((f"{room}/__init__.py", {f"scmmgan.{room}"}, set(), set()) for room in ("pp", "tl", "pl")),
     ("__init__.py", {"scmmgan.settings"}, set(), set()),
+    ("__main__.py", {"scmmgan.cli"}, set(), set()),
     *((pattern, set(), set(), set()) for pattern in ("*/__init__.py", "data/keys.py", "settings.py")),
     # the boundary between MuData and arrays
     (
@@ -97,7 +98,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     (
         "cli.py",
         {"scmmgan"} | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets")},
-        {"matplotlib", "mudata"},
+        {"matplotlib", "mudata", "anndata", "pandas"},
         CONTAINERS,
     ),
 ]
