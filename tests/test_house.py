@@ -79,7 +79,16 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     ),
     (
         "tl/*.py",
-        {"pandas", "scipy", "scmmgan.data", "scmmgan.model", "scmmgan.get", "scmmgan.metrics", "scmmgan.tl"},
+        {
+            "pandas",
+            "scipy",
+            "scmmgan.data",
+            "scmmgan.model",
+            "scmmgan.get",
+            "scmmgan.archive",
+            "scmmgan.metrics",
+            "scmmgan.tl",
+        },
         {"torch", "anndata"},  # which devices there are; what is returned
         CONTAINERS,
     ),

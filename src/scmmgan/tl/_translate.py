@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scmmgan import get
-from scmmgan.data import directory as _directory
+from scmmgan import archive, get
 from scmmgan.data import modality as _modality
 from scmmgan.data import query as _query
 from scmmgan.data import slots as _slots
@@ -136,7 +135,7 @@ def _model(model: MuData | Trained | str | PathLike[str], target: str, key: str)
     if isinstance(model, Trained):
         return model, None
     if isinstance(model, str | PathLike):
-        return Trained.from_record(_directory.read(model)), None
+        return archive.load(model), None
     _modality.check_mudata(model, "`model` must be an aligned MuData, a directory, or what `scmmgan.load` returned")
     found = get.model(model, key=key)
     return found, model[target].var if target in model.mod else None

@@ -88,12 +88,13 @@ class Reference:
         distance[copy, near[copy, 0]] = np.inf
         lengths = distance[row, chosen]
         width = np.maximum(lengths[:, at], self.width.min())
-        weight = np.zeros_like(distance)
-        weight[row, chosen] = np.exp(-((lengths / width[:, None]) ** 2))
+        out = np.exp(-((lengths / width[:, None]) ** 2))
         # the kernel is symmetric: those that would choose the cell count, too
         i, j = np.nonzero(distance <= self.reach * (1 + 1e-6))
-        weight[i, j] += np.exp(-((distance[i, j] / self.width[j]) ** 2))
-        return sp.csr_matrix(weight), lengths[:, at]
+        back = np.exp(-((distance[i, j] / self.width[j]) ** 2))
+        entries = np.r_[out.ravel(), back]
+        at_rows, at_columns = np.r_[np.repeat(row, k), i], np.r_[chosen.ravel(), j]
+        return sp.csr_matrix((entries, (at_rows, at_columns)), shape=distance.shape), lengths[:, at]
 
     def state(self) -> dict[str, Any]:
         """All fields as arrays, nested."""
