@@ -20,7 +20,7 @@ def own_space(mdata: md.MuData, name: str) -> np.ndarray:
 
 def space_of(mdata: md.MuData, name: str, space: str) -> np.ndarray:
     """Cells of a modality in the model space of one, from its block of the embedding."""
-    model = smm.get.model(mdata)
+    model = smm.get.model(mdata).aligner
     start = sum(model.widths[m] for m in model.modalities[: model.modalities.index(space)])
     block = mdata[name].obsm["X_scmmgan"][:, start : start + model.widths[space]] * model.block_sd[space]
     return block @ np.linalg.inv(model.metric[space].astype(np.float64)) if model.metric else block

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scmmgan import datasets
+from scmmgan import datasets, load, save
 from scmmgan.tl import align
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -27,7 +27,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def public_functions() -> dict[str, Callable]:
     rooms = [importlib.import_module(f"scmmgan.{room}") for room in ("pp", "tl", "pl", "get", "metrics", "datasets")]
-    return {f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in public_names(room)}
+    found = {f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in public_names(room)}
+    return found | {"scmmgan.load": load, "scmmgan.save": save}
 
 
 def public_names(room: object) -> list[str]:

@@ -79,7 +79,7 @@ def test_mapped_is_a_copy(small_aligned: md.MuData, fingerprint: Callable):
     got.uns["spatial"]["lib"]["scale"][:] = 0
     smm.get.embedding(small_aligned).X[:] = 0
     smm.get.history(small_aligned)["cycle"] = 0
-    for net in smm.get.model(small_aligned).generators.values():
+    for net in smm.get.model(small_aligned).aligner.generators.values():
         for p in net.parameters():
             p.data.zero_()
     assert fingerprint(small_aligned) == before
@@ -118,7 +118,7 @@ def test_axes_without_a_metric_count_alike(small_aligned: md.MuData):
     mdata.uns["scmmgan"] = sealed({"model": stored, "fingerprint": known}, record)
     decoded = smm.get.mapped(mdata, "rna", "protein", features=written.var_names[:5])
     np.testing.assert_allclose(decoded.X, written[:, :5].X, atol=1e-4)
-    assert smm.get.model(mdata).metric == {}
+    assert smm.get.model(mdata).aligner.metric == {}
     embedded = smm.get.model(mdata).embed(cells["rna"]["rna"].astype(np.float32), "rna")
     np.testing.assert_allclose(embedded, mdata["rna"].obsm["X_scmmgan"], atol=1e-4)
 
@@ -281,7 +281,7 @@ def test_history_of_any_length():
 
 
 def test_model(small_aligned: md.MuData):
-    model = smm.get.model(small_aligned)
+    model = smm.get.model(small_aligned).aligner
     assert model.modalities == ["rna", "protein"]
     x = own_space(small_aligned, "rna")
     np.testing.assert_allclose(model.embed(x, "rna"), small_aligned["rna"].obsm["X_scmmgan"], atol=1e-5)

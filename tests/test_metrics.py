@@ -10,7 +10,7 @@ from scipy import stats
 
 from scmmgan import metrics
 
-PAIRED = [metrics.foscttm, metrics.recall_at_k, metrics.column_correlation]
+PAIRED = [metrics.foscttm, metrics.recall_at_k, metrics.column_correlation, metrics.column_auroc]
 SPACES = [metrics.mmd, metrics.two_sample_auc]
 
 
@@ -321,3 +321,100 @@ class TestGiven:
         _, mapped, measured = self.cells()
         with pytest.raises(ValueError, match="given"):
             metrics.column_correlation(mapped, measured, given=given)
+
+
+class TestMatchedLabels:
+    def test_greedy_is_a_loop_in_the_order_of_rows(self):
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(30, 2)), rng.normal(size=(40, 2))
+        a, b = rng.integers(3, size=30), rng.integers(3, size=40)
+        left, right = list(range(40)), 0
+        for cell, label in zip(x, a):
+            nearest = min(left, key=lambda j: np.linalg.norm(cell - y[j]))
+            left.remove(nearest)
+            right += int(b[nearest] == label)
+        assert metrics.matched_label_accuracy(x, a, y, b) == right / 30
+        nearest = np.linalg.norm(x[:, None] - y[None], axis=2).argmin(1)
+        assert metrics.matched_label_accuracy(x, a, y, b, one_to_one=False) == (b[nearest] == a).mean()
+
+    def test_those_that_find_none_left_are_not_counted(self):
+        cells = np.array([[0.0], [0.1], [9.0]])
+        assert metrics.matched_label_accuracy(cells, ["a", "b", "c"], cells[:1], ["a"]) == 1
+
+    def test_blocks(self, monkeypatch):
+        rng = np.random.default_rng(0)
+        args = rng.normal(size=(30, 2)), rng.integers(3, size=30), rng.normal(size=(40, 2)), rng.integers(3, size=40)
+        whole = metrics.matched_label_accuracy(*args)
+        monkeypatch.setattr(metrics, "_BLOCK", 100)
+        assert metrics.matched_label_accuracy(*args) == whole
+
+
+def test_auroc_is_that_of_scikit_learn(noisy):
+    from sklearn.metrics import roc_auc_score
+
+    mapped, measured = noisy
+    mapped[:, 0] = np.round(mapped[:, 0])  # ties
+    expected = [roc_auc_score(y > np.median(y), x) for x, y in zip(mapped.T, measured.T)]
+    np.testing.assert_allclose(metrics.column_auroc(mapped, measured), expected)
+    # shuffled cells know nothing
+    order = np.random.default_rng(0).permutation(len(mapped))
+    assert abs(metrics.column_auroc(mapped[order], measured).mean() - 0.5) < 0.1
+
+
+class TestJsDistance:
+    def test_by_hand(self):
+        x, y = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([[0.0], [1.0], [1.0], [1.0]])
+        p, q = np.array([0.5, 0.5]), np.array([0.25, 0.75])
+        m = (p + q) / 2
+        expected = np.sqrt(((p * np.log2(p / m)).sum() + (q * np.log2(q / m)).sum()) / 2)
+        assert metrics.column_js_distance(x, y, n_bins=2)[0] == pytest.approx(expected)
+
+    def test_of_samples(self):
+        rng = np.random.default_rng(0)
+        a, b = rng.normal(size=(2_000, 2)), rng.normal(loc=(0, 1), size=(1_500, 2))
+        same, other = metrics.column_js_distance(a, b)
+        assert same < 0.15 < 0.3 < other
+        np.testing.assert_allclose(metrics.column_js_distance(b, sp.csr_matrix(a)), [same, other])
+        assert metrics.column_js_distance(a[:, :1] * 0, a[:, :1] * 0)[0] == 0
+
+    def test_refused(self, noisy):
+        with pytest.raises(ValueError, match="3 columns, `measured` 4"):
+            metrics.column_js_distance(noisy[0][:, 1:], noisy[1])
+        with pytest.raises(ValueError, match="at least 2 bins"):
+            metrics.column_js_distance(*noisy, n_bins=1)
+
+
+class TestGivenDepth:
+    def test_is_the_textbook_formula(self):
+        rng = np.random.default_rng(0)
+        depth = rng.normal(size=400)
+        x, y = depth + rng.normal(size=400), depth + rng.normal(size=400)
+        for method, corr in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+            xy, xz, yz = (corr(*of)[0] for of in ((x, y), (x, depth), (y, depth)))
+            expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+            got = metrics.column_correlation(x[:, None], y[:, None], method=method, given=depth)[0]
+            assert got == pytest.approx(expected)
+            assert abs(got) < 0.15 < xy
+
+    def test_nothing_left(self):
+        rng = np.random.default_rng(0)
+        depth, other = rng.normal(size=(50, 1)), rng.normal(size=(50, 1))
+        assert metrics.column_correlation(2 * depth, other, given=depth[:, 0])[0] == 0
+        assert np.isnan(metrics.column_correlation(other, 2 * depth + 1, given=depth[:, 0])[0])
+
+    @pytest.mark.parametrize("given", [np.zeros(3), np.full(83, np.nan)])
+    def test_refused(self, noisy, given):
+        with pytest.raises(ValueError, match="one finite number for each of 83 cells"):
+            metrics.column_correlation(*noisy, given=given)
+
+
+def test_binomial_test():
+    rng = np.random.default_rng(0)
+    scores = rng.random(60)
+    better = metrics.binomial_test(scores, scores - np.where(np.arange(60) < 45, 0.1, -0.1))
+    assert better == {"wins": 45, "losses": 15, "share": 0.75, "p": pytest.approx(stats.binomtest(45, 60).pvalue)}
+    tied = metrics.binomial_test([0.1, np.nan, 0.3], [0.1, 0.2, 0.3])
+    assert (tied["wins"], tied["losses"], tied["p"]) == (0, 0, 1)
+    assert np.isnan(tied["share"])
+    with pytest.raises(ValueError, match="one number per feature"):
+        metrics.binomial_test([1, 2], [1])

@@ -1,28 +1,81 @@
-"""The command `scmmgan`."""
+"""The command `scmmgan`: what the functions do, in files, for pipelines."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
+import json
 import os
+import re
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import scmmgan as smm
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from mudata import MuData
+
+# exit statuses beside 0 and those of argparse (2)
+FAILED, USAGE, NOT_SUPPORTED = 1, 2, 3
+# arguments that files, or other options, stand for
+OWN = {"mdata", "cells", "modalities", "source", "target", "model", "copy"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's own arguments) and return its exit status."""
+    parser = _parser()
+    args = parser.parse_args(_with_config(parser, list(sys.argv[1:] if argv is None else argv)))
+    # a terminal or file whose encoding lacks a character gets a question mark
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    # files only: no display is needed, and no backend that the environment names
+    os.environ["MPLBACKEND"] = "Agg"
+    output = getattr(args, "output", None)
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return int(status or 0)
+    except BrokenPipeError:
+        # all is written; who read the table has seen enough of it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    except KeyboardInterrupt:
+        return _fail(args.command, "interrupted: files of an earlier run are as they were.", 130)
+    except _NotWritable as error:
+        return _fail(
+            args.command, f"cannot write to {str(output)!r}: {error}. Make room, or name another with -o.", USAGE
+        )
+    except Exception as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        return _fail(args.command, f"{type(error).__name__}: {text}", FAILED)
+
+
+class _NotWritable(Exception):
+    """The output cannot be written."""
+
+
+def _fail(command: str, message: str, status: int) -> int:
+    """Print one sentence on stderr; the exit status."""
+    print(f"scmmgan {command}:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All commands; arguments of functions come from their signatures and docstrings."""
     parser = argparse.ArgumentParser(prog="scmmgan", description="Unpaired mapping between single-cell modalities.")
     parser.add_argument("--version", action="version", version=f"scmmgan {smm.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -31,24 +84,351 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "-o", "--output", type=Path, default=Path("scmmgan_demo"), metavar="DIR", help="folder to write (%(default)s)"
     )
-    args = parser.parse_args(argv)
-    # a terminal or file whose encoding lacks a character gets a question mark
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    # files only: no display is needed, and no backend that the environment names
-    os.environ["MPLBACKEND"] = "Agg"
+    demo.set_defaults(run=_demo)
+    specs: dict[str, tuple[Callable[[argparse.Namespace], int | None], Callable[..., Any] | None, str, bool]] = {
+        "align": (_align, smm.tl.align, "Align modalities; write the aligned data.", True),
+        "translate": (_translate, smm.tl.translate, "Map new cells with a trained model.", True),
+        "uncertainty": (_uncertainty, smm.tl.uncertainty, "How far mapped features are determined.", True),
+        "diagnose": (_diagnose, smm.tl.diagnose, "What supports an alignment, anew.", False),
+        "evaluate": (_evaluate, smm.tl.evaluate, "All scores of an alignment in one table.", False),
+        "info": (_info, None, "What a file or a model directory holds.", False),
+    }
+    for name, (run, function, text, writes) in specs.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run, function=function)
+        command.add_argument("input", nargs="+" if name == "align" else 1, type=Path, metavar="FILE", help=_INPUT[name])
+        if name not in ("info", "diagnose"):
+            command.add_argument("--source", required=name != "align", metavar="NAME", help="modality that is mapped")
+            command.add_argument("--target", required=name != "align", metavar="NAME", help="modality it is mapped to")
+        if name == "translate":
+            command.add_argument("--model", type=Path, required=True, help="aligned h5mu or zarr, or a model directory")
+        if name != "info":
+            text = "file to write: h5mu, h5ad, zarr or csv, by its ending"
+            command.add_argument("-o", "--output", type=Path, required=writes, metavar="FILE", help=text)
+            command.add_argument("--config", type=Path, metavar="TOML", help="options, in a table named as the command")
+        if name in ("align", "diagnose"):
+            text = f"exit status {NOT_SUPPORTED} where nothing supports the alignment; the output is written"
+            command.add_argument("--require-support", action="store_true", help=text)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if function is not None:
+            _add_arguments(command, function)
+    return parser
+
+
+_INPUT = {
+    "align": "h5mu or zarr, or one h5ad for each modality, in the order of --source and --target",
+    "translate": "new cells: h5ad, h5mu or zarr",
+    "uncertainty": "aligned h5mu or zarr",
+    "diagnose": "aligned h5mu or zarr",
+    "evaluate": "aligned h5mu or zarr",
+    "info": "h5mu, h5ad or zarr, or a model directory",
+}
+
+
+def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
+    """An option for every argument of a function that a command line can give, with the function's own default."""
+    documented = _documented(function)
+    for name, of in inspect.signature(function).parameters.items():
+        if name in OWN:
+            continue
+        flag, kind, text = f"--{name.replace('_', '-')}", str(of.annotation), documented.get(name, "")
+        # what is not given is left to the function
+        how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{text} [{of.default}]".replace("%", "%%")}
+        if of.default is inspect.Parameter.empty:
+            how["help"] = text.replace("%", "%%")
+        if kind == "bool":
+            command.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
+        else:
+            command.add_argument(flag, action="append", metavar="[NAME=]VALUE" if "Mapping" in kind else "VALUE", **how)
+
+
+def _documented(function: Callable[..., Any]) -> dict[str, str]:
+    """First sentence on every argument, of a numpy docstring."""
+    body = inspect.cleandoc(function.__doc__ or "").partition("Parameters\n----------\n")[2].partition("\nReturns\n")[0]
+    found = re.split(r"^(\*?\w+)\n(?= )", body, flags=re.MULTILINE)[1:]
+    plain = {
+        name: re.sub(r":\w+:`~?([^`]+)`|`", r"\1", " ".join(text.split()))
+        for name, text in zip(found[::2], found[1::2])
+    }
+    return {name: re.split(r"(?<=[^.]{3}[.]) ", text)[0] for name, text in plain.items()}
+
+
+def _with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """The arguments, those of `--config` before them; a usage error where the file cannot be read."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config", type=Path)
+    path = first.parse_known_args(argv)[0].config
+    if path is None or not argv:
+        return argv
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"--config {path}: {error}")
+    given = {of.partition("=")[0] for of in argv}
+    more: list[str] = []
+    for name, value in found.get(argv[0], found).items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            flag = flag if value else f"--no-{flag[2:]}"
+        if flag not in given and f"--no-{flag[2:]}" not in given and flag.replace("--no-", "--") not in given:
+            more += [flag] if isinstance(value, bool) else [f"{flag}={word}" for word in _words(value)]
+    return [*argv, *more]
+
+
+def _words(value: Any) -> list[str]:
+    """A value of a TOML file as it would be typed."""
+    if isinstance(value, Mapping):
+        return [f"{name}={entry}" for name, entry in value.items()]
+    return [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the function that were typed, as its types."""
+    found = {}
+    for name, of in inspect.signature(args.function).parameters.items():
+        if name not in OWN and hasattr(args, name):
+            value = getattr(args, name)
+            found[name] = value if isinstance(value, bool) else _value(value, str(of.annotation))
+    return found
+
+
+def _value(words: Sequence[str], kind: str) -> Any:
+    """One value, `modality=value` ones as a dict, or a list; a table where a csv or tsv file is named."""
+    if "Mapping" in kind and all("=" in word for word in words):
+        return {name: _one(value, kind) for name, _, value in (word.partition("=") for word in words)}
+    if "Sequence" in kind:
+        return list(words)
+    if len(words) > 1:
+        raise ValueError(f"{' '.join(words)!r}: one value is taken, or one for each modality (NAME=VALUE).")
+    if "DataFrame" in kind and words[0].endswith((".csv", ".tsv")):
+        import pandas as pd
+
+        return pd.read_csv(words[0], sep="\t" if words[0].endswith("tsv") else ",")
+    return _one(words[0], kind)
+
+
+def _one(word: str, kind: str) -> Any:
+    if word == "None":
+        return None
+    for number in (int, float):
+        if number.__name__ in kind:
+            try:
+                return number(word)
+            except ValueError:
+                continue
+    return word
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> MuData | AnnData:
+    """Data of a file, by its ending; what a zarr folder holds is tried."""
+    import anndata
+    import mudata
+
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {str(path)!r}.")
+    if path.suffix == ".h5ad":
+        return anndata.read_h5ad(path)
+    if path.is_dir():
+        return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
+    return mudata.read_h5mu(path)
+
+
+def _write(data: Any, path: Path) -> None:
+    """Write data, by the ending of the name: whole or not at all."""
+    import mudata
+
+    with _in_place(path) as there, mudata.set_options(pull_on_update=False):
+        if hasattr(data, "to_csv"):
+            data.to_csv(there, index=False)
+        elif path.suffix == ".zarr":
+            data.write_zarr(there)
+        else:
+            data.write(there)
+
+
+@contextmanager
+def _in_place(path: Path) -> Iterator[Path]:
+    """A name beside the path, which gets the path's name at the end; after an error it is removed."""
+    there = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield there
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(there, path)
+    except OSError as error:
+        raise _NotWritable(error.strerror or str(error)) from error
+    finally:
+        shutil.rmtree(there, ignore_errors=True) if there.is_dir() else there.unlink(missing_ok=True)
+
+
+def _check_output(args: argparse.Namespace, *endings: str) -> None:
+    """_NotWritable before any work is done."""
+    if args.output is None:
+        return
+    if args.output.suffix not in endings:
+        raise _NotWritable(f"its name must end in {' or '.join(endings)}")
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.output.parent):
+            pass
+    except OSError as error:
+        raise _NotWritable(error.strerror or str(error)) from error
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def _align(args: argparse.Namespace) -> int:
+    """Align, write, print what supports it."""
+    _check_output(args, ".h5mu", ".zarr")
+    names = [name for name in (args.source, args.target) if name]
+    if len(names) == 1:
+        raise ValueError("give both --source and --target, or neither for all modalities.")
+    if len(args.input) > 1:
+        import mudata
+
+        names = names or [path.stem for path in args.input]
+        if len(names) != len(args.input):
+            raise ValueError(f"{len(args.input)} files are {len(names)} modalities; give one file for each.")
+        mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
+    else:
+        mdata = _mudata(args.input[0])
+    given = {"progress_bar": sys.stderr.isatty()} | _given(args)
+    smm.tl.align(mdata, *names, **given)
+    _write(mdata, args.output)
+    return _say_support(mdata, str(given.get("key_added", "scmmgan")), args)
+
+
+def _mudata(path: Path) -> MuData:
+    from mudata import MuData
+
+    data = _read(path)
+    if not isinstance(data, MuData):
+        raise ValueError(f"{str(path)!r} holds one modality; name one file for each.")
+    return data
+
+
+def _translate(args: argparse.Namespace) -> None:
+    """Map the cells, write them, print how many."""
+    _check_output(args, ".h5ad", ".zarr")
+    is_model = args.model.is_dir() and (args.model / "model.json").exists()
+    model = args.model if is_model else _mudata(args.model)
+    given = _given(args)
+    mapped = smm.tl.translate(_read(args.input[0]), args.source, args.target, model=model, **given)
+    _write(mapped, args.output)
+    out = float((mapped.obs[f"{given.get('key', 'scmmgan')}_ood"] > 0.95).mean())
+    found = {"cells": mapped.n_obs, "features": mapped.n_vars, "out_of_distribution": out, "output": str(args.output)}
+    text = f"{mapped.n_obs} cells × {mapped.n_vars} features of {args.target}; {out:.1%} are farther out than 95 % of the training cells."
+    print(_json(found) if args.json else text)
+
+
+def _uncertainty(args: argparse.Namespace) -> None:
+    """Add the uncertainty, write, print the means."""
+    _check_output(args, ".h5mu", ".zarr")
+    mdata, given = _mudata(args.input[0]), _given(args)
+    smm.tl.uncertainty(mdata, args.source, args.target, **given)
+    _write(mdata, args.output)
+    found = smm.get.uncertainty_summary(mdata, args.source, args.target, key=given.get("key", "scmmgan"))
+    table = found.pop("features")
+    print(
+        _json({"features": table.rename_axis("feature").reset_index().to_dict("records")})
+        if args.json
+        else table.describe().round(3)
+    )
+
+
+def _diagnose(args: argparse.Namespace) -> int:
+    """Diagnose anew, write where that is asked, print what supports the alignment."""
+    _check_output(args, ".h5mu", ".zarr")
+    mdata, given = _mudata(args.input[0]), _given(args)
+    smm.tl.diagnose(mdata, **given)
+    if args.output is not None:
+        _write(mdata, args.output)
+    return _say_support(mdata, given.get("key", "scmmgan"), args)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    """Print the table, or write it."""
+    _check_output(args, ".csv")
+    table = smm.tl.evaluate(_mudata(args.input[0]), args.source, args.target, **_given(args))
+    if args.output is not None:
+        _write(table, args.output)
+    print(_json(table.to_dict("records")) if args.json else table.round(3).to_string(index=False))
+
+
+def _info(args: argparse.Namespace) -> None:
+    """Print what is in a file."""
+    path = args.input[0]
+    if (path / "model.json").exists():
+        model = smm.load(path)
+        found: dict[str, Any] = {
+            "model": {name: len(model.features[name]) for name in model.modalities},
+            "verdicts": _verdicts(model.diagnosis),
+        }
+    else:
+        data: Any = _read(path)
+        parts = data.mod if hasattr(data, "mod") else {path.stem: data}
+        found = {"modalities": {name: {"cells": a.n_obs, "features": a.n_vars} for name, a in parts.items()}}
+        records = {
+            key: of for key, of in data.uns.items() if isinstance(of, Mapping) and {"model", "diagnosis"} <= set(of)
+        }
+        found["alignments"] = {key: _verdicts(of["diagnosis"]) for key, of in records.items()}
+    if args.json:
+        print(_json(found))
+        return
+    for title, entries in found.items():
+        print(f"{title}:")
+        for name, value in entries.items():
+            print(f"  {name}: {value}")
+
+
+def _verdicts(diagnosis: Mapping[str, Any]) -> dict[str, str]:
+    return {f"{a}, {b}": str(of["verdict"]) for a, others in diagnosis.items() for b, of in others.items()}
+
+
+def _say_support(mdata: MuData, key: str, args: argparse.Namespace) -> int:
+    """Print what supports each pair of modalities; the exit status."""
+    found = [
+        {
+            "source": a,
+            "target": b,
+            "verdict": str(of["verdict"]),
+            "supported": bool(of["supported"]),
+            "statement": str(of["statement"]),
+        }
+        for a, others in mdata.uns[key]["diagnosis"].items()
+        for b, of in others.items()
+    ]
+    print(_json(found) if args.json else "\n".join(str(of["statement"]) for of in found))
+    return NOT_SUPPORTED if args.require_support and not all(of["supported"] for of in found) else 0
+
+
+def _json(value: Any) -> str:
+    """JSON, with null where a number is not finite."""
+
+    def plain(of: Any) -> Any:
+        if isinstance(of, Mapping):
+            return {str(name): plain(entry) for name, entry in of.items()}
+        if isinstance(of, list):
+            return [plain(entry) for entry in of]
+        of = of.item() if isinstance(of, np.generic) else of
+        return None if isinstance(of, float) and not np.isfinite(of) else of
+
+    return json.dumps(plain(value), indent=1)
+
+
+# --- demo --------------------------------------------------------------------------------------------------------
+
+
+def _demo(args: argparse.Namespace) -> int:
     try:
         _make_writable(args.output)
         report = run_demo(args.output)
-    except KeyboardInterrupt:
-        return _fail("interrupted: files of an earlier run are as they were.", 130)
     except OSError as error:
-        reason = error.strerror or str(error)
-        return _fail(
-            f"cannot write to {str(args.output)!r}: {reason}. Make room, or name another folder with -o DIR.", 2
-        )
-    except Exception as error:
-        return _fail(f"{type(error).__name__}: {error}", 1)
+        raise _NotWritable(error.strerror or str(error)) from error
     return _say(report, args.output)
 
 
@@ -60,14 +440,9 @@ def _say(report: str, folder: Path) -> int:
         # else Python tries once more at its end, and complains
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         if not isinstance(error, BrokenPipeError):
-            return _fail(f"all files are in {str(folder)!r}, but the report cannot be printed: {error.strerror}.", 2)
+            text = f"all files are in {str(folder)!r}, but the report cannot be printed: {error.strerror}."
+            return _fail("demo", text, USAGE)
     return 0
-
-
-def _fail(message: str, status: int) -> int:
-    """Print one sentence on stderr; the exit status."""
-    print("scmmgan demo:", " ".join(message.split()), file=sys.stderr)
-    return status
 
 
 def run_demo(folder: Path) -> str:

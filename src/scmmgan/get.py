@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scmmgan.model.nets.aligner import Aligner
+    from scmmgan.model.nets.trained import Trained
 
 __all__ = [
     "coordinates",
@@ -234,8 +234,8 @@ def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan"
     return _places(mdata, source, target, Keys(key))
 
 
-def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
-    """The trained aligner, rebuilt from the arrays in `uns`.
+def model(mdata: MuData, *, key: str = "scmmgan") -> Trained:
+    """The trained model, rebuilt from the arrays in `uns`.
 
     Parameters
     ----------
@@ -246,15 +246,16 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
 
     Returns
     -------
-    An `Aligner` on the CPU with `translate(x, source, target)` and `embed(x, modality)` for cells in model space.
-    Nothing is written to `mdata`.
+    A `Trained` on the CPU: networks (`aligner`), `transforms` between features and model space, and the training cells
+    that new cells are smoothed with. :func:`scmmgan.tl.translate` takes it; `translate(x, source, target)`,
+    `embed(x, modality)` and `decode(y, target)` are for cells in model space. Nothing is written to `mdata`.
 
     Raises
     ------
     KeyError
         If there is no such alignment.
     ValueError
-        If the record is damaged or of another version.
+        If the record is damaged or of another version, or was made with `save_model=False`.
 
     Examples
     --------
@@ -264,11 +265,11 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Aligner:
     >>> smm.get.model(mdata).modalities
     ['rna', 'protein']
     """
-    from scmmgan.model.nets.aligner import Aligner
+    from scmmgan.model.nets.trained import Trained
 
-    stored = _slots.record(mdata, Keys(key))["model"]
+    stored = _slots.stored_model(mdata, Keys(key))
     try:
-        return Aligner.from_state(str(stored["config"]), stored["weights"])
+        return Trained.from_record(stored)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _record.damaged(Keys(key), str(error)) from error
 

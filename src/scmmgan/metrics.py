@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from scipy.spatial.distance import cdist
-from scipy.stats import rankdata
+from scipy.spatial.distance import cdist, jensenshannon
+from scipy.stats import binomtest, rankdata
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-__all__ = ["column_correlation", "foscttm", "label_transfer", "mmd", "recall_at_k", "two_sample_auc"]
+__all__ = [
+    *("foscttm", "recall_at_k", "label_transfer", "matched_label_accuracy", "mmd", "two_sample_auc"),
+    *("column_correlation", "column_auroc", "column_js_distance", "binomial_test"),
+]
 
 # entries of one block of distances: 32 MB, whatever the number of cells
 _BLOCK = 2**22
@@ -197,27 +200,21 @@ def column_correlation(
     """
     if method not in ("pearson", "spearman"):
         raise ValueError(f"Unknown `method` {method!r}. Use 'pearson' or 'spearman'.")
-    a, b = _checked(mapped, "mapped", 2), _checked(measured, "measured", 2)
-    _same_shape(a, b)
     design = None
     if given is not None:
         covariates = np.asarray(given, dtype=np.float64)
         covariates = _dense(_checked(covariates[:, None] if covariates.ndim == 1 else covariates, "given", 2))
-        if len(covariates) != a.shape[0]:
-            raise ValueError(f"`given` has {len(covariates)} rows, the cells are {a.shape[0]}. One row per cell.")
-        covariates = rankdata(covariates, axis=0) if method == "spearman" else covariates
-        design = _orthonormal(covariates)
-    width = max(1, _BLOCK // a.shape[0])
-    result = np.empty(a.shape[1])
-    for start in range(0, a.shape[1], width):
-        columns = slice(start, start + width)
-        x, y = _dense(a[:, columns]), _dense(b[:, columns])
-        if method == "spearman":
-            x, y = rankdata(x, axis=0), rankdata(y, axis=0)
-        if design is not None:
-            x, y = _unexplained(x, design), _unexplained(y, design)
-        result[columns] = _pearson(x, y)
-    return result
+        if len(covariates) != np.shape(mapped)[0]:
+            raise ValueError(
+                f"`given` has {len(covariates)} rows, the cells are {np.shape(mapped)[0]}. One row per cell."
+            )
+        design = _orthonormal(rankdata(covariates, axis=0) if method == "spearman" else covariates)
+
+    def correlations(*both: np.ndarray) -> np.ndarray:
+        x, y = (rankdata(of, axis=0) for of in both) if method == "spearman" else both
+        return _pearson(x, y) if design is None else _pearson(_unexplained(x, design), _unexplained(y, design))
+
+    return _by_column(mapped, measured, correlations)
 
 
 def mmd(mapped: Any, measured: Any, *, n: int = 1000, random_state: int = 0) -> float:
@@ -307,6 +304,178 @@ def two_sample_auc(mapped: Any, measured: Any, *, n: int = 1000, random_state: i
     return float(roc_auc_score(y[order], votes[:, 1]))
 
 
+def matched_label_accuracy(
+    query: Any, query_labels: Any, reference: Any, reference_labels: Any, *, one_to_one: bool = True
+) -> float:
+    """Share of query cells whose matched reference cell has their label.
+
+    One to one, each query cell in turn takes the nearest reference cell that is left, as the batch-label accuracy (ACC) of
+    Con-AAE does; what comes later gets worse partners, so that the order of rows counts. Else each takes its nearest.
+
+    Parameters
+    ----------
+    query
+        Cells to match, `(n_query, n_dimensions)`, dense or sparse.
+    query_labels
+        Their labels, `(n_query,)`.
+    reference
+        Cells that they are matched to, `(n_reference, n_dimensions)`.
+    reference_labels
+        Their labels, `(n_reference,)`.
+    one_to_one
+        Whether a reference cell is taken once at most (default); query cells that find none left are not counted.
+
+    Returns
+    -------
+    Score in [0, 1], 1 best. Writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of columns differ, a value is not finite, a label is missing, or the numbers of labels and rows
+        differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scmmgan import metrics
+    >>> cells = np.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> metrics.matched_label_accuracy(cells + 0.1, ["T", "T", "B", "B"], cells, ["T", "T", "B", "B"])
+    1.0
+    """
+    x, y = _matrix(query, "query", 1), _matrix(reference, "reference", 1)
+    _same_columns(x, y, "query", "reference")
+    truth, known = _labels(query_labels, "query", len(x)), _labels(reference_labels, "reference", len(y))
+    taken, right, count = np.zeros(len(y), dtype=bool), 0, 0
+    for rows, distance in _blocks(x, y):
+        for label, row in zip(truth[rows], distance):
+            if taken.all():
+                return right / count
+            nearest = int(np.where(taken, np.inf, row).argmin())
+            taken[nearest] = one_to_one
+            right, count = right + int(known[nearest] == label), count + 1
+    return right / count
+
+
+def column_auroc(mapped: Any, measured: Any) -> np.ndarray:
+    """Area under the ROC curve of each mapped feature, for cells above the measured feature's own median.
+
+    Parameters
+    ----------
+    mapped
+        Mapped expression, `(n_cells, n_features)`, dense or sparse.
+    measured
+        Measured expression of the same cells and features in the same order, `(n_cells, n_features)`.
+
+    Returns
+    -------
+    Array `(n_features,)` in [0, 1], 0.5 by chance; nan where no measured value is above the median. Writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, a value is not finite, or there are fewer than two cells.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scmmgan import metrics
+    >>> measured = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    >>> metrics.column_auroc(measured, measured)
+    array([ 1., nan])
+    """
+
+    def areas(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        high = y > np.median(y, axis=0)
+        n, ranks = high.sum(0), rankdata(x, axis=0)
+        pairs = n * (len(y) - n)
+        return np.where(pairs > 0, ((ranks * high).sum(0) - n * (n + 1) / 2) / np.maximum(pairs, 1), np.nan)
+
+    return _by_column(mapped, measured, areas)
+
+
+def column_js_distance(mapped: Any, measured: Any, *, n_bins: int = 50) -> np.ndarray:
+    """Jensen-Shannon distance between the values of each mapped feature and the measured ones.
+
+    The cells need not be the same. Both get one histogram of equal bins over their common range; base 2.
+
+    Parameters
+    ----------
+    mapped
+        Mapped expression, `(n_mapped, n_features)`, dense or sparse.
+    measured
+        Measured expression of the same features in the same order, `(n_measured, n_features)`.
+    n_bins
+        Bins of a histogram, at least 2; default 50.
+
+    Returns
+    -------
+    Array `(n_features,)` in [0, 1]: 0 where the distributions are alike, 1 where they do not overlap. Writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of columns differ, a value is not finite, or `n_bins` is below 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scmmgan import metrics
+    >>> cells = np.array([[0.0, 0.0], [1.0, 1.0]])
+    >>> metrics.column_js_distance(cells, cells + np.array([0.0, 5.0]))
+    array([0., 1.])
+    """
+    if n_bins < 2:
+        raise ValueError(f"`n_bins` is {n_bins}, but a histogram needs at least 2 bins.")
+    a, b = _checked(mapped, "mapped", 1), _checked(measured, "measured", 1)
+    _same_columns(a, b, "mapped", "measured")
+    found = np.zeros(a.shape[1])
+    for j in range(a.shape[1]):
+        x, y = (_dense(of[:, [j]])[:, 0] for of in (a, b))
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        if high > low:
+            shares = [np.histogram(of, bins=n_bins, range=(low, high))[0] / len(of) for of in (x, y)]
+            found[j] = np.nan_to_num(jensenshannon(shares[0], shares[1], base=2))
+    return found
+
+
+def binomial_test(scores: Any, baseline: Any) -> dict[str, float]:
+    """Sign test of whether scores of features are better than those of a baseline as often as not.
+
+    Features depend on each other, so that the p-value is not calibrated: read the share of wins.
+
+    Parameters
+    ----------
+    scores
+        A score of each feature, higher is better, `(n_features,)`.
+    baseline
+        The baseline's score of the same features. Features that are nan in one of both are left out.
+
+    Returns
+    -------
+    A dict: `wins`, `losses` (ties are neither), `share` of wins among both (nan without any), and `p`, two-sided. Writes
+    nothing.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+
+    Examples
+    --------
+    >>> from scmmgan import metrics
+    >>> metrics.binomial_test([0.5, 0.6, 0.7, 0.8], [0.4, 0.5, 0.7, 0.9])
+    {'wins': 2.0, 'losses': 1.0, 'share': 0.6666666666666666, 'p': 1.0}
+    """
+    a, b = (np.asarray(values, dtype=np.float64) for values in (scores, baseline))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"`scores` has shape {a.shape}, `baseline` {b.shape}. Both must hold one number per feature.")
+    wins, losses = int((a > b).sum()), int((a < b).sum())
+    n = wins + losses
+    p = float(binomtest(wins, n).pvalue) if n else 1.0
+    return {"wins": float(wins), "losses": float(losses), "share": wins / n if n else float("nan"), "p": p}
+
+
 def _checked(values: Any, name: str, rows: int) -> Any:
     """Validate a matrix without making it dense; columns can be sliced."""
     if isinstance(values, pd.DataFrame):
@@ -336,6 +505,18 @@ def _dense(matrix: Any) -> np.ndarray:
 
 def _matrix(values: Any, name: str, rows: int) -> np.ndarray:
     return np.ascontiguousarray(_dense(_checked(values, name, rows)))
+
+
+def _by_column(mapped: Any, measured: Any, score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Scores (n_features,) of the same cells and features; a few columns are dense at one time."""
+    a, b = _checked(mapped, "mapped", 2), _checked(measured, "measured", 2)
+    _same_shape(a, b)
+    width = max(1, _BLOCK // a.shape[0])
+    result = np.empty(a.shape[1])
+    for start in range(0, a.shape[1], width):
+        columns = slice(start, start + width)
+        result[columns] = score(_dense(a[:, columns]), _dense(b[:, columns]))
+    return result
 
 
 def _same_shape(a: Any, b: Any) -> None:

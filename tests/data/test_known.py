@@ -343,7 +343,7 @@ def test_labels_refused(columns: Any, error: type[Exception], message: str):
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
-def read_batches(mdata: md.MuData, **columns: Any) -> dict[str, tuple[np.ndarray, ...] | None]:
+def read_batches(mdata: md.MuData, **columns: Any) -> dict[str, dict[str, np.ndarray] | None]:
     return _known.read_batches(mdata, ["a", "b"], {"a": None, "b": None, **columns})
 
 
@@ -366,7 +366,8 @@ def test_batches(values: list, category: bool):
     found = read_batches(mdata, a="donor")
     assert found["b"] is None
     # row numbers in their own order, every row in one batch
-    rows = found["a"]
+    assert list(found["a"]) == sorted(map(str, values))
+    rows = list(found["a"].values())
     assert len(rows) == 2
     assert sorted(np.concatenate(rows)) == list(range(80))
     for part in rows:
@@ -382,7 +383,7 @@ def test_one_batch_is_none():
 
 def test_just_enough_cells_in_a_batch():
     found = read_batches(batched(np.repeat(["x", "y"], [48, 32])), a="donor")
-    assert sorted(len(rows) for rows in found["a"]) == [32, 48]
+    assert sorted(len(rows) for rows in found["a"].values()) == [32, 48]
 
 
 @pytest.mark.parametrize(

@@ -540,7 +540,7 @@ def check_equal(mdata: md.MuData, again: md.MuData) -> None:
 
 def check_usable(again: md.MuData, names: list[str], key: str = "scmmgan") -> None:
     """Everything that reads an alignment works on the file's content, and a further one can be added."""
-    model = smm.get.model(again, key=key)
+    model = smm.get.model(again, key=key).aligner
     assert model.modalities == names
     assert smm.get.embedding(again, key=key).n_obs == sum(again[m].n_obs for m in names)
     assert len(smm.get.history(again, key=key)) >= 1

@@ -92,7 +92,7 @@ def test_mapped_values_are_in_the_units_of_the_layer(aligned_toy: md.MuData):
 
 
 def test_round_trip_of_cells(aligned_toy: md.MuData):
-    model = smm.get.model(aligned_toy)
+    model = smm.get.model(aligned_toy).aligner
     for source, target in (("rna", "protein"), ("protein", "rna")):
         x = own_space(aligned_toy, source)
         back = model.translate(model.translate(x, source, target), target, source)
@@ -100,7 +100,7 @@ def test_round_trip_of_cells(aligned_toy: md.MuData):
 
 
 def test_one_cell_alone_and_in_any_order(aligned_toy: md.MuData):
-    model = smm.get.model(aligned_toy)
+    model = smm.get.model(aligned_toy).aligner
     x = own_space(aligned_toy, "rna")
     batch = model.translate(x, "rna", "protein")
     alone = np.concatenate([model.translate(row[None], "rna", "protein") for row in x])
@@ -286,7 +286,7 @@ def test_methods_end_to_end(tiny: md.MuData, tmp_path: Path, method: str):
     tiny.write(tmp_path / "a.h5mu")
     again = md.read(tmp_path / "a.h5mu")
     assert again.uns["scmmgan"]["params"]["method"] == method
-    found, stored = smm.get.model(tiny), smm.get.model(again)
+    found, stored = smm.get.model(tiny).aligner, smm.get.model(again).aligner
     for source, target in (("rna", "protein"), ("protein", "rna")):
         other = own_space(tiny, source) * 1.1
         np.testing.assert_array_equal(stored.translate(other, source, target), found.translate(other, source, target))
@@ -416,7 +416,7 @@ def test_arguments_by_modality(small: md.MuData):
         n_pcs={"rna": 12, "protein": 9},
         smooth={"rna": 1, "protein": 0},
     )
-    model = smm.get.model(small)
+    model = smm.get.model(small).aligner
     assert model.widths == {"rna": 12, "protein": 9}
     mapped = smm.get.mapped(small, "protein", "rna")
     # all features come back, those outside of the mask by regression, in the units of that layer

@@ -161,7 +161,7 @@ def test_labels(clustered: md.MuData):
     assert labels.value_counts(sort=False).is_monotonic_decreasing
     assert not labels.isna().any()
     # the mapped cells, not the measured ones: the block of the target
-    widths = smm.get.model(clustered).widths
+    widths = smm.get.model(clustered).aligner.widths
     mapped = clustered["rna"].obsm["X_scmmgan"][:, widths["rna"] :]
     np.testing.assert_array_equal(labels.cat.codes, clusters.spectral(mapped, 4))
 

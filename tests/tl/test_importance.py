@@ -29,7 +29,7 @@ def test_knocked_out_features_change_the_prediction(aligned_toy: md.MuData):
     found = table(aligned_toy, features=features)
     _, domains = _read.reread(aligned_toy, Keys())
     rna, protein = domains["rna"], domains["protein"]
-    cells, model = rna.smoothed.columns(np.arange(60)), smm.get.model(aligned_toy)
+    cells, model = rna.smoothed.columns(np.arange(60)), smm.get.model(aligned_toy).aligner
     np.testing.assert_allclose(rna.transform.transform(SmoothedMatrix(cells)), rna.x, atol=1e-4)
 
     def predicted(without: np.ndarray) -> np.ndarray:

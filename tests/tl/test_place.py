@@ -172,7 +172,7 @@ def test_without_spatial_the_nearest_spots_serve_and_the_log_says_so(caplog: pyt
 def test_coordinates_do_not_change_with_the_rows(placed: tuple[md.MuData, np.ndarray]):
     """A cell's place is its own: the same whatever other cells are placed with it."""
     mdata, _ = placed
-    aligner, x = smm.get.model(mdata), own_space(mdata, "cells")
+    aligner, x = smm.get.model(mdata).aligner, own_space(mdata, "cells")
     whole = aligner.place(x, "cells", "rna")
     np.testing.assert_allclose(aligner.place(x[:7], "cells", "rna"), whole[:7], rtol=1e-5)
     smm.tl.place(mdata, "cells", "rna", method="generator")
@@ -184,7 +184,7 @@ def test_coordinates_do_not_change_with_the_rows(placed: tuple[md.MuData, np.nda
 
 def test_widths_of_networks(placed: tuple[md.MuData, np.ndarray]):
     """The generator that enters the tissue emits coordinates; the one that leaves it does not read them."""
-    aligner = smm.get.model(placed[0])
+    aligner = smm.get.model(placed[0]).aligner
     p = aligner.widths
     into, out = aligner.generators["cells", "rna"], aligner.generators["rna", "cells"]
     assert into.skip.weight.shape == (p["rna"] + 2, p["cells"])
@@ -275,7 +275,7 @@ def test_without_spatial_nothing_is_recorded():
     smm.tl.align(mdata, links=links, max_steps=2, progress_bar=False)
     assert "frames" not in str(mdata.uns["scmmgan"]["model"]["config"])
     assert mdata.uns["scmmgan"]["params"]["spatial"] == "None"
-    assert smm.get.model(mdata).frames == {}
+    assert smm.get.model(mdata).aligner.frames == {}
 
 
 def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarray]):
@@ -283,7 +283,7 @@ def test_other_tools_go_on_with_features_alone(placed: tuple[md.MuData, np.ndarr
     smm.tl.diagnose(mdata)
     smm.tl.match(mdata, "cells", "rna")
     smm.tl.importance(mdata, "cells", "rna", features="G0", n_cells=40)
-    assert mdata["cells"].obsm["X_scmmgan"].shape[1] == sum(smm.get.model(mdata).widths.values())
+    assert mdata["cells"].obsm["X_scmmgan"].shape[1] == sum(smm.get.model(mdata).aligner.widths.values())
     assert len(smm.get.mapped(mdata, "cells", "rna").var_names) == 30
 
 

@@ -202,7 +202,7 @@ def test_all_methods(caplog: pytest.LogCaptureFixture):
 def test_noise_of_the_alignment_is_used(caplog: pytest.LogCaptureFixture):
     mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
     smm.tl.align(mdata, links="gene", max_steps=8, noise_dim={"rna": 4}, progress_bar=False)
-    model = smm.get.model(mdata)
+    model = smm.get.model(mdata).aligner
     assert model.noise == {"rna": 4}
     with caplog.at_level(logging.INFO, logger="scmmgan"):
         smm.tl.uncertainty(mdata, "rna", "protein", method="noise", n_draws=6, random_state=3)

@@ -48,6 +48,11 @@ class Keys:
         """`mdata[source].obs`: whether rival couplings send the cell elsewhere; `target` named where there are several."""
         return f"{self.key}_ambiguous" + (f"_{target}" if target else "")
 
+    @property
+    def ood(self) -> str:
+        """`obs` of new cells: how far out they are, as a share of the training cells."""
+        return f"{self.key}_ood"
+
     def coordinates(self, target: str) -> str:
         """`mdata[source].obsm`: places of the source's cells in the target's tissue."""
         return f"{self.key}_coordinates_{target}"

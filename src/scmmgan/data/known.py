@@ -134,9 +134,9 @@ def read_labels(
 
 def read_batches(
     mdata: MuData, names: Sequence[str], batch: Mapping[str, str | None]
-) -> dict[str, tuple[np.ndarray, ...] | None]:
-    """Row numbers of each batch per modality; None where a modality has one batch. Every batch has at least 32 cells."""
-    found: dict[str, tuple[np.ndarray, ...] | None] = dict.fromkeys(names)
+) -> dict[str, dict[str, np.ndarray] | None]:
+    """Row numbers of each batch, by name, per modality; None where a modality has one batch. Every batch has at least 32 cells."""
+    found: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(names)
     for m in [m for m in names if batch[m] is not None]:
         values = _columns(mdata, [m], batch, "batch")
         column = values[m] if values else None
@@ -148,8 +148,8 @@ def read_batches(
                 f"Batch {counts.idxmin()!r} of {m!r} has {counts.min()} cells; {MIN_CELLS} are the minimum. Merge or drop it."
             )
         if len(counts) > 1:
-            codes = pd.Categorical(column).codes
-            found[m] = tuple(np.flatnonzero(codes == code) for code in range(codes.max() + 1))
+            codes = pd.Categorical(column)
+            found[m] = {str(name): np.flatnonzero(codes == name) for name in codes.categories}
     return found
 
 

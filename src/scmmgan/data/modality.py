@@ -98,12 +98,12 @@ def storable(name: str) -> bool:
     return not ("/" in name or "\\" in name or name in ("", ".", ".."))
 
 
-def check_mudata(mdata: MuData) -> None:
+def check_mudata(mdata: MuData, must: str = "`mdata` must be a MuData with one modality per technology") -> None:
     """TypeError unless it is a MuData."""
     from mudata import MuData
 
     if not isinstance(mdata, MuData):
-        raise TypeError(f"`mdata` must be a MuData with one modality per technology, got {type(mdata).__name__}.")
+        raise TypeError(f"{must}, got {type(mdata).__name__}.")
 
 
 def modality(mdata: MuData, name: str) -> AnnData:
@@ -172,29 +172,54 @@ def read_matrix(
         if not names.is_unique:
             twice = names[names.duplicated()][0]
             raise ValueError(f"{axis} of {name!r} are not unique, e.g. {twice!r}. Run `{axis}_make_unique()` on it.")
+    found = read_values(adata, name, layer=layer, use_rep=use_rep)
+    n, g = found.shape
+    if n < MIN_CELLS or g == 0:
+        raise ValueError(f"{name!r} has {n} cells and {g} features; {MIN_CELLS} cells and 1 feature are the minimum.")
+    if not varies(found):
+        slot = _slot(layer, use_rep)
+        raise ValueError(f"{slot} of {name!r} is constant in every feature: there is nothing to align. {_OTHER_LAYER}")
+    return found, adata.var_names if use_rep is None else pd.Index([f"{use_rep}_{i}" for i in range(g)])
+
+
+def read_values(
+    adata: AnnData,
+    name: str,
+    *,
+    layer: str | None = None,
+    use_rep: str | None = None,
+    columns: np.ndarray | None = None,
+) -> np.ndarray | sp.csr_matrix:
+    """Checked float32 matrix (CSR or dense) of any cells of a modality, of all features or of those at `columns`."""
     if use_rep is not None:
         if layer is not None:
             raise ValueError(f"{name!r}: give `layer` or `use_rep`, not both; got {layer!r} and {use_rep!r}.")
         if use_rep not in adata.obsm:
             raise missing_key(f"obsm key in {name!r}", use_rep, list(adata.obsm))
-        values, slot = adata.obsm[use_rep], f"obsm {use_rep!r}"
-    else:
-        if layer is not None and layer not in adata.layers:
-            raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
-        values, slot = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
-        if values is None:
-            raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
-    if use_rep is not None:
+        values = adata.obsm[use_rep]
         width = values.shape[1] if len(values.shape) > 1 else 0
-        features = pd.Index([f"{use_rep}_{i}" for i in range(width)])
-        return _as_float(values, name, slot, adata.obs_names, features), features
-    found = _as_float(values, name, slot, adata.obs_names, adata.var_names)
+        names = pd.Index([f"{use_rep}_{i}" for i in range(width)])
+        return _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
+    if layer is not None and layer not in adata.layers:
+        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
+    values = adata.X if layer is None else adata.layers[layer]
+    if values is None:
+        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
+    if hasattr(values, "to_memory"):  # backed sparse
+        values = values.to_memory()
+    names = adata.var_names if columns is None else adata.var_names[columns]
+    values = values if columns is None else values[:, columns]
+    found = _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if _like_counts(found):
         logger.warning(
             "%s of %r looks like raw counts (whole numbers up to %d). Run `scmmgan.pp.normalize` and name its layer.",
-            slot, name, int(found.max()),
+            _slot(layer, use_rep), name, int(found.max()),
         )  # fmt: skip
-    return found, adata.var_names
+    return found
+
+
+def _slot(layer: str | None, use_rep: str | None) -> str:
+    return f"obsm {use_rep!r}" if use_rep is not None else "X" if layer is None else f"layer {layer!r}"
 
 
 def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp.csr_matrix | None:
@@ -207,20 +232,27 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
     layer = "counts" if counts == "auto" else counts
     if layer not in adata.layers:
         raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`counts=None` uses none.")
-    stored: Any = adata.layers[layer]
-    if hasattr(stored, "to_memory"):
-        stored = stored.to_memory()
-    sparse = sp.issparse(stored)
-    values: Any = sp.csr_matrix(stored, dtype=np.float32) if sparse else np.asarray(stored, dtype=np.float32)
-    data = np.asarray(values.data if sparse else values).ravel()
-    if data.any() and np.isfinite(data).all() and data.min() >= 0 and np.array_equal(data, np.round(data)):
-        return values
+    found = counts_of(adata, layer)
+    if found is not None:
+        return found
     if counts != "auto":
         raise ValueError(
             f"layers[{layer!r}] of {name!r} holds no counts: whole numbers, none negative. Name another layer."
         )
     logger.info("layers['counts'] of %r holds no whole numbers and is not read as counts.", name)
     return None
+
+
+def counts_of(adata: AnnData, layer: str) -> np.ndarray | sp.csr_matrix | None:
+    """A layer (n × g, float32) of any cells, None where it holds anything but whole numbers."""
+    stored: Any = adata.layers[layer]
+    if hasattr(stored, "to_memory"):
+        stored = stored.to_memory()
+    sparse = sp.issparse(stored)
+    values: Any = sp.csr_matrix(stored, dtype=np.float32) if sparse else np.asarray(stored, dtype=np.float32)
+    data = np.asarray(values.data if sparse else values).ravel()
+    whole = data.any() and np.isfinite(data).all() and data.min() >= 0 and np.array_equal(data, np.round(data))
+    return values if whole else None
 
 
 def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
@@ -233,9 +265,7 @@ def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
 
 
 def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.Index) -> np.ndarray | sp.csr_matrix:
-    """The values in memory as float32, or an error on types, shapes and values that nothing can be learnt from."""
-    if hasattr(values, "to_memory"):  # backed sparse
-        values = values.to_memory()
+    """The values in memory as float32, or an error on types, shapes and values that are not finite."""
     if isinstance(values, pd.DataFrame):
         values = values.to_numpy()
     if len(values.shape) != 2 or values.dtype.kind not in "biuf":
@@ -246,17 +276,12 @@ def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.I
     sparse = sp.issparse(values)
     with np.errstate(over="ignore"):  # what float32 cannot hold is counted below
         out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.asarray(values[...], dtype=np.float32)
-    n, g = out.shape
-    if n < MIN_CELLS or g == 0:
-        raise ValueError(f"{name!r} has {n} cells and {g} features; {MIN_CELLS} cells and 1 feature are the minimum.")
     data = np.asarray(out.data if sp.issparse(out) else out)
     if bad := int((~np.isfinite(data)).sum()):
         raise ValueError(
             f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite), in "
             f"{where_not_finite(out, cells, features)}. Impute or drop them first."
         )
-    if not varies(out):
-        raise ValueError(f"{slot} of {name!r} is constant in every feature: there is nothing to align. {_OTHER_LAYER}")
     return out
 
 

@@ -69,7 +69,7 @@ def _read_modality(
     mdata: MuData,
     name: str,
     per: Mapping[str, Mapping[str, Any]],
-    batches: tuple[np.ndarray, ...] | None,
+    batches: Mapping[str, np.ndarray] | None,
 ) -> Modality:
     use_rep, steps, n_pcs = (per[argument][name] for argument in ("use_rep", "smooth", "n_pcs"))
     values, features = _modality.read_matrix(mdata, name, layer=per["layer"][name], use_rep=use_rep)
@@ -93,7 +93,8 @@ def _read_modality(
         features=features.to_numpy(dtype=object),
         embedded=use_rep is not None,
         allowed=allowed,
-        batches=batches,
+        batches=None if batches is None else tuple(batches.values()),
+        batch_names=tuple(batches or ()),
         n_pcs=N_PCS if n_pcs is None else int(n_pcs),
         steps=0 if use_rep is not None else None if isinstance(steps, str) else int(steps or 0),
         counts=counts if choice is not None else None,

@@ -17,9 +17,10 @@ from scmmgan.data.keys import FORMAT, Keys
 from scmmgan.data.modality import check_mudata, missing_key, modality, per_modality
 from scmmgan.data.undo import all_or_nothing
 from scmmgan.model.defaults import MAX_WRITTEN
-from scmmgan.model.problem import Pair, Problem
+from scmmgan.model.problem import Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.imputation import Imputation
+from scmmgan.model.space.reference import references
 from scmmgan.model.space.transform import Transform
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def write(
     features: Mapping[str, np.ndarray],
     diagnosis: Mapping[Pair, Mapping[str, Any]],
     ambiguous: Mapping[Pair, np.ndarray],
+    save_model: bool = True,
     keys: Keys,
 ) -> None:
     """Compute every slot of an alignment, then write all of them."""
@@ -187,7 +189,6 @@ def write(
                 whole = np.array_equal(features[target], np.arange(len(all_of)))
                 as_layer = whole and np.array_equal(own, all_of) and mdata[name].n_vars == len(own)
                 slots[name].append(("layers" if as_layer else "obsm", keys.mapped(target), mapped))
-    config, weights = aligner.state()
     names = {m: d.modality.features for m, d in domains.items()}
     record = {
         "format": FORMAT,
@@ -197,14 +198,7 @@ def write(
         "fingerprint": {m: _fingerprint.of(d.modality, embeddings[m], d.transform.mean) for m, d in domains.items()},
         "history": {name: np.asarray(values) for name, values in history.items()},
         "diagnosis": _nested(diagnosis),
-        "model": {
-            "config": json.dumps({**json.loads(config), "var_names": {m: of.tolist() for m, of in names.items()}}),
-            "weights": weights,
-            "transforms": {m: d.transform.state() for m, d in domains.items()},
-            "imputations": {
-                a: {t: i.state() for (s, t), i in imputations.items() if s == a} for a in {s for s, _ in imputations}
-            },
-        },
+        "model": _model(domains, aligner, couplings, imputations, params, save_model=save_model),
     }
     record, joint = _record.sealed(record), _joint(mdata, domains, embeddings, keys)
     with all_or_nothing(mdata, mdata.mod):
@@ -242,11 +236,69 @@ def _decoded(
     transform: Transform, image: np.ndarray, features: np.ndarray, imputed: tuple[Imputation, np.ndarray] | None
 ) -> np.ndarray:
     """Values (n × len(features), float32) of mapped cells (n × p): decoded, and imputed where only the target has a feature."""
-    mapped = transform.inverse(image, features)
-    if imputed is None:
-        return mapped
-    imputation, scores = imputed
-    return np.maximum(imputation.added(mapped, scores, features), np.float32(transform.lowest))
+    return (
+        transform.inverse(image, features)
+        if imputed is None
+        else imputed[0].decoded(transform, image, imputed[1], features)
+    )
+
+
+def _model(
+    domains: Mapping[str, Domain],
+    aligner: Aligner,
+    couplings: Mapping[Pair, Coupling],
+    imputations: Mapping[Pair, Imputation],
+    params: Mapping[str, Any],
+    *,
+    save_model: bool,
+) -> dict[str, Any]:
+    """What maps cells, as plain arrays and a JSON string; without `save_model` what the embedding is read with."""
+    config, weights = aligner.state()
+    found = json.loads(config) | {
+        "var_names": {m: d.modality.features.tolist() for m, d in domains.items()},
+        "inputs": {m: _input(params, d.modality) for m, d in domains.items()},
+    }
+    if not save_model:
+        # a metric has the model space back from the embedding
+        return {
+            "config": json.dumps(found),
+            "weights": {name: of for name, of in weights.items() if name.startswith("metric:")},
+        }
+    return {
+        "config": json.dumps(found),
+        "weights": weights,
+        "transforms": {m: d.transform.state() for m, d in domains.items()},
+        "reference": {m: _references(d, couplings) for m, d in domains.items()},
+        "imputations": {
+            a: {t: i.state() for (s, t), i in imputations.items() if s == a} for a in {s for s, _ in imputations}
+        },
+    }
+
+
+def _input(params: Mapping[str, Any], modality: Modality) -> dict[str, Any]:
+    """What a modality was read from, so that new cells are read alike."""
+    container, key = _was_read({"params": params}, modality.name)
+    batch = per_modality(params["batch"], params["modalities"], "batch")[modality.name]
+    return {
+        "layer": key if container == "layers" else None,
+        "use_rep": key if container == "obsm" else None,
+        "counts": _counts_layer(params, modality),
+        "covariates": modality.covariates is not None,
+        "batch": batch if modality.batch_names else None,
+        "batches": list(modality.batch_names),
+    }
+
+
+def _counts_layer(params: Mapping[str, Any], modality: Modality) -> str | None:
+    """The layer that counts were read from."""
+    found = per_modality(params["counts"], params["modalities"], "counts", "auto")[modality.name]
+    return None if modality.counts is None else "counts" if found == "auto" else str(found)
+
+
+def _references(domain: Domain, couplings: Mapping[Pair, Coupling]) -> dict[str, Any]:
+    """Training cells of each batch, by its number, as nested arrays."""
+    unmatched = {b: 1 - c.weight for (a, b), c in couplings.items() if a == domain.name and c.relaxed}
+    return {str(i): of.state() for i, of in enumerate(references(domain, unmatched))}
 
 
 def _nested(records: Mapping[Pair, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -478,7 +530,18 @@ def _written_values(mdata: MuData, source: str, target: str, keys: Keys) -> tupl
 
 def stored_transform(mdata: MuData, name: str, keys: Keys) -> Transform:
     """The transform between a modality's features and its model space."""
-    return Transform.from_state(record(mdata, keys)["model"]["transforms"][name])
+    return Transform.from_state(stored_model(mdata, keys)["model"]["transforms"][name])
+
+
+def stored_model(mdata: MuData, keys: Keys) -> dict[str, Any]:
+    """The record of an alignment whose model was stored with it; ValueError where it was not."""
+    found = record(mdata, keys)
+    if "transforms" not in found["model"]:
+        raise ValueError(
+            f"The alignment {keys.key!r} was made with `save_model=False`: there is no model to map, decode or explain cells "
+            "with. Align again without it."
+        )
+    return found
 
 
 def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:

@@ -31,7 +31,7 @@ class Modality:
     """One modality as it was read: `values` (n × g, float32, not smoothed) with the names of its cells and features.
 
     `embedded`: the values are model space already. `allowed`: positions of the features that may enter the PCA.
-    `batches`: row numbers of each sample. `steps` of smoothing, None where the problem chooses.
+    `batches`: row numbers of each sample, `batch_names` theirs. `steps` of smoothing, None where the problem chooses.
     `coordinates` (n × d) are mapped along, inside `sections` where there are several frames of them.
     `counts` (n × g): molecules, where they are known. `covariates` (n × c): of the cells, whose effect is taken out of
     the values.
@@ -44,6 +44,7 @@ class Modality:
     embedded: bool = False
     allowed: np.ndarray | None = None
     batches: tuple[np.ndarray, ...] | None = None
+    batch_names: tuple[str, ...] = ()
     n_pcs: int = N_PCS
     steps: int | None = None
     coordinates: np.ndarray | None = None

@@ -51,6 +51,7 @@ def align(
     random_state: int = 0,
     device: str | torch.device = "auto",
     key_added: str = "scmmgan",
+    save_model: bool = True,
     copy: bool = False,
     progress_bar: bool = True,
 ) -> MuData | None:
@@ -136,6 +137,9 @@ def align(
         :class:`torch.device`.
     key_added
         Name of the alignment; several may live in one object.
+    save_model
+        Keep the networks, transforms and at most 20,000 training cells of each modality in `mdata.uns` (default), for
+        :func:`scmmgan.tl.translate`, :func:`scmmgan.save`, `get.mapped(features=)` and other tools that map cells.
     copy
         Return a copy instead of writing to `mdata`.
     progress_bar
@@ -189,13 +193,17 @@ def align(
     >>> mdata["rna"].obsm["scmmgan_protein"].shape == (mdata["rna"].n_obs, mdata["protein"].n_vars)
     True
     """
-    arguments = {name: value for name, value in locals().items() if name not in {"mdata", "modalities", "copy"}}
+    arguments = {
+        name: value for name, value in locals().items() if name not in {"mdata", "modalities", "copy", "save_model"}
+    }
     start = time.perf_counter()
     names = _modality.check_modalities(mdata, modalities)
     arguments |= _settings(arguments) | _per_modality(arguments, names)
     keys = Keys(key_added)
     _slots.check_free(mdata, names, _slots_read(arguments, names), keys)
     _check_copy(mdata, names, copy=copy)
+    if not isinstance(save_model, bool):
+        raise TypeError(f"`save_model` must be True or False, got {save_model!r}.")
 
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import populations, quality, verdict
@@ -224,7 +232,7 @@ def align(
     mdata = _modality.copied(mdata) if copy else mdata
     _slots.write(
         mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
-        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, keys=keys,
+        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, save_model=save_model, keys=keys,
     )  # fmt: skip
     return mdata if copy else None
 

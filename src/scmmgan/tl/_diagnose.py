@@ -155,7 +155,7 @@ def diagnose(
         # the coupling in use and the cells that its training held out, whatever the seed of the diagnosis
         couplings, loadings = couple(problem, domains, random_state=trained)
         records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
-        aligner = get.model(mdata, key=key)
+        aligner = get.model(mdata, key=key).aligner
         auc = metrics.two_sample_auc
         more: dict[Pair, dict[str, Any]] = {
             **quality.score_map(aligner, domains, couplings, two_sample_auc=auc, random_state=trained)

@@ -130,7 +130,7 @@ def place(
             placed[rows] = _nearest(cells[rows], spots[there], places[there])
     if method == "generator":
         own = _slots.model_space(mdata, source, source, keys)
-        placed = get.model(mdata, key=key).place(own, source, target, number[chosen])
+        placed = get.model(mdata, key=key).aligner.place(own, source, target, number[chosen])
     record = _slots.added(mdata, keys, "coordinates")
     used = {"method": method, "spatial": spatial} | ({} if sections is None else {"library_key": sections.column})
     record[source] = {**record.get(source, {}), target: used}

@@ -237,7 +237,7 @@ def _of_trainings(
     scores: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     record: dict[str, Any] = {}
     if "noise" in parts:
-        aligner = get.model(mdata, key=key)
+        aligner = get.model(mdata, key=key).aligner
         scores["noise"] = retraining.over_noise(domains, aligner, pair, coupled, how, kept, n_draws=n[0])
     if "seeds" in parts:
         found = retraining.over_restarts(problem, domains, pair, coupled, how, kept, n_restarts=n[1])

@@ -65,7 +65,7 @@ def results(mdata: md.MuData) -> list[np.ndarray]:
     """Of everything that trains a network or goes through one."""
     smm.tl.align(mdata, links="gene", max_steps=5, noise_dim=2, spatial="spatial", progress_bar=False)
     smm.tl.place(mdata, "protein", "rna", method="generator")
-    model = smm.get.model(mdata)
+    model = smm.get.model(mdata).aligner
     x = np.ones((3, model.widths["rna"]), np.float32)
     return [
         mdata["rna"].obsm["X_scmmgan"],

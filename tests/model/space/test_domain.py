@@ -56,8 +56,8 @@ def test_domain_is_smoothed_and_transformed(kind: str, linked: bool, steps: int)
     assert list(found) == ["a", "b"]
     for name, d in found.items():
         x = values(name).astype(np.float64)
-        (operator,), _ = neighbor_graphs(d.modality, denoise=linked)
-        s = np.linalg.matrix_power(operator.toarray().astype(np.float64), steps) @ x
+        (graph,), _ = neighbor_graphs(d.modality, denoise=linked)
+        s = np.linalg.matrix_power(graph.operator.toarray().astype(np.float64), steps) @ x
         z = zscore(s)
         scores = z @ np.linalg.svd(z, full_matrices=False)[2][:10].T
         expected = scores / np.sqrt((scores**2).mean())

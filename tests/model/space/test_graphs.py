@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,20 @@ from scmmgan.model.defaults import MIN_LABEL_PURITY
 from scmmgan.model.problem import Modality
 from scmmgan.model.space import graphs
 from scmmgan.model.space.diffusion import smoothing_operator
-from scmmgan.model.space.graphs import denoised, graph_scores, label_purity, neighbor_graphs, smoothed
+from scmmgan.model.space.graphs import graph_scores, graph_space, label_purity, neighbor_graphs, shrinkage, smoothed
+from scmmgan.model.space.pca import Projection
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
 
 FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
+
+
+def operators_of(*args: Any, **how: Any) -> tuple[list[sp.csr_matrix], np.ndarray | None]:
+    graphs, purity = neighbor_graphs(*args, **how)
+    return [graph.operator for graph in graphs], purity
+
+
+def denoised(scores: np.ndarray, n_features: int) -> np.ndarray:
+    return (scores * shrinkage(scores, n_features)).astype(np.float32)
 
 
 def modality(x: np.ndarray | sp.csr_matrix, **given: object) -> Modality:
@@ -107,6 +118,18 @@ def test_of_many_features_the_most_dispersed_enter():
     np.testing.assert_allclose(graph_scores(x, n_pcs=5), graph_scores(x[:, top], n_pcs=5), atol=1e-3)
 
 
+def test_the_projection_gives_the_same_scores():
+    _, seen = planted(200, 300, [5.0, 4.0, 3.0])
+    for kind in FORMATS.values():
+        projection, scores = graph_space(kind(seen), np.arange(3, 280), n_pcs=20)
+        np.testing.assert_allclose(projection.scores(kind(seen)), scores, atol=1e-4)
+        # other cells, and the features in another order
+        weight, offset = projection.onto(np.arange(300)[::-1])
+        np.testing.assert_allclose(kind(seen[:5, ::-1]) @ weight + offset, scores[:5], atol=1e-4)
+        again = Projection.from_state(projection.state())
+        np.testing.assert_array_equal(again.scores(seen), projection.scores(seen))
+
+
 # --- denoised ----------------------------------------------------------------------------------------------------
 
 
@@ -173,11 +196,11 @@ def test_components_below_the_noise_are_nothing():
 def test_graphs_are_those_of_denoised_components(kind: str):
     _, seen = planted(200, 100, [4.0, 3.0, 2.0])
     x = seen.astype(np.float32)
-    (got,), purity = neighbor_graphs(modality(FORMATS[kind](x), allowed=np.arange(60)))
+    (got,), purity = operators_of(modality(FORMATS[kind](x), allowed=np.arange(60)))
     assert purity is None
     expected = smoothing_operator(graph_scores(x[:, :60])).toarray()
     np.testing.assert_allclose(got.toarray(), expected, atol=1e-4)
-    (plain,), _ = neighbor_graphs(modality(FORMATS[kind](x), allowed=np.arange(60)), denoise=False)
+    (plain,), _ = operators_of(modality(FORMATS[kind](x), allowed=np.arange(60)), denoise=False)
     blunt = smoothing_operator(graph_scores(x[:, :60], denoise=False)).toarray()
     np.testing.assert_allclose(plain.toarray(), blunt, atol=1e-4)
     assert np.abs(expected - blunt).max() > 0.05
@@ -186,10 +209,10 @@ def test_graphs_are_those_of_denoised_components(kind: str):
 def test_features_that_may_not_enter_do_not_choose_neighbours():
     _, seen = planted(150, 80, [4.0, 3.0, 2.0])
     x = seen.astype(np.float32)
-    (expected,), _ = neighbor_graphs(modality(x[:, :40]))
+    (expected,), _ = operators_of(modality(x[:, :40]))
     x[:, 40:] = np.random.default_rng(0).normal(scale=100, size=(150, 40))
-    (masked,), _ = neighbor_graphs(modality(x, allowed=np.arange(40)))
-    (every,), _ = neighbor_graphs(modality(x))
+    (masked,), _ = operators_of(modality(x, allowed=np.arange(40)))
+    (every,), _ = operators_of(modality(x))
     np.testing.assert_allclose(masked.toarray(), expected.toarray(), atol=1e-4)
     assert np.abs(every - expected).max() > 0.05
 
@@ -197,8 +220,8 @@ def test_features_that_may_not_enter_do_not_choose_neighbours():
 def test_denoised_graphs_find_the_nearer_neighbours():
     signal, seen = planted(400, 300, [3.0, 2.5, 2.0, 2.0])
     x = seen.astype(np.float32)
-    (fine,), _ = neighbor_graphs(modality(x))
-    (plain,), _ = neighbor_graphs(modality(x), denoise=False)
+    (fine,), _ = operators_of(modality(x))
+    (plain,), _ = operators_of(modality(x), denoise=False)
     error = [np.linalg.norm(operator @ seen - signal) for operator in (plain, fine)]
     assert error[1] < 0.92 * error[0]
 
@@ -208,7 +231,7 @@ def test_smoothing_restores_dropouts():
     rate = np.exp(2 * np.sin(np.outer(rng.random(400) * 4, np.ones(60)) + rng.random(60) * 6))
     truth, x = np.log1p(rate), np.log1p(rng.poisson(rate) * (rng.random(rate.shape) < 0.5)).astype(np.float32)
     of = modality(x)
-    operators, _ = neighbor_graphs(of)
+    operators, _ = operators_of(of)
     r = {}
     for steps in (0, 1, 3):
         s = smoothed(of, operators, steps).columns(np.arange(60))
@@ -225,7 +248,7 @@ def test_values_are_smoothed_by_the_operators_of_their_batch(kind: str, steps: i
     x = seen.astype(np.float32)
     batches = (np.arange(0, 90, 2), np.arange(1, 90, 2))
     of = modality(FORMATS[kind](x), batches=batches)
-    operators, _ = neighbor_graphs(of)
+    operators, _ = operators_of(of)
     assert [op.shape for op in operators] == [(45, 45)] * 2
     for rows, op in zip(batches, operators):
         np.testing.assert_allclose(op.toarray(), smoothing_operator(graph_scores(x[rows])).toarray(), atol=1e-4)
@@ -237,7 +260,7 @@ def test_values_are_smoothed_by_the_operators_of_their_batch(kind: str, steps: i
         np.testing.assert_allclose(part.columns(np.arange(30)), expected, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate(found.rows), np.concatenate(batches))
     one = replace(of, batches=None)
-    operators, _ = neighbor_graphs(one)
+    operators, _ = operators_of(one)
     whole = smoothed(one, operators, steps)
     assert isinstance(whole, SmoothedMatrix)
     expected = np.linalg.matrix_power(operators[0].toarray().astype(np.float64), steps) @ x
@@ -256,7 +279,7 @@ def test_neighbours_are_looked_for_inside_pure_labels(sparse: bool, batches: boo
     # six cells of 0 look like the label 1; 3, 4 and 5 share the cells of 2 at random
     given = np.where(labels == 2, rng.integers(3, 6, 180), labels)
     given[np.flatnonzero(labels == 0)[:6]] = 1
-    operators, purity = neighbor_graphs(of, given)
+    operators, purity = operators_of(of, given)
     assert purity is not None
     assert (purity[:2] > 0.7).all()
     assert (purity[3:] < 0.5).all()
@@ -265,9 +288,9 @@ def test_neighbours_are_looked_for_inside_pure_labels(sparse: bool, batches: boo
         assert not links[np.ix_(given[at] == 0, given[at] == 1)].any()
         assert links[np.ix_(given[at] == 3, given[at] == 4)].any()
     # labels at random change nothing
-    blind, none = neighbor_graphs(of)
+    blind, none = operators_of(of)
     assert none is None
-    foreign, purity = neighbor_graphs(of, rng.permutation(labels))
+    foreign, purity = operators_of(of, rng.permutation(labels))
     assert (purity < 0.2).all()
     for first, second in zip(blind, foreign, strict=True):
         np.testing.assert_array_equal(first.toarray(), second.toarray())

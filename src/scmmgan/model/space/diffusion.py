@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.defaults import EXACT_NEIGHBORS_BELOW, SMOOTHING_NEIGHBORS
+from scmmgan.model.defaults import EXACT_NEIGHBORS_BELOW, SMOOTHING_NEIGHBORS, WIDTH_NEIGHBOR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,8 +74,8 @@ def _kernel(x: np.ndarray, own: np.ndarray, among: np.ndarray, n_neighbors: int,
     indices, distances = nearest_neighbors(x[among], n_neighbors, random_state=random_state)
     at = np.searchsorted(among, own)
     indices, distances = among[indices[at]], distances[at]
-    bandwidth = distances[:, min(5, distances.shape[1]) - 1]
-    # duplicates: a cell whose 5 neighbours are copies of it still needs a width
+    bandwidth = distances[:, min(WIDTH_NEIGHBOR, distances.shape[1]) - 1]
+    # duplicates: a cell whose nearest neighbours are copies of it still needs a width
     bandwidth = np.maximum(bandwidth, max(1e-6 * distances.mean(), 1e-12))
     weights = np.exp(-((distances / bandwidth[:, None]) ** 2))
     rows = np.repeat(own, indices.shape[1])

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from scmmgan.model.problem import Modality, Problem
-from scmmgan.model.space.graphs import neighbor_graphs, smoothed
+from scmmgan.model.space.graphs import Graph, neighbor_graphs, smoothed
 from scmmgan.model.space.linear import constant
 from scmmgan.model.space.smoothing import Matrix
 from scmmgan.model.space.transform import Transform, fit_shared, fit_transform, identity_transform
@@ -20,6 +19,7 @@ class Domain:
     """One modality as the networks see it. `x`: cells × p, float32, unit global sd.
 
     `label_purity`: chance-corrected purity of each label among the cells' neighbours, None without labels.
+    `graphs`: neighbours of the cells of each batch, none where nothing is smoothed.
     """
 
     modality: Modality
@@ -27,6 +27,7 @@ class Domain:
     transform: Transform
     x: np.ndarray
     label_purity: np.ndarray | None = None
+    graphs: Sequence[Graph] = ()
 
     @property
     def name(self) -> str:
@@ -70,21 +71,24 @@ def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
     labels, steps = problem.labels or {}, problem.steps
     matrices: dict[str, Matrix] = {}
     purity: dict[str, np.ndarray | None] = {}
+    graphs: dict[str, Sequence[Graph]] = {}
     for name, m in problem.modalities.items():
-        operators: Sequence[sp.csr_matrix] = ()
-        purity[name] = None
+        graphs[name], purity[name] = (), None
         if steps[name]:
-            operators, purity[name] = neighbor_graphs(
+            graphs[name], purity[name] = neighbor_graphs(
                 m, labels.get(name), denoise=not problem.by_shape, random_state=random_state
             )
-        matrices[name] = smoothed(m, operators, steps[name])
+        matrices[name] = smoothed(m, [graph.operator for graph in graphs[name]], steps[name])
     if problem.shared is not None:
         n_pcs = min(m.n_pcs for m in problem.modalities.values())
         transforms, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)
         fitted = dict(zip(matrices, zip(transforms, cells)))
     else:
         fitted = {name: _own(problem, name, matrix) for name, matrix in matrices.items()}
-    return {name: Domain(m, matrices[name], *fitted[name], purity[name]) for name, m in problem.modalities.items()}
+    return {
+        name: Domain(m, matrices[name], *fitted[name], purity[name], graphs[name])
+        for name, m in problem.modalities.items()
+    }
 
 
 def _own(problem: Problem, name: str, matrix: Matrix) -> tuple[Transform, np.ndarray]:

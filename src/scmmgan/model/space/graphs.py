@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,14 +11,26 @@ import scipy.sparse as sp
 from scmmgan.model.defaults import LABEL_PURITY_CELLS, MIN_LABEL_PURITY, N_PCS, SMOOTHING_NEIGHBORS
 from scmmgan.model.problem import Modality, Values
 from scmmgan.model.space.diffusion import nearest_neighbors, smoothing_operator
-from scmmgan.model.space.pca import Standardized, column_moments, dispersed, principal_axes
+from scmmgan.model.space.pca import Projection, Standardized, column_moments, dispersed, principal_axes
 from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Neighbours of the cells of one batch: where they were looked for, and the operator that smooths.
+
+    `scores` (n × p): the cells in the space of `projection`.
+    """
+
+    operator: sp.csr_matrix
+    projection: Projection
+    scores: np.ndarray
 
 
 def neighbor_graphs(
     modality: Modality, labels: np.ndarray | None = None, *, denoise: bool = True, random_state: int = 0
-) -> tuple[list[sp.csr_matrix], np.ndarray | None]:
-    """Smoothing operators of a modality's cells, one for each batch; and the purity of each label, None without labels.
+) -> tuple[list[Graph], np.ndarray | None]:
+    """Neighbour graphs of a modality's cells, one for each batch; and the purity of each label, None without labels.
 
     Neighbours are looked for on principal components, denoised by default, inside labels (codes, -1: none) that are
     pure: others would be written into the data.
@@ -25,18 +38,21 @@ def neighbor_graphs(
     rows = modality.batches or (np.arange(len(modality)),)
     parts = [modality.values if modality.batches is None else modality.values[r] for r in rows]
     spaces = [
-        graph_scores(part, modality.allowed, denoise=denoise, covariates=modality.covariates_of(r))
+        graph_space(part, modality.allowed, denoise=denoise, covariates=modality.covariates_of(r))
         for part, r in zip(parts, rows)
     ]
     own: list[np.ndarray | None] = [None] * len(parts)
     purity = None
     if labels is not None:
         of = [labels[r] for r in rows]
-        purity = label_purity(spaces, of)
+        purity = label_purity([scores for _, scores in spaces], of)
         pure = np.flatnonzero(purity >= MIN_LABEL_PURITY)
         own = [np.where(np.isin(codes, pure), codes, -1) for codes in of]
-    operators = [smoothing_operator(z, labels=c, random_state=random_state) for z, c in zip(spaces, own)]
-    return operators, purity
+    graphs = [
+        Graph(smoothing_operator(scores, labels=codes, random_state=random_state), projection, scores)
+        for (projection, scores), codes in zip(spaces, own)
+    ]
+    return graphs, purity
 
 
 def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix], t: int) -> Matrix:
@@ -83,9 +99,21 @@ def graph_scores(
     n_pcs: int = N_PCS,
     denoise: bool = True,
     tolerance: float = 0.0,
-    covariates: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Leading principal components (n × p, float32) of the z-scored columns, each shrunk by its share of noise.
+    """Leading principal components (n × p, float32) of the z-scored columns, each shrunk by its share of noise."""
+    return graph_space(x, allowed, n_pcs=n_pcs, denoise=denoise, tolerance=tolerance)[1]
+
+
+def graph_space(
+    x: Values | sp.csc_matrix,
+    allowed: np.ndarray | None = None,
+    *,
+    n_pcs: int = N_PCS,
+    denoise: bool = True,
+    tolerance: float = 0.0,
+    covariates: np.ndarray | None = None,
+) -> tuple[Projection, np.ndarray]:
+    """The same components, and the projection that gives those of other cells.
 
     `tolerance` of the singular vectors: those of noise lie close, and exact ones would take ten times as long.
     """
@@ -93,26 +121,27 @@ def graph_scores(
     at = dispersed(mean, sd, np.arange(len(mean)) if allowed is None else allowed, np.array([], dtype=int))
     at = at[sd[at] > 0]
     if not len(at):
-        return np.zeros((x.shape[0], 1), dtype=np.float32)
+        return Projection(at, mean[at], sd[at], np.zeros((1, 0))), np.zeros((x.shape[0], 1), dtype=np.float32)
     matrix = SmoothedMatrix(x[:, at].tocsr() if sp.issparse(x) else x[:, at], covariates=covariates)
     z = Standardized(matrix, mean[at], sd[at])
     axes = principal_axes([z], min(n_pcs, len(at), x.shape[0] - 1), tolerance=tolerance)
     scores = z.dot(axes.T).astype(np.float32)
-    return denoised(scores, len(at)) if denoise else scores
+    shrunk = shrinkage(scores, len(at)) if denoise else np.ones(len(axes))
+    return Projection(at, mean[at], sd[at], axes * shrunk[:, None]), (scores * shrunk).astype(np.float32)
 
 
-def denoised(scores: np.ndarray, n_features: int) -> np.ndarray:
-    """Scores (n × p) of z-scored features, each component shrunk by its share of noise (Gavish and Donoho 2017).
+def shrinkage(scores: np.ndarray, n_features: int) -> np.ndarray:
+    """Factors (p,) that shrink scores (n × p) of z-scored features by their share of noise (Gavish and Donoho 2017).
 
     Noise is what the `n_features` vary by beside the components that rise above it: an estimate from below where the
-    features' noise is unequal, so that too little is taken away. Scores stay as they were where there are no features
-    beside the components, or fewer than two components that rise.
+    features' noise is unequal, so that too little is taken away. Nothing is shrunk where there are no features beside
+    the components, or fewer than two components that rise.
     """
     n, p = scores.shape
     variance = np.square(scores, dtype=np.float64).mean(0)
     largest, ratio, above = np.sort(variance)[::-1], n_features / n, p
     if n_features <= p:
-        return scores
+        return np.ones(p)
     while True:
         noise = max((n_features - largest[:above].sum()) / (n_features - above), 1e-12)
         least = noise * (1 + np.sqrt(ratio)) ** 2
@@ -121,7 +150,7 @@ def denoised(scores: np.ndarray, n_features: int) -> np.ndarray:
             break
         above = found
     if above < 2:
-        return scores
+        return np.ones(p)
     value = variance / noise
     shrunk = np.sqrt(np.maximum((value - ratio - 1) ** 2 - 4 * ratio, 0)) / np.maximum(value, 1e-12)
-    return (scores * np.where(variance > least, shrunk, 0)).astype(np.float32)
+    return np.where(variance > least, shrunk, 0)

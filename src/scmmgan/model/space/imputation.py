@@ -30,6 +30,7 @@ from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.linear import constant, solve_ridge
 from scmmgan.model.space.pca import Standardized, column_moments, principal_axes
 from scmmgan.model.space.smoothing import SmoothedMatrix
+from scmmgan.model.space.transform import Transform
 
 logger = logging.getLogger("scmmgan")
 
@@ -52,22 +53,31 @@ class Imputation:
     loadings: np.ndarray
     bias: np.ndarray
 
-    def scores(self, counts: Values) -> np.ndarray:
-        """Scores (n × q, float32) of cells, from their counts of all features of the source."""
-        return (_standardized(_log_shares(counts[:, self.shown]), self.mean, self.sd) @ self.projection).astype(
-            np.float32
-        )
+    def scores(self, counts: Values, columns: np.ndarray | None = None) -> np.ndarray:
+        """Scores (n × q, float32) of cells, from their counts of all features of the source or of those at `columns`.
+
+        Shown features that are not there count as their mean.
+        """
+        found = self.shown if columns is None else _positions(self.shown, columns)
+        there = np.flatnonzero(found >= 0)
+        z = np.zeros((counts.shape[0], len(self.shown)))
+        shares = _log_shares(counts[:, found[there]])
+        z[:, there] = _standardized(shares, self.mean[there], self.sd[there])
+        return (z @ self.projection).astype(np.float32)
 
     def added(self, mapped: np.ndarray, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Mapped values (n × len(features)) of cells with these scores; those that are not hidden stay as they are."""
-        at = np.full(1 + max(self.hidden.max(), features.max(initial=0)), -1)
-        at[self.hidden] = np.arange(len(self.hidden))
-        found = at[features]
+        found = _positions(features, self.hidden)
         own = np.flatnonzero(found >= 0)
         chosen = found[own]
         predicted = scores @ self.loadings[:, chosen] + self.bias[chosen]
         mapped[:, own] = (1 - IMPUTED_SHARE) * mapped[:, own] + predicted
         return mapped
+
+    def decoded(self, transform: Transform, image: np.ndarray, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Values (n × len(features), float32) of mapped cells (n × p): decoded, and imputed where only the target has them."""
+        mapped = self.added(transform.inverse(image, features), scores, features)
+        return np.maximum(mapped, np.float32(transform.lowest))
 
     def state(self) -> dict[str, np.ndarray]:
         """All fields as arrays."""
@@ -144,6 +154,13 @@ def _fit(
     loading = IMPUTED_SHARE * loading * mapped_sd
     bias = IMPUTED_SHARE * mapped_mean - u.mean(0) @ loading
     return Imputation(shown, hidden, mean, sd, *(v.astype(np.float32) for v in (projection, loading, bias)))
+
+
+def _positions(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each wanted number is among others, -1 where it is not."""
+    at = np.full(1 + max(wanted.max(initial=0), among.max(initial=0)), -1)
+    at[among] = np.arange(len(among))
+    return at[wanted]
 
 
 def _row_sums(counts: Values) -> np.ndarray:

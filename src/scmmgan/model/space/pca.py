@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import scipy.sparse as sp
@@ -56,6 +57,44 @@ class Standardized:
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Zᵀ u for a dense u."""
         return (self.matrix.tdot(u) - np.outer(self.mean, u.sum(0))) / self.sd[:, None]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Scores of z-scored features: ((values - center) / sd) loadingsᵀ; every field is a plain array.
+
+    `features` (e): positions of the features that enter; `center`, `sd` (e); `loadings` (p × e).
+    """
+
+    features: np.ndarray
+    center: np.ndarray
+    sd: np.ndarray
+    loadings: np.ndarray
+
+    def scores(self, values: Values | sp.csc_matrix) -> np.ndarray:
+        """Scores (n × p, float64) of values (n × g) of all features."""
+        weight, offset = self.onto(np.arange(values.shape[1]))
+        return np.asarray(values @ weight) + offset
+
+    def onto(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same as a linear map, weight (g' × p) and offset (p,), of values that have the features `columns` only.
+
+        Features that are not among them count as their mean.
+        """
+        _, own, at = np.intersect1d(self.features, columns, return_indices=True)
+        loadings = (self.loadings[:, own] / self.sd[own]).T.astype(np.float64)
+        weight = np.zeros((len(columns), len(self.loadings)))
+        weight[at] = loadings
+        return weight, -(self.center[own] @ loadings)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All fields as arrays."""
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> Projection:
+        """The projection that `state` came from."""
+        return cls(**{f.name: np.asarray(state[f.name]) for f in fields(cls)})
 
 
 def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 0.0) -> np.ndarray:

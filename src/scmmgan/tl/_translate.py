@@ -1,0 +1,179 @@
+"""Map new cells with a trained model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scmmgan import archive, get
+from scmmgan.data import modality as _modality
+from scmmgan.data import query as _query
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
+from scmmgan.model.defaults import MAX_WRITTEN, TRANSLATED_CELLS
+from scmmgan.model.space.linear import one_thread
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scmmgan.model.nets.trained import Trained
+
+logger = logging.getLogger("scmmgan")
+
+
+def translate(
+    cells: AnnData | MuData,
+    source: str,
+    target: str,
+    *,
+    model: MuData | Trained | str | PathLike[str],
+    features: str | Sequence[str] | None = None,
+    batch_size: int = TRANSLATED_CELLS,
+    key: str = "scmmgan",
+) -> AnnData:
+    """Map new cells of `source` into the features of `target` with a model that was trained on others.
+
+    Features are matched by name, in any order; those that the training cells had and the new ones lack count as the
+    training mean. Every cell is smoothed with its nearest training cells only, so that one cell alone maps as it does
+    among others, and a training cell maps as it did.
+
+    Parameters
+    ----------
+    cells
+        New cells of the kind of `source`, with values in the units of the training cells, in the layer or `obsm` key of
+        the same name: an AnnData, or a MuData that has `source`. Where the alignment was given a `batch`, their `obs`
+        column of that name says which; cells without one get the mean of what they would be in each.
+    source
+        Modality of the model that the cells are of.
+    target
+        Modality that they are mapped to.
+    model
+        An aligned MuData, what :func:`scmmgan.load` or :func:`scmmgan.get.model` return, or a directory that
+        :func:`scmmgan.save` wrote.
+    features
+        Features of `target`, in the order wanted; default: all.
+    batch_size
+        New cells at one time; memory grows with it, results do not change.
+    key
+        `key_added` of the alignment where `model` is a MuData, and what names of columns begin with.
+
+    Returns
+    -------
+    A new AnnData, cells × features of `target`, as of :func:`scmmgan.get.mapped`: `X` float32 in the units of the
+    (smoothed) layer of `target`, never counts; `obs` and, where there, `obsm["spatial"]` and `uns["spatial"]` of the
+    cells; `var` of the target where `model` is a MuData. Nothing is written to `cells` or the model. Beside these:
+
+    `obsm[f"X_{key}"]` : float32
+        Joint embedding, comparable with that of the training cells.
+    `obs[f"{key}_unmatched"]` : float32 (suffix `_{target}` with more than two modalities)
+        Share of the cell's mass without a partner in `target`: the mean of its nearest training cells. Not where shapes
+        decide.
+    `obs[f"{key}_ood"]` : float32
+        Out-of-distribution score: share of the training cells, each compared with all others, that are nearer to their
+        fifth neighbour than the cell is. Cells as those that were trained on are spread over 0 to 1; 1 is farther out than all.
+
+    Raises
+    ------
+    KeyError
+        If the model has no such modality or feature, or the cells lack the layer or `obsm` key.
+    TypeError
+        If `cells` or `model` is of no known kind.
+    ValueError
+        If features that carry half of the model's variance are missing, a batch was not trained on, values are not finite,
+        the model is damaged or was not kept, or all features are too many to be written.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> new = mdata["rna"][:10].copy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> mapped = smm.tl.translate(new, "rna", "protein", model=mdata)
+    >>> mapped.shape == (10, mdata["protein"].n_vars)
+    True
+    """
+    from anndata import AnnData
+
+    batch_size = _modality.whole_number(batch_size, "batch_size", low=1)
+    adata = _query.modality_of(cells, source)
+    trained, var = _model(model, target, key)
+    _check_names(trained, source, target)
+    at = _chosen(trained, target, features, adata.n_obs)
+    query = _query.read_query(adata, source, trained)
+    _warn_of_verdict(trained, source, target)
+    with one_thread():
+        found = trained.locate(query.values, query.columns, source, query.batch, batch_size=batch_size)
+        image, imputation = trained.translate(found.x, source, target), trained.imputation(source, target)
+        if imputation is None or query.counts is None:
+            values = trained.decode(image, target, at)
+        else:
+            scores = imputation.scores(query.counts, query.counted)
+            values = imputation.decoded(trained.transforms[target], image, scores, at)
+        embedding = trained.embed(found.x, source)
+    names, keys = trained.features[target][at], Keys(key)
+    # a representation (`use_rep`) has columns that are no features
+    if var is None or not set(names) <= set(var.index):
+        var = pd.DataFrame(index=pd.Index(names, dtype=object))
+    out = AnnData(values, obs=adata.obs.copy(), var=var.loc[names].copy())
+    out.obsm[keys.embedding] = embedding
+    if target in found.unmatched:
+        out.obs[keys.unmatched(target if len(trained.modalities) > 2 else None)] = found.unmatched[target]
+    out.obs[keys.ood] = found.ood
+    if "spatial" in adata.obsm:
+        out.obsm["spatial"] = np.array(adata.obsm["spatial"])
+    if "spatial" in adata.uns:
+        out.uns["spatial"] = deepcopy(adata.uns["spatial"])
+    return out
+
+
+def _model(model: MuData | Trained | str | PathLike[str], target: str, key: str) -> tuple[Trained, pd.DataFrame | None]:
+    """The trained model, and what is known of the target's features."""
+    from scmmgan.model.nets.trained import Trained
+
+    if isinstance(model, Trained):
+        return model, None
+    if isinstance(model, str | PathLike):
+        return archive.load(model), None
+    _modality.check_mudata(model, "`model` must be an aligned MuData, a directory, or what `scmmgan.load` returned")
+    found = get.model(model, key=key)
+    return found, model[target].var if target in model.mod else None
+
+
+def _check_names(trained: Trained, source: str, target: str) -> None:
+    """KeyError on a modality that the model does not know; ValueError where they are one."""
+    for name in (source, target):
+        if name not in trained.modalities:
+            raise KeyError(f"The model has no modality {name!r}. It maps between {trained.modalities}.")
+    if source == target:
+        raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
+
+
+def _chosen(trained: Trained, target: str, features: str | Sequence[str] | None, n: int) -> np.ndarray:
+    """Positions of the features that are decoded; ValueError where all of them are too many."""
+    names = pd.Index(trained.features[target])
+    if features is not None:
+        return _slots.positions(features, names, target)
+    if n * len(names) > MAX_WRITTEN:
+        raise ValueError(
+            f"{n} cells × {len(names)} features of {target!r} are too many to be held. Say which `features` you want, or "
+            "translate the cells part by part."
+        )
+    return np.arange(len(names))
+
+
+def _warn_of_verdict(trained: Trained, source: str, target: str) -> None:
+    """Log when nothing supports the alignment that the map comes from."""
+    for a, b in ((source, target), (target, source)):
+        found = trained.diagnosis.get(a, {}).get(b)
+        if found is not None and not found["supported"]:
+            logger.warning(
+                "The alignment of %r and %r is %r: mapped values may be those of other populations.",
+                source, target, str(found["verdict"]),
+            )  # fmt: skip

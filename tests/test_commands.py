@@ -1,0 +1,163 @@
+"""The commands that work on files: two h5ad to an aligned h5mu, new cells, scores; exit statuses; whole output or none."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scmmgan as smm
+from scmmgan.cli import _documented, main
+
+NAMES = ("rna", "protein")
+QUICK = ["--method", "coupling", "--links", "gene"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two h5ad, and an aligned h5mu that the command made of them."""
+    where = tmp_path_factory.mktemp("files")
+    mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
+    for name in NAMES:
+        mdata[name].write(where / f"{name}.h5ad")
+    files = [str(where / f"{name}.h5ad") for name in NAMES]
+    assert main(["align", *files, "--source", "rna", "--target", "protein", *QUICK, "-o", str(where / "a.h5mu")]) == 0
+    return where
+
+
+def test_align_is_the_function(folder: Path):
+    got = md.read(folder / "a.h5mu")
+    expected = smm.datasets.toy(n_cells=60, n_features=[30, 20])
+    smm.tl.align(expected, links="gene", method="coupling", progress_bar=False)
+    assert list(got.mod) == list(NAMES)
+    for name in NAMES:
+        np.testing.assert_array_equal(got[name].obsm["X_scmmgan"], expected[name].obsm["X_scmmgan"])
+
+
+def test_translate_evaluate_uncertainty(folder: Path, capsys: pytest.CaptureFixture[str]):
+    way, aligned = ["--source", "rna", "--target", "protein"], md.read(folder / "a.h5mu")
+    smm.save(aligned, folder / "model")
+    for model in ("a.h5mu", "model"):
+        command = ["translate", str(folder / "rna.h5ad"), "--model", str(folder / model), *way]
+        assert main([*command, "-o", str(folder / "mapped.h5ad"), "--features", aligned["protein"].var_names[0]]) == 0
+        assert "60 cells × 1 features of protein" in capsys.readouterr().out
+        mapped = ad.read_h5ad(folder / "mapped.h5ad")
+        np.testing.assert_allclose(mapped.X[:, 0], aligned["rna"].obsm["scmmgan_protein"][:, 0], atol=1e-3)
+    assert (
+        main(["evaluate", str(folder / "a.h5mu"), *way, "--labels", "cell_type", "--json", "-o", str(folder / "t.csv")])
+        == 0
+    )
+    rows = json.loads(capsys.readouterr().out)
+    table = smm.tl.evaluate(aligned, *NAMES, labels="cell_type")
+    assert [row["metric"] for row in rows] == table["metric"].tolist()
+    np.testing.assert_allclose([row["value"] for row in rows], table["value"])
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "t.csv"), table)
+    assert main(["uncertainty", str(folder / "a.h5mu"), *way, "-o", str(folder / "u.h5mu")]) == 0
+    assert "uncertainty" in capsys.readouterr().out
+    assert "scmmgan_uncertainty" in md.read(folder / "u.h5mu")["protein"].var
+
+
+def test_info_and_support(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", str(folder / "a.h5mu"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["modalities"]["rna"] == {"cells": 60, "features": 30}
+    verdict = found["alignments"]["scmmgan"]["rna, protein"]
+    assert main(["info", str(folder / "rna.h5ad")]) == 0
+    assert "rna: {'cells': 60, 'features': 30}" in capsys.readouterr().out
+    supported = verdict.startswith("supported")
+    assert main(["diagnose", str(folder / "a.h5mu"), "--require-support"]) == (0 if supported else 3)
+    assert main(["diagnose", str(folder / "a.h5mu"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["verdict"] == verdict
+
+
+def test_not_supported_is_written_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    from scmmgan.model.coupling import couple
+
+    monkeypatch.setattr(couple, "SHAPE_LANDMARKS", 24)
+    files = [str(folder / f"{name}.h5ad") for name in NAMES]
+    out = folder / "shapes.h5mu"
+    assert main(["align", *files, "--links", "None", "--method", "coupling", "--require-support", "-o", str(out)]) == 3
+    assert list(md.read(out).mod) == list(NAMES)
+
+
+def test_config(folder: Path, capsys: pytest.CaptureFixture[str]):
+    config = folder / "c.toml"
+    config.write_text(
+        '[align]\nlinks = "gene"\nmethod = "coupling"\nn_pcs = {rna = 7, protein = 5}\nsave_model = false\nkey_added = "x"\n'
+    )
+    files = [str(folder / f"{name}.h5ad") for name in NAMES]
+    assert main(["align", *files, "--config", str(config), "--key-added", "mine", "-o", str(folder / "c.h5mu")]) == 0
+    params = md.read(folder / "c.h5mu").uns["mine"]
+    assert {m: int(n) for m, n in params["params"]["n_pcs"].items()} == {"rna": 7, "protein": 5}
+    assert "transforms" not in params["model"]
+    for text in ("[align\n", '[align]\nlinx = "gene"\n'):
+        config.write_text(text)
+        with pytest.raises(SystemExit) as end:
+            main(["align", *files, "--config", str(config), "-o", str(folder / "d.h5mu")])
+        assert end.value.code == 2
+        assert "usage: scmmgan" in capsys.readouterr().err
+
+
+FAILS: dict[str, tuple[list[str], int, str]] = {
+    "no file": (["align", "nowhere.h5mu", "-o", "x.h5mu"], 1, "FileNotFoundError: there is no 'nowhere.h5mu'"),
+    "one modality": (["align", "rna.h5ad", "-o", "x.h5mu"], 1, "holds one modality"),
+    "one name": (["align", "a.h5mu", "--source", "rna", "-o", "x.h5mu"], 1, "give both --source and --target"),
+    "bad value": (["align", "a.h5mu", "--max-steps", "0", "-o", "x.h5mu"], 1, "`max_steps` must be at least 1"),
+    "two values": (["align", "a.h5mu", "--method", "a", "--method", "b", "-o", "x.h5mu"], 1, "one value is taken"),
+    "no modality": (["evaluate", "a.h5mu", "--source", "x", "--target", "rna"], 1, "KeyError: No modality 'x'"),
+    "ending": (["align", "a.h5mu", "-o", "x.txt"], 2, "its name must end in .h5mu or .zarr"),
+    "a file as a folder": (["align", "a.h5mu", "-o", "rna.h5ad/x.h5mu"], 2, "cannot write to"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILS)
+def test_one_line_and_a_status(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    command, status, message = FAILS[kind]
+    monkeypatch.chdir(folder)
+    before = sorted(os.listdir())
+    assert main(command) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err.splitlines()[-1]
+    assert sorted(os.listdir()) == before
+
+
+def test_an_error_while_writing_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    def full(self: md.MuData, path: Path) -> None:
+        Path(path).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(md.MuData, "write", full)
+    before = (folder / "a.h5mu").read_bytes()
+    files = [str(folder / f"{name}.h5ad") for name in NAMES]
+    assert main(["align", *files, *QUICK, "-o", str(folder / "a.h5mu")]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert (folder / "a.h5mu").read_bytes() == before
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+def test_every_argument_is_an_option_with_its_help(capsys: pytest.CaptureFixture[str]):
+    for name in ("align", "translate", "uncertainty", "diagnose", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said, function = capsys.readouterr().out, getattr(smm.tl, name)
+        for argument in inspect.signature(function).parameters:
+            if argument not in ("mdata", "cells", "modalities", "source", "target", "model", "copy"):
+                assert f"--{argument.replace('_', '-')}" in said
+                assert len(_documented(function)[argument]) > 5
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "scmmgan", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"scmmgan {smm.__version__}\n"
