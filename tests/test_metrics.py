@@ -384,30 +384,6 @@ class TestJsDistance:
             metrics.column_js_distance(*noisy, n_bins=1)
 
 
-class TestGivenDepth:
-    def test_is_the_textbook_formula(self):
-        rng = np.random.default_rng(0)
-        depth = rng.normal(size=400)
-        x, y = depth + rng.normal(size=400), depth + rng.normal(size=400)
-        for method, corr in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
-            xy, xz, yz = (corr(*of)[0] for of in ((x, y), (x, depth), (y, depth)))
-            expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
-            got = metrics.column_correlation(x[:, None], y[:, None], method=method, given=depth)[0]
-            assert got == pytest.approx(expected)
-            assert abs(got) < 0.15 < xy
-
-    def test_nothing_left(self):
-        rng = np.random.default_rng(0)
-        depth, other = rng.normal(size=(50, 1)), rng.normal(size=(50, 1))
-        assert metrics.column_correlation(2 * depth, other, given=depth[:, 0])[0] == 0
-        assert np.isnan(metrics.column_correlation(other, 2 * depth + 1, given=depth[:, 0])[0])
-
-    @pytest.mark.parametrize("given", [np.zeros(3), np.full(83, np.nan)])
-    def test_refused(self, noisy, given):
-        with pytest.raises(ValueError, match="one finite number for each of 83 cells"):
-            metrics.column_correlation(*noisy, given=given)
-
-
 def test_binomial_test():
     rng = np.random.default_rng(0)
     scores = rng.random(60)

@@ -185,10 +185,8 @@ def write(
                 slots[name].append(("obsm", keys.counts(target), imputed[1]))
             if len(features[target]):
                 mapped = _decoded(b.transform, aligner.translate(a.x, name, target), features[target], imputed)
-                own, all_of = a.modality.features, b.modality.features
-                whole = np.array_equal(features[target], np.arange(len(all_of)))
-                as_layer = whole and np.array_equal(own, all_of) and mdata[name].n_vars == len(own)
-                slots[name].append(("layers" if as_layer else "obsm", keys.mapped(target), mapped))
+                container = "layers" if _as_layer(a, b, features[target], mdata[name].n_vars) else "obsm"
+                slots[name].append((container, keys.mapped(target), mapped))
     names = {m: d.modality.features for m, d in domains.items()}
     record = {
         "format": FORMAT,
@@ -209,6 +207,13 @@ def write(
         if joint is not None:
             mdata.obsm[keys.embedding] = joint
         mdata.uns[keys.uns] = record
+
+
+def _as_layer(source: Domain, target: Domain, features: np.ndarray, n_vars: int) -> bool:
+    """Whether mapped values have the columns of the source's own layers."""
+    own, all_of = source.modality.features, target.modality.features
+    whole = np.array_equal(features, np.arange(len(all_of)))
+    return whole and np.array_equal(own, all_of) and n_vars == len(own)
 
 
 EVIDENCE = {None: "correlation", "q": "q", "ceiling": "share"}  # parts of the slot, and their columns of the links

@@ -60,6 +60,7 @@ MIXED_CELLS = (1, 4, 16)  # summed in a mixture; the regressions learnt on each 
 N_MIXTURES = 2_000  # of each number of cells
 MIXTURE_CLUSTERS = 30  # of the target's cells, from which a mixture draws
 MIXTURE_SPREAD = 0.3  # Dirichlet concentration per cluster: a few clusters make a mixture
+MAX_SD = 10.0  # beyond which a standardised log share is an outlier
 MAX_RATE = 10.0  # by which the source catches a feature more often or more rarely than the target
 IMPUTATION_PCS = 30  # of thinned mixtures that a regression reads
 IMPUTED_SHARE = 0.6  # of the regressions in the mapped value; the rest is the map's (measured)
@@ -127,6 +128,7 @@ N_SHUFFLED = 99  # shuffled tables
 N_SHUFFLED_REST = 20  # of links of which no coupling is made: pooled over links
 LEAST_CEILING = 0.05  # of a link, below which a share of it says nothing
 CEILING_CELLS = 2_000  # of each half of a modality that is aligned with the other half
+N_NAMED = 5  # features that a verdict names
 FOLDS = 5  # in which links and pairs are held out
 MIN_TESTED_LINKS = 10  # from which on the rest can stand for all of them when some are held out
 MIN_TESTED_PAIRS = 5  # fewer can be shuffled in too few ways
@@ -135,9 +137,7 @@ MAX_TESTED_PAIRS = 100  # held out; more change the verdict nowhere
 MAX_TESTED_CELLS = 2_000  # among which a partner is looked for
 MIN_CORRELATION = 1 / 3  # of held-out links less the standard error; tissues that share housekeeping reach .25
 MIN_FEATURES = 3  # with q < .05 by themselves, of an alignment that is supported in part
-MIN_SHARE = (
-    0.2  # of the noise ceiling that their mean must reach, and what is weak does not (see benchmarks/diagnosis.md)
-)
+MIN_SHARE = 0.2  # of the noise ceiling that their mean must reach, and what is weak does not (measured)
 EVIDENT = 0.05  # q of a feature or pair that counts
 MAX_NEARER_IN_PART = 0.4  # mean share of cells nearer than the held-out partner, of pairs that support in part
 MAX_DEPTH = 0.5  # mean |correlation| of mapped features with depth, from which on depth is the main content

@@ -55,7 +55,14 @@ def test_inverse_is_the_projection_of_the_smoothed_matrix(kind: str, t: int, p: 
     assert y.shape == (120, p)
     assert y.dtype == np.float32
     np.testing.assert_allclose(transform.transform(smoothed), y, atol=1e-5)
-    np.testing.assert_allclose(transform.inverse(y), low_rank(dense_smooth(x, operator, t), p), atol=1e-4)
+    np.testing.assert_allclose(
+        transform.inverse(y), np.maximum(low_rank(dense_smooth(x, operator, t), p), 0), atol=1e-4
+    )
+    # values are below 0 where the layer's are
+    shifted, y = fit_transform(SmoothedMatrix(FORMATS[kind](x - 1), operator, t), n_pcs=p)
+    expected = low_rank(dense_smooth(x - 1, operator, t), p)
+    assert expected.min() < 0
+    np.testing.assert_allclose(shifted.inverse(y), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

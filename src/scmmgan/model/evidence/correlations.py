@@ -261,22 +261,12 @@ def with_nulls(
     # the same cells are drawn on both sides where they are the same
     names = dict.fromkeys((source, measured_in))
     shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
-    measured = {
-        "r": correlate(own, *at["measured"]),
-        "correlated": nulls[0],
-        "covaried": nulls[1:3],
-        "limit": limits(own, *at["measured"], shares[measured_in], signed),
-    }
-    if translate is None:
-        return {"measured": measured}
-    return {
-        "measured": measured,
-        "mapped": {
-            "r": correlate_decoded(y, decoder, *at["mapped"]),
-            "covaried": nulls[3:],
-            "limit": limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
-        },
-    }
+    r, limit = correlate(own, *at["measured"]), limits(own, *at["measured"], shares[measured_in], signed)
+    found = {"measured": {"r": r, "correlated": nulls[0], "covaried": nulls[1:3], "limit": limit}}
+    if translate is not None:
+        limit = limits_decoded(y, decoder, *at["mapped"], shares[source], signed)
+        found["mapped"] = {"r": correlate_decoded(y, decoder, *at["mapped"]), "covaried": nulls[3:], "limit": limit}
+    return found
 
 
 # --- tests -------------------------------------------------------------------------------------------------------

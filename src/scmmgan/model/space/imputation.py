@@ -19,6 +19,7 @@ from scmmgan.model.defaults import (
     IMPUTATION_PCS,
     IMPUTED_SHARE,
     MAX_RATE,
+    MAX_SD,
     MIXED_CELLS,
     MIXTURE_CLUSTERS,
     MIXTURE_SPREAD,
@@ -33,8 +34,6 @@ from scmmgan.model.space.smoothing import SmoothedMatrix
 from scmmgan.model.space.transform import Transform
 
 logger = logging.getLogger("scmmgan")
-
-CLIP = 10.0  # sds, beyond which a value is an outlier
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def _log_shares(counts: Values) -> np.ndarray:
 
 
 def _standardized(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    return np.clip((values - mean) / sd, -CLIP, CLIP)
+    return np.clip((values - mean) / sd, -MAX_SD, MAX_SD)
 
 
 def _clusters(x: np.ndarray) -> np.ndarray:
