@@ -125,9 +125,8 @@ MAX_TESTED_PAIRS = 100  # held out; more change the verdict nowhere
 MAX_TESTED_CELLS = 2_000  # among which a partner is looked for
 MIN_CORRELATION = 1 / 3  # of held-out links less the standard error; tissues that share housekeeping reach .25
 MIN_FEATURES = 3  # with q < .05 by themselves, of an alignment that is supported in part
-MIN_SHARE = (
-    0.2  # of the noise ceiling that their mean must reach, and what is weak does not (see benchmarks/diagnosis.md)
-)
+MIN_SHARE = 0.2  # of the noise ceiling that their mean must reach, (measured)
+N_NAMED = 5  # features that a statement names
 EVIDENT = 0.05  # q of a feature or pair that counts
 MAX_NEARER_IN_PART = 0.4  # mean share of cells nearer than the held-out partner, of pairs that support in part
 MAX_DEPTH = 0.5  # mean |correlation| of mapped features with depth, from which on depth is the main content

@@ -23,12 +23,11 @@ from scmmgan.model.defaults import (
     MIN_SHARE,
     MIN_TESTED_LINKS,
     MIN_TESTED_PAIRS,
+    N_NAMED,
 )
 from scmmgan.model.problem import Pair
 
 logger = logging.getLogger("scmmgan")
-
-N_NAMED = 5  # features that a statement names
 
 
 def verdicts(
@@ -289,5 +288,5 @@ def _of_links(record: Mapping[str, Any], pair: Pair) -> str:
 def _of_depth(record: Mapping[str, Any], name: str) -> str:
     return (
         f"Features mapped from {name} correlate {record[f'depth_{name}']:.2f} on average (absolute values) with the log "
-        f"depth of its cells: depth is the main content of this map. Judge it by `scmmgan.metrics.column_correlation(given=)`."
+        f"depth of its cells: depth is the main content of this map. Score it by `scmmgan.metrics.column_correlation(given=)`."
     )
