@@ -140,8 +140,8 @@ def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") 
 
     Returns
     -------
-    A dict, as :func:`scmmgan.tl.diagnose` describes it: `verdict`, `supported`, `statement`, the table `populations`, and
-    what was tested. Nothing is written to `mdata`.
+    A dict, as :func:`scmmgan.tl.diagnose` describes it: `verdict`, `grade`, `supported`, `statement`, the tables
+    `populations` and `links` (evidence link by link), and what else was tested. Nothing is written to `mdata`.
 
     Raises
     ------

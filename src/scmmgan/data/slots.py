@@ -178,8 +178,7 @@ def write(
             if coupling.relaxed:
                 slots[name].append(("obs", keys.unmatched(several), 1 - coupling.weight))
             slots[name].append(("obs", keys.ambiguous(several), ambiguous[name, target]))
-            tested = diagnosis[name, target] if (name, target) in diagnosis else diagnosis[target, name]
-            slots[name] += [("var", *column) for column in _evidence(mdata, tested, name, several, keys)]
+            slots[name] += _evidence(mdata, diagnosis, (name, target), several, keys)
             imputed = _imputed(a, imputations.get((name, target)))
             if imputed is not None:
                 slots[name].append(("obsm", keys.counts(target), imputed[1]))
@@ -220,14 +219,17 @@ EVIDENCE = {None: "correlation", "q": "q", "ceiling": "share"}  # parts of the s
 
 
 def _evidence(
-    mdata: MuData, record: Mapping[str, Any], name: str, source: str | None, keys: Keys
-) -> list[tuple[str, np.ndarray]]:
-    """Slots of `var` and their values (float64, NaN without a link): each feature's best link, by its correlation."""
+    mdata: MuData, records: Mapping[Pair, Mapping[str, Any]], pair: Pair, source: str | None, keys: Keys
+) -> list[tuple[str, str, np.ndarray]]:
+    """Slots of `var` of the first and their values (float64, NaN without a link): its features' best links."""
+    record = records[pair] if pair in records else records[pair[1], pair[0]]
     if "links" not in record:
         return []
     links = pd.DataFrame(dict(record["links"])).sort_values("correlation", ascending=False, kind="stable")
-    best = links.drop_duplicates(name).set_index(name).reindex(mdata[name].var_names.astype(object))
-    return [(keys.evidence(part, source), best[column].to_numpy(dtype=float)) for part, column in EVIDENCE.items()]
+    best = links.drop_duplicates(pair[0]).set_index(pair[0]).reindex(mdata[pair[0]].var_names.astype(object))
+    return [
+        ("var", keys.evidence(part, source), best[column].to_numpy(dtype=float)) for part, column in EVIDENCE.items()
+    ]
 
 
 def _imputed(source: Domain, imputation: Imputation | None) -> tuple[Imputation, np.ndarray] | None:
@@ -329,8 +331,7 @@ def write_diagnosis(
     for (a, b), flags in ambiguous.items():
         other = b if several else None
         columns.append((a, "obs", keys.ambiguous(other), flags[places(mdata, a, keys)[0]]))
-        tested = records[a, b] if (a, b) in records else records[b, a]
-        columns += [(a, "var", *column) for column in _evidence(mdata, tested, a, other, keys)]
+        columns += [(a, *column) for column in _evidence(mdata, records, (a, b), other, keys)]
     with all_or_nothing(mdata, [a for a, *_ in columns]):
         for name, container, column, values in columns:
             getattr(mdata[name], container)[column] = values

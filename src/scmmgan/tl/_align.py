@@ -169,10 +169,13 @@ def align(
         shapes decide without labels.
     `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the links or pairs, or rivals of nearly the same cost, send the cell elsewhere.
+    `mdata[b].var[f"{key_added}_evidence"]`, `[f"{key_added}_evidence_q"]`, `[f"{key_added}_evidence_ceiling"]` : float (suffix `_{a}` with more than two modalities)
+        Where there are links: held-out correlation of each linked feature of b, its q, and the share of what noise allows
+        that it reaches (:func:`scmmgan.tl.diagnose`); NaN for the others.
     `mdata.uns[key_added]` : dict
         `format`, `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history`, `model` and
         `diagnosis`: what supports each pair of modalities, in words and numbers (:func:`scmmgan.tl.diagnose`). The
-        verdict is logged, as a warning where nothing supports the alignment.
+        verdict is logged in one line, as a warning where it is "weak" or "not identifiable".
 
     Raises
     ------

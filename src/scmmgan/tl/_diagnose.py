@@ -43,21 +43,28 @@ def diagnose(
     """Assess an alignment without knowing the true partners: what supports it, and which populations could be swapped.
 
     :func:`scmmgan.tl.align` runs the short form by itself. The coupling in use is assessed, whatever `random_state` is.
-    Support is evidence that the coupling did not use. It must be better than with each of 99 shuffled tables (p = .01),
-    and large:
+    Evidence is what the coupling did not use: links, pairs or labels that were held out. It has four grades:
 
-    - Links. A fifth of them is held out at a time. They must correlate at least 1/3 with their partners as the coupling
-      without them predicts these, the standard error over the links taken off. At least 10 links of different features
-      are required.
-    - Pairs. At most 30 % of all cells may be nearer than the partner of a held-out pair (chance: 50 %), the standard
-      error over the pairs added. At least 5 pairs are required. Ten or more pairs that fail outweigh links that agree.
-    - Labels alone. Cells of one label must be neighbours, and the distances between labels must agree in both
-      modalities (p ≤ .01 over renamed labels). Inside a label they say nothing.
+    - *supported*. Better than with each of 99 shuffled tables (p = .01), and large. Links: a fifth of them is held out at a
+      time, and they correlate at least 1/3 with their partners as the coupling without them predicts these, the standard
+      error taken off; of at least 10 different features. Pairs: at most 30 % of all cells are nearer than the partner of a
+      held-out pair (chance: 50 %), the standard error added; of at least 5 pairs. Ten or more pairs that fail outweigh
+      links that agree.
+    - *supported in part*. Better than with each shuffled table, and at least 3 features have q < .05 by themselves, and the
+      mean reaches a fifth of what noise allows. Or pairs, with 40 % in place of 30 %, and 3 pairs by themselves. Or labels
+      alone: cells of one label are neighbours, and the distances between labels agree in both modalities (p ≤ .01 over
+      renamed labels); inside a label they say nothing.
+    - *weak*. Better than with each shuffled table, and not more than that.
+    - *not identifiable*. No evidence, or shapes alone: a mirror image may cost less than the truth.
 
-    Shapes alone are never support: a mirror image may cost less than the truth.
+    What noise allows (the ceiling) is measured: two random halves of a modality, of at most 2,000 cells each, are aligned
+    with each other. The ceiling of a link is the geometric mean of what its two features reach. Where the modalities have
+    more than a few thousand cells it is an estimate from below.
 
     "Supported" means that populations correspond. It does not say that every cell or gene is right. Cells of the same
-    types from another donor are supported; cells of other types or tissues are not.
+    types from another donor are supported. Cells of other types or tissues are not, but they may be supported in part:
+    genes of the cell cycle, of stress and of common cell types agree between any two tissues. Which genes have evidence
+    of their own is in `var` and in the table `links`.
 
     Parameters
     ----------
@@ -84,19 +91,36 @@ def diagnose(
     `mdata[a].obs[f"{key}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the links or pairs, or rivals of nearly the same cost, send the cell elsewhere
         in b.
+    `mdata[b].var[f"{key}_evidence"]`, `[f"{key}_evidence_q"]`, `[f"{key}_evidence_ceiling"]` : float (suffix `_{a}` with more than two modalities)
+        Where there are links: held-out correlation of each linked feature of b with its partner in a, its q, and the share
+        of its ceiling that it reaches, 0 to 1 (NaN where that is below .05). Of several links the one that correlates
+        most; NaN for features without a link.
     `mdata.uns[key]["diagnosis"][a][b]` : dict, see :func:`scmmgan.get.diagnosis`
-        `verdict`, `supported`, `statement`
-            "supported by links", "by pairs", "by links and pairs" or "by labels"; "ambiguous: populations A and B could be
-            swapped"; or "not identifiable". Whether it is support. The verdict with its numbers, in sentences.
+        `verdict`, `grade`, `supported`, `statement`
+            "supported by links", "by pairs" or "by links and pairs"; "supported in part by links: N of M features", "by
+            pairs: N of M pairs" or "by labels: N labels"; "weak: more than chance, " and what it lacks; or "not
+            identifiable". Any of them with "; ambiguous: A and B could be swapped". The grade: "supported", "in part",
+            "weak" or "not identifiable"; whether it is the first. The verdict with its numbers, in sentences.
         `kind`, `swap_limit`
             What made the coupling: "links", "pairs" or "geometry" (shapes, with labels or fewer than 100 pairs if given).
             The swap gap below which populations are called hard to distinguish.
-        `links`, `links_mean`, `links_error`, `links_p`, `links_null`, `links_in_use`
-            Where there are links: the correlation of each held-out link (table), their mean, its standard error, p, the
-            means of the 99 shuffled tables; and the mean correlation under the coupling in use, which knew the links.
+        `links`
+            Where there are links: a table of all of them, the features of both modalities and `correlation` (held out), `p`
+            (one-sided; against the same link in shuffled tables), `q` (Benjamini-Hochberg; not below `links_p`),
+            `ceiling` and `share` (of the ceiling, 0 to 1).
+        `links_mean`, `links_error`, `links_p`, `links_null`, `links_in_use`
+            Their mean, its standard error, its p, the means of the 99 shuffled tables; and the mean correlation under the
+            coupling in use, which knew the links. Of more than 300 links, those of 300 random ones, of which couplings are
+            made; the others are carried over by these.
+        `links_ceiling`, `links_ceiling_error`, `links_share`, `links_share_error`
+            The ceiling of that mean and the share that is reached, with standard errors over features.
+        `links_features`, `links_evident`
+            Different features in the links, on the side with fewer, and how many of them have q < .05.
         `pairs`, `pairs_mean`, `pairs_error`, `pairs_p`, `pairs_null`, `pairs_n`, `pairs_in_use`
             Where there are pairs: share of cells nearer than the partner, of each held-out pair; the same numbers; the
             number of all pairs.
+        `pairs_q`
+            q of each held-out pair.
         `labels_separated`, `labels_order`, `labels_p`, `labels_n`
             Where there are labels: chance-corrected purity of labels among neighbours (0: chance, 1: perfect),
             correlation of the labels' distances between the modalities, its p, and how many labels both have.
@@ -114,6 +138,9 @@ def diagnose(
             measured cells (.5: indistinguishable). Share of cells nearer to a mapped cell than its coupled place (0: the
             map follows the coupling, .5: it does not). Whether the cells scored took no part in the training: False
             where fewer than 50 were held out (below about 1,000 cells), and all cells are scored.
+        `depth_{a}`, `depth_{b}`
+            Mean |correlation| of the features mapped from a with the log depth of a's cells: their counts, or else their
+            values, where none is below 0. From .5 on a warning is logged: depth is the main content of the map.
         `restart_agreement`, `restart_modes`, `restart_share`
             With `full`: similarity of the maps of any two restarts (1: the same, 0: unrelated), the group of like
             maps that each restart belongs to, and the share of the largest group.

@@ -107,7 +107,7 @@ def _evidence(
             linked = smoothed_links(replace(known, links=known.links.take(tested.chosen)), tested.domains)
         by_pairs = heldout.held_out_pairs(tested.x, tested.landmarks, known.pairs, linked, random_state=random_state)
         record |= _numbers("pairs", by_pairs)
-        record |= {"pairs": by_pairs.score, "pairs_n": known.n_pairs, "pairs_q": adjusted(by_pairs.each_p)}
+        record |= {"pairs": by_pairs.score, "pairs_n": known.n_pairs, "pairs_q": adjusted(by_pairs.each_p, by_pairs.p)}
         record["pairs_in_use"] = _in_use(tested, coupling)
         held = held or by_pairs
     if known.labels is not None:
@@ -146,16 +146,16 @@ def _links(tested: Tested, plan: np.ndarray, record: dict[str, Any], *, refine: 
         **features,
         "correlation": score,
         "p": each_p,
-        "q": adjusted(each_p),
+        "q": adjusted(each_p, held.p),
         "ceiling": limit.of_links,
         "share": limit.shares(score),
     }
     return held
 
 
-def adjusted(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg q (k,) of p-values."""
-    return np.asarray(stats.false_discovery_control(p))
+def adjusted(p: np.ndarray, of_all: float) -> np.ndarray:
+    """Benjamini-Hochberg q (k,) of p-values, at least the p of all together: none stands out of a mean that is chance."""
+    return np.maximum(stats.false_discovery_control(p), of_all)
 
 
 def _numbers(name: str, held: HeldOut) -> dict[str, Any]:
