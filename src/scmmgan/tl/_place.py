@@ -134,7 +134,9 @@ def place(
     record[source] = {**record.get(source, {}), target: used}
     values = dict(zip(slots, (placed, spread.astype(np.float32))))
     if sections is not None:
-        values[slots[2]] = pd.Categorical(np.array(sections.names, dtype=object)[chosen], categories=list(sections.names))
+        values[slots[2]] = pd.Categorical(
+            np.array(sections.names, dtype=object)[chosen], categories=list(sections.names)
+        )
     _derived.write(mdata, values, keys, uns={"coordinates": record}, instead_of=slots)
 
 
