@@ -288,7 +288,7 @@ def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.I
 def part(adata: AnnData, rows: Any, columns: Any, layer: str | None = None) -> np.ndarray:
     """Values of some cells and features, dense: of X or of a layer, in any storage."""
     values: Any = None if adata.is_view else adata.X if layer is None else adata.layers[layer]
-    sparse = sp.issparse(values)
+    sparse: bool = sp.issparse(values)
     if sparse and values.dtype == np.float16:
         # SciPy cannot take rows of these
         found = values.astype(np.float32).tocsr()[rows][:, columns]

@@ -28,7 +28,7 @@ def pooled_correlations(
     total, sizes = np.zeros((len(queries), len(features))), []
     for i in range(N_POOLINGS):
         pools = _pools(domain.x, random_state + i)
-        share = pools @ weight
+        share = np.asarray(pools @ weight).ravel()
         keep = share > 1e-9
         pools, share = pools[keep] @ sp.diags_array(weight), share[keep] / share[keep].sum()
         sizes.append(1 / float((share**2).sum()))
@@ -60,7 +60,7 @@ def _values_of(modality: Modality, pools: sp.csr_matrix) -> Callable[[np.ndarray
         per_cell = np.asarray(counts.sum(1), dtype=np.float64).ravel()
         total = np.maximum(pools @ per_cell, 1e-9)[:, None]
         return lambda at: np.log1p(1e4 * _dense(pools @ counts[:, at]) / total)
-    values, mass = modality.values, np.maximum(pools.sum(1), 1e-9)[:, None]
+    values, mass = modality.values, np.maximum(np.asarray(pools.sum(1)).reshape(-1, 1), 1e-9)
     if _logs(values):
         # the mean of logs is ruled by zeros
         return lambda at: np.log1p(_dense(pools @ _expm1(values[:, at])) / mass)
