@@ -46,7 +46,7 @@ def test_unwritable_folder_is_said_before_any_work(tmp_path: Path, capsys, monke
         assert said.out == ""
         assert "cannot write to" in said.err
         assert str(folder) in said.err
-        assert "-o DIR" in said.err
+        assert "name another with -o" in said.err
 
 
 def check_demo(folder: Path, said: str) -> dict[str, list[float]]:
@@ -117,8 +117,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("where", "error", "status", "says"),
     [
-        ("mudata.MuData.write", FULL, 2, "cannot write to .*No space left on device.*-o DIR"),
-        ("os.fsync", FULL, 2, "cannot write to .*No space left on device.*-o DIR"),
+        ("mudata.MuData.write", FULL, 2, "cannot write to .*No space left on device.*-o"),
+        ("os.fsync", FULL, 2, "cannot write to .*No space left on device.*-o"),
         ("matplotlib.figure.Figure.savefig", KeyboardInterrupt(), 130, "interrupted: files of an earlier run are as"),
         ("matplotlib.figure.Figure.savefig", ValueError("a\nb"), 1, "ValueError: a b"),
     ],

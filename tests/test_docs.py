@@ -61,7 +61,7 @@ def test_api_names_exactly_the_public_functions():
 
 def test_readers_say_what_they_refuse():
     for name, function in public_functions().items():
-        if name.split(".")[1] in ("get", "tl", "pl") and name != "scmmgan.tl.align":
+        if name.split(".")[1] in ("get", "tl", "pl") and name not in ("scmmgan.tl.align", "scmmgan.tl.translate"):
             raises = " ".join(function.__doc__.split("Raises\n")[1].split("Examples\n")[0].split())
             assert "ecord is damaged or of another version" in raises, name
 

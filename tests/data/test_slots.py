@@ -136,7 +136,7 @@ def test_every_slot(small_aligned: md.MuData):
     for name in ("rna", "protein"):
         assert config["var_names"][name] == small_aligned[name].var_names.tolist()
         fields = set(record["model"]["transforms"][name])
-        assert fields == {"mean", "sd", "encoded", "encoder", "decoder", "scale", "penalty"}
+        assert fields == {"mean", "sd", "encoded", "encoder", "decoder", "scale", "penalty", "lowest"}
     assert len({len(v) for v in record["history"].values()}) == 1
 
 

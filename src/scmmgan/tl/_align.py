@@ -233,10 +233,11 @@ def align(
     params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
     params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
     mdata = _modality.copied(mdata) if copy else mdata
-    _slots.write(
-        mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
-        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, save_model=save_model, keys=keys,
-    )  # fmt: skip
+    with one_thread():
+        _slots.write(
+            mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
+            diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, save_model=save_model, keys=keys,
+        )  # fmt: skip
     return mdata if copy else None
 
 

@@ -88,7 +88,7 @@ def evaluate(
     KeyError
         If there is no such alignment, modality, column or feature.
     ValueError
-        If there are fewer than 10 pairs, `source` is `target`, or nothing was written and `save_model=False`.
+        If the record is damaged or of another version, cells were added or renamed, there are fewer than 10 pairs, `source` is `target`, or nothing was written and `save_model=False`.
 
     Examples
     --------

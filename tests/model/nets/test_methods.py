@@ -255,7 +255,10 @@ def test_coupling_does_not_ask_unmatched_cells():
 def test_a_problem_is_fitted_with_its_coordinates(shared: bool, monkeypatch: pytest.MonkeyPatch):
     x, couplings, loadings = data()
     places = np.random.default_rng(0).normal(size=(112, 2))
-    modalities: Any = {"a": SimpleNamespace(coordinates=None), "b": SimpleNamespace(coordinates=places)}
+    modalities: Any = {
+        "a": SimpleNamespace(coordinates=None, sections=None),
+        "b": SimpleNamespace(coordinates=places, sections=None),
+    }
     problem: Any = SimpleNamespace(modalities=modalities, shared={} if shared else None)
     domains: Any = {m: SimpleNamespace(x=v) for m, v in x.items()}
     asked: dict[str, Any] = {}

@@ -59,7 +59,7 @@ def _clusters(x: np.ndarray, m: int, random_state: int) -> tuple[np.ndarray, np.
         rows = np.random.default_rng(random_state).permutation(len(x))[: max(100 * m, 5_000)]
         cells = np.asarray(x[rows], dtype=np.float64)
         # k-means warns when copies of cells leave fewer places than clusters
-        m = min(m, len(np.unique(cells, axis=0)))
+        m = min(m, len(np.unique(cells.round(5), axis=0)))
         means = KMeans(m, n_init=1, random_state=random_state).fit(cells)
         label = means.predict(np.asarray(x, dtype=np.float64))
     used, label = np.unique(label, return_inverse=True)
