@@ -221,7 +221,7 @@ def with_nulls(
     """r, its nulls and its limit (queries first) of both sides.
 
     `rows`, `queries`: positions of features, where "measured" and where "mapped". `translate` maps model-space cells; None:
-    the measured side alone.
+    the measured side alone, without a limit.
     """
     at = {side: (queries[side], rows[side]) for side in ("measured", "mapped")}
     goal = domains[target]
@@ -258,17 +258,17 @@ def with_nulls(
         )
 
     nulls = null(once, seed)
-    # the same cells are drawn on both sides where they are the same
-    names = dict.fromkeys((source, measured_in))
-    shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
-    measured = {
+    measured: dict[str, Any] = {
         "r": correlate(own, *at["measured"]),
         "correlated": nulls[0],
         "covaried": nulls[1:3],
-        "limit": limits(own, *at["measured"], shares[measured_in], signed),
     }
     if translate is None:
         return {"measured": measured}
+    # the same cells are drawn on both sides where they are the same
+    names = dict.fromkeys((source, measured_in))
+    shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
+    measured["limit"] = limits(own, *at["measured"], shares[measured_in], signed)
     return {
         "measured": measured,
         "mapped": {
