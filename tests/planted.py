@@ -46,7 +46,7 @@ def planted(seed: int, *, n_spots: int = 400, n_cells: int = 600) -> md.MuData:
     shares = np.column_stack([niche * share_a, niche * (1 - share_a), 1 - niche])
     within = np.concatenate([rng.choice(3, 10, p=p) for p in shares])
     spots = rng.binomial(counts(within).reshape(n_spots, 10, -1).sum(1), 0.5)
-    cells = counts(rng.choice(3, n_cells, p=[0.3, 0.3, 0.4]))
+    cells = counts(rng.choice(3, n_cells, p=[0.45, 0.4, 0.15]))
     number = np.concatenate([np.arange(20)] * 6 + [np.arange(80)])
     genes = pd.DataFrame(index=[f"{g}_{i}" for g, i in zip(group, number)])
     out = {}
@@ -57,3 +57,25 @@ def planted(seed: int, *, n_spots: int = 400, n_cells: int = 600) -> md.MuData:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="var_names are not unique")
         return md.MuData(out)
+
+
+def mixed_spots(
+    seed: int, *, n_spots: int = 150, n_cells: int = 240, n_genes: int = 90
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Counts of spots; what five cells hold before most of it is lost; shares of the types; counts of other cells; their types.
+
+    A spot holds cells of up to three of six types. Every gene is caught at a rate of its own, and depth varies.
+    """
+    rng = np.random.default_rng(seed)
+    profile = np.exp(rng.normal(size=(6, n_genes)))
+    profile *= 400 / profile.sum(1, keepdims=True)
+
+    def expected(types: np.ndarray) -> np.ndarray:
+        return profile[types] * rng.lognormal(0, 0.3, (len(types), 1)) * rng.lognormal(0, 0.2, (len(types), n_genes))
+
+    niche = rng.integers(6, size=(n_spots, 3))
+    within = niche[np.arange(n_spots)[:, None], rng.integers(3, size=(n_spots, 5))]
+    whole = expected(within.ravel()).reshape(n_spots, 5, -1).sum(1)
+    spots = rng.poisson(whole * rng.lognormal(0, 0.7, n_genes) * rng.uniform(0.005, 0.1, (n_spots, 1)))
+    types = rng.integers(6, size=n_cells)
+    return spots, whole, np.eye(6)[within].mean(1), rng.poisson(expected(types)), types

@@ -452,3 +452,60 @@ def test_yes_and_no_in_any_form(mask: list):
     np.testing.assert_array_equal(_modality.as_booleans(pd.Categorical(mask)), [True, False, True])
     assert _modality.as_booleans(pd.Series(["yes", "no"])) is None
     assert _modality.as_booleans(pd.Series([0, 2])) is None
+
+
+# --- counts --------------------------------------------------------------------------------------------------------
+
+
+def with_counts(counts: Any, name: str = "counts") -> md.MuData:
+    mdata = make(np.log1p(values()))
+    mdata["a"].layers[name] = counts
+    return mdata
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("counts", ["auto", "counts"])
+def test_counts_are_found(fmt: str, counts: str):
+    found = _modality.read_counts(with_counts(FORMATS[fmt](values())), "a", counts)
+    assert sp.issparse(found) == ("cs" in fmt)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.toarray() if sp.issparse(found) else found, values())
+
+
+@pytest.mark.parametrize("counts", ["auto", None])
+def test_no_counts_where_there_are_none(counts: str | None, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, logger="scmmgan")
+    assert _modality.read_counts(with_counts(values(), "raw"), "a", counts) is None
+    if counts is None:
+        assert _modality.read_counts(with_counts(values()), "a", None) is None
+    assert not caplog.text
+
+
+def test_counts_of_another_layer():
+    found = _modality.read_counts(with_counts(sp.csr_matrix(values()), "raw"), "a", "raw")
+    np.testing.assert_array_equal(found.toarray(), values())
+    with pytest.raises(KeyError, match="counts=None"):
+        _modality.read_counts(with_counts(values(), "raw"), "a", "ra")
+    with pytest.raises(TypeError, match="`counts` must be 'auto', a layer or None"):
+        _modality.read_counts(with_counts(values()), "a", 3)  # type: ignore[arg-type]
+
+
+NO_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "not whole": lambda x: x / 2,
+    "negative": lambda x: x - 1,
+    "infinite": lambda x: np.where(x == x.max(), np.inf, x),
+    "gaps": lambda x: np.where(x == x.max(), np.nan, x),
+    "nothing but zeros": np.zeros_like,
+}
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("kind", NO_COUNTS)
+def test_what_are_no_counts(kind: str, form: Callable, caplog: pytest.LogCaptureFixture):
+    """Not read where nobody asked, and said so; refused where somebody did."""
+    caplog.set_level(logging.INFO, logger="scmmgan")
+    mdata = with_counts(form(NO_COUNTS[kind](values())))
+    assert _modality.read_counts(mdata, "a", "auto") is None
+    assert "layers['counts'] of 'a' holds no whole numbers" in caplog.text
+    with pytest.raises(ValueError, match=r"layers\['counts'\] of 'a' holds no counts"):
+        _modality.read_counts(mdata, "a", "counts")

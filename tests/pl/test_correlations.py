@@ -36,7 +36,9 @@ def drawn(aligned: md.MuData) -> md.MuData:
             table[f"rank_{side}"] = table[f"r_{side}"].rank(ascending=False).astype(int)
         tables.append(table.assign(candidate=verdict, verdict=verdict))
     record = {"table": pd.concat(tables, ignore_index=True), "n_top": 150, "threshold": 0.1, "signed": True}
-    aligned.uns["scmmgan"]["correlations"] = {"spots": {"cells": {**record, "reference": "source", "supported": True}}}
+    aligned.uns["scmmgan"]["correlations"] = {
+        "spots": {"cells": {**record, "reference": "source", "method": "cells", "supported": True}}
+    }
     return aligned
 
 
@@ -55,7 +57,7 @@ def test_points_regions_and_labels(drawn: md.MuData):
     table = smm.get.correlations(drawn, "spots", "cells", gene="G1")
     ax = axes[0]
     assert ax.get_xlabel() == "correlation measured in spots"
-    assert ax.get_ylabel() == "correlation in spots mapped to cells"
+    assert ax.get_ylabel() == "correlation over pools of cells in cells"
     for points, verdict in zip(ax.collections, ("", "spurious", "novel")):
         own = table[table["verdict"] == verdict]
         np.testing.assert_allclose(points.get_offsets(), own[["r_measured", "r_mapped"]])
@@ -101,9 +103,14 @@ def test_how_many_names(drawn: md.MuData):
 
 
 def test_unsigned_and_target_as_reference(drawn: md.MuData):
-    drawn.uns["scmmgan"]["correlations"]["spots"]["cells"] |= {"signed": False, "reference": "target"}
+    drawn.uns["scmmgan"]["correlations"]["spots"]["cells"] |= {
+        "signed": False,
+        "reference": "target",
+        "method": "generator",
+    }
     (ax,) = smm.pl.correlations(drawn, "spots", "cells", gene="G1", show=False)
     assert ax.get_xlabel() == "correlation measured in cells"
+    assert ax.get_ylabel() == "correlation in spots mapped to cells"
     found = regions(ax)
     assert {name: len(boxes) for name, boxes in found.items()} == {"spurious": 2, "novel": 2}
     for box in found["spurious"]:
@@ -111,9 +118,8 @@ def test_unsigned_and_target_as_reference(drawn: md.MuData):
     assert sorted(box.get_x() for box in found["spurious"])[0] == pytest.approx(-1)
 
 
-def test_candidates_of_an_unsupported_alignment_are_open_circles(drawn: md.MuData):
+def test_candidates_without_a_verdict_are_open_circles(drawn: md.MuData):
     stored = drawn.uns["scmmgan"]["correlations"]["spots"]["cells"]
-    stored["supported"] = False
     stored["table"]["verdict"] = ""
     (ax,) = smm.pl.correlations(drawn, "spots", "cells", gene="G1", show=False)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["30 spurious?", "12 novel?"]
@@ -122,8 +128,23 @@ def test_candidates_of_an_unsupported_alignment_are_open_circles(drawn: md.MuDat
         assert to_hex(points.get_edgecolors()[0]) == COLORS[verdict].lower()
 
 
+def test_some_candidates_have_a_verdict(drawn: md.MuData):
+    """Filled are those of genes that have evidence; they are named first."""
+    table = drawn.uns["scmmgan"]["correlations"]["spots"]["cells"]["table"]
+    own = table.index[(table["query"] == "G1") & (table["candidate"] == "spurious")]
+    table.loc[own[5:], "verdict"] = ""
+    (ax,) = smm.pl.correlations(drawn, "spots", "cells", gene="G1", n_names=3, show=False)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["5 spurious", "25 spurious?", "12 novel"]
+    sure, doubted = ax.collections[1:3]
+    assert (len(sure.get_offsets()), len(doubted.get_offsets())) == (5, 25)
+    assert len(sure.get_facecolors())
+    assert not len(doubted.get_facecolors())
+    spurious = {text.get_text() for text in ax.texts} & set(table.loc[own, "feature"])
+    assert spurious <= set(table.loc[own[:5], "feature"])
+
+
 def test_nothing_found_is_drawn_as_well(drawn: md.MuData):
-    drawn.uns["scmmgan"]["correlations"]["spots"]["cells"]["table"]["verdict"] = ""
+    drawn.uns["scmmgan"]["correlations"]["spots"]["cells"]["table"][["candidate", "verdict"]] = ""
     (ax,) = smm.pl.correlations(drawn, "spots", "cells", gene="G1", show=False)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0 spurious", "0 novel"]
     assert not ax.texts

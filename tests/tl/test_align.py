@@ -22,8 +22,11 @@ import torch
 
 import scmmgan as smm
 from helpers import own_space, transform_of
+from planted import mixed_spots
 from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
+from scmmgan.model.defaults import UNMATCHED_HALF
+from scmmgan.model.evidence.matching import own_neighbors
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
 
@@ -377,7 +380,8 @@ def test_inputs_are_left_alone(tiny: md.MuData, fingerprint: Callable, fmt: Call
     after = fingerprint(tiny)
     assert {name: after[name] for name in before} == before
     new = {name.split("[")[0] for name in set(after) - set(before)}
-    assert new == {".uns", ".obsm", *(f"{name}.{slot}" for name in ("rna", "protein") for slot in ("obs", "obsm"))}
+    slots = ("obs", "obsm", "var")
+    assert new == {".uns", ".obsm", *(f"{name}.{slot}" for name in ("rna", "protein") for slot in slots)}
 
 
 def test_copy(tiny: md.MuData, fingerprint: Callable):
@@ -1110,6 +1114,20 @@ def test_unmatched_cells_are_those_of_the_lacking_population():
     assert min(scores.values()) > 0.7, scores
 
 
+def test_a_tenth_unmatched_is_the_cut_off():
+    """Averaged over neighbours, as `align` documents."""
+    mdata = smm.datasets.toy(n_cells=300)
+    orphan = (mdata["rna"].obs["cell_type"] == "type_B").to_numpy()
+    keep = (mdata["protein"].obs["cell_type"] != "type_B").to_numpy()
+    parts = md.MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][keep].copy()})
+    align(parts, method="coupling")
+    near = own_neighbors(parts["rna"].obsm["X_scmmgan"]) @ parts["rna"].obs["scmmgan_unmatched"].to_numpy()
+    assert (near[orphan] > UNMATCHED_HALF).mean() > 0.8
+    assert (near[~orphan] > UNMATCHED_HALF).mean() < 0.3
+    # half of the mass is more than any cell loses
+    assert near.max() < 0.5
+
+
 @pytest.mark.parametrize("links", ["gene", None])
 def test_labels_that_one_side_lacks(links: str | None, caplog: pytest.LogCaptureFixture):
     mdata = smm.datasets.toy(n_cells=160, n_features=[30, 20])
@@ -1390,3 +1408,142 @@ def test_a_copy_makes_mudata_warn_of_nothing(small: md.MuData):
     assert [str(w.message) for w in said if "mudata" in w.filename] == []
     assert "scmmgan" in found.uns
     assert "scmmgan" not in small.uns
+
+
+# --- counts of spots -----------------------------------------------------------------------------------------------
+
+
+def spots_and_cells(*, sparse: bool = True) -> tuple[md.MuData, np.ndarray]:
+    """Spots with 60 genes and cells with 90, rows in no order, and what the spots hold of the 30 others (log shares)."""
+    spots, whole, _, cells, _ = mixed_spots(0)
+    rng = np.random.default_rng(1)
+    places, columns = rng.permutation(len(spots)), rng.permutation(90)
+    parts = {}
+    for name, counts, genes in (("spots", spots[places], np.arange(60)), ("cells", cells, columns)):
+        own = counts[:, genes].astype(np.float32)
+        adata = ad.AnnData(np.log1p(1e4 * own / np.maximum(own.sum(1, keepdims=True), 1)))
+        adata.obs_names = [f"{name}{i}" for i in range(len(own))]
+        adata.var_names = [f"g{i}" for i in genes]
+        adata.layers["counts"] = sp.csr_matrix(own) if sparse else own
+        if sparse:
+            adata.X = sp.csr_matrix(adata.X)
+        parts[name] = adata
+    share = whole[places] / whole[places].sum(1, keepdims=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="var_names are not unique")
+        return md.MuData(parts), np.log1p(1e4 * share[:, 60:])
+
+
+HIDDEN = [f"g{i}" for i in range(60, 90)]
+COUPLED = {"links": "auto", "method": "coupling"}
+
+
+@pytest.fixture(scope="module")
+def _spots() -> md.MuData:
+    mdata = spots_and_cells()[0]
+    align(mdata, **COUPLED)
+    return mdata
+
+
+@pytest.fixture
+def spots(_spots: md.MuData) -> md.MuData:
+    return _spots.copy()
+
+
+def hidden_score(mdata: md.MuData, truth: np.ndarray) -> float:
+    values = smm.get.mapped(mdata, "spots", "cells", features=HIDDEN).X
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(values.T, truth.T)]))
+
+
+def test_counts_predict_what_only_cells_have(spots: md.MuData, caplog: pytest.LogCaptureFixture):
+    truth = spots_and_cells()[1]
+    scores = {"auto": hidden_score(spots, truth)}
+    assert spots["spots"].obsm["scmmgan_counts_cells"].shape == (150, 90)
+    assert "scmmgan_counts_spots" not in spots["cells"].obsm
+    assert spots.uns["scmmgan"]["params"]["counts"] == "auto"
+    before = smm.get.mapped(spots, "spots", "cells")
+    caplog.set_level(logging.INFO, logger="scmmgan")
+    align(spots, counts={"spots": None}, **COUPLED)
+    assert (
+        "30 features that only 'cells' has are predicted from mapped cells alone: 'spots' without counts" in caplog.text
+    )
+    assert "scmmgan_counts_cells" not in spots["spots"].obsm
+    scores["none"] = hidden_score(spots, truth)
+    assert scores["auto"] > scores["none"] + 0.08
+    # what both have is the map's
+    after = smm.get.mapped(spots, "spots", "cells")
+    both = ~before.var_names.isin(HIDDEN)
+    np.testing.assert_array_equal(before.X[:, both], after.X[:, both])
+    np.testing.assert_allclose(before.X.mean(0), after.X.mean(0), atol=0.05)
+
+
+def test_counts_by_name_and_dense_are_the_same(spots: md.MuData):
+    dense = spots_and_cells(sparse=False)[0]
+    for part in dense.mod.values():
+        part.layers["raw"] = part.layers.pop("counts")
+    align(dense, counts={"spots": "raw", "cells": "raw"}, **COUPLED)
+    values = [smm.get.mapped(m, "spots", "cells", features=HIDDEN).X for m in (spots, dense)]
+    np.testing.assert_allclose(*values, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "error", "text"),
+    [
+        ("raw", KeyError, "counts=None"),
+        ({"spots": "logs"}, ValueError, "holds no counts"),
+        ({"spots": 1}, TypeError, "`counts` must be"),
+        ({"spot": "counts"}, KeyError, "spot"),
+    ],
+)
+def test_counts_that_are_none_are_refused(
+    spots: md.MuData, fingerprint: Callable, counts: Any, error: type[Exception], text: str
+):
+    spots["spots"].layers["logs"] = spots["spots"].X.copy()
+    before = fingerprint(spots)
+    with pytest.raises(error, match=text):
+        align(spots, counts=counts, **COUPLED)
+    assert fingerprint(spots) == before
+
+
+@pytest.mark.parametrize("suffix", ["h5mu", "zarr"])
+def test_mapped_values_of_some_cells_and_features_are_those_that_were_written(
+    spots: md.MuData, tmp_path: Path, suffix: str
+):
+    written = smm.get.mapped(spots, "spots", "cells").to_df()
+    path = tmp_path / f"a.{suffix}"
+    spots.write(path) if suffix == "h5mu" else spots.write_zarr(path)
+    again = md.read_h5mu(path) if suffix == "h5mu" else md.read_zarr(path)
+    asked = [HIDDEN[4], "g7", HIDDEN[0]]
+    decoded = smm.get.mapped(again, "spots", "cells", features=asked).to_df()
+    np.testing.assert_allclose(decoded, written[asked], atol=1e-4)
+    # fewer cells and features, in another order
+    rng = np.random.default_rng(0)
+    part = md.MuData(
+        {
+            "spots": again["spots"][rng.permutation(150)[:40]].copy(),
+            "cells": again["cells"][:, rng.permutation(90)[:50]].copy(),
+        }
+    )
+    part.uns = again.uns
+    asked = [name for name in part["cells"].var_names if name in HIDDEN][:5]
+    decoded = smm.get.mapped(part, "spots", "cells", features=asked).to_df()
+    assert decoded.index.tolist() == part["spots"].obs_names.tolist()
+    np.testing.assert_allclose(decoded, written.loc[decoded.index, asked], atol=1e-4)
+
+
+def test_mapped_values_are_not_below_0_where_the_layer_is_not(spots: md.MuData):
+    mapped = smm.get.mapped(spots, "spots", "cells")
+    assert mapped.X.min() == 0
+    assert smm.get.mapped(spots, "spots", "cells", features=HIDDEN).X.min() == 0
+    import scanpy as sc
+
+    mapped.obs["group"] = pd.Categorical(np.where(np.arange(150) % 2, "a", "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sc.tl.rank_genes_groups(mapped, "group", method="wilcoxon")
+    assert np.isfinite(sc.get.rank_genes_groups_df(mapped, "a")["logfoldchanges"]).all()
+    # a layer with negative values keeps them
+    for part in spots.mod.values():
+        part.layers["centred"] = part.X.toarray() - part.X.mean()
+    align(spots, layer="centred", **COUPLED)
+    assert smm.get.mapped(spots, "spots", "cells").X.min() < -0.1

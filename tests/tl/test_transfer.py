@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import scmmgan as smm
+from planted import mixed_spots
 
 SLOT = "scmmgan_protein_cell_type"
 
@@ -257,3 +261,67 @@ def test_a_column_of_the_whole(small_aligned: md.MuData):
     small_aligned.obs["mine"] = "x"
     with pytest.raises(KeyError, match="push_obs"):
         smm.tl.transfer(small_aligned, "rna", "protein", obs="mine")
+
+
+# --- spots ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tissue() -> tuple[md.MuData, np.ndarray]:
+    """Aligned spots of five cells and other cells, rows in no order, and the shares of the types in the spots."""
+    spots, _, truth, cells, types = mixed_spots(0)
+    places = np.random.default_rng(1).permutation(len(spots))
+    parts = {}
+    for name, counts in (("spots", spots[places]), ("cells", cells)):
+        own = sp.csr_matrix(counts, dtype=np.float32)
+        adata = ad.AnnData(np.log1p(1e4 * own.multiply(1 / np.maximum(own.sum(1), 1)).tocsr()))
+        adata.obs_names = [f"{name}{i}" for i in range(len(counts))]
+        adata.var_names = [f"g{i}" for i in range(90)]
+        adata.layers["counts"] = own
+        parts[name] = adata
+    parts["cells"].obs["kind"] = [f"t{t}" for t in types]
+    parts["cells"].obs["size"] = cells.sum(1)
+    parts["spots"].obsm["spatial"] = np.random.default_rng(2).random((150, 2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="var_names are not unique")
+        mdata = md.MuData(parts)
+    smm.tl.align(mdata, method="coupling", progress_bar=False)
+    return mdata, truth[places]
+
+
+KIND = "scmmgan_cells_kind"
+
+
+def test_labels_of_spots_are_compositions(tissue: tuple[md.MuData, np.ndarray]):
+    mdata, truth = tissue[0].copy(), tissue[1]
+    smm.tl.transfer(mdata, "spots", "cells", obs=["kind", "size"])
+    spots = mdata["spots"]
+    shares, unassigned = spots.obsm[KIND], spots.obs[f"{KIND}_unassigned"].to_numpy()
+    assert shares.dtype == np.float32
+    np.testing.assert_allclose(shares.sum(1) + unassigned, 1, atol=1e-5)
+    np.testing.assert_allclose(unassigned, spots.obs["scmmgan_unmatched"], atol=1e-5)
+    assigned = shares / shares.sum(1, keepdims=True)
+    np.testing.assert_array_equal(mdata.uns["scmmgan"]["transfer"]["spots"][KIND], [f"t{i}" for i in range(6)])
+    error = np.sqrt(((assigned - truth) ** 2).mean())
+    # non-negative least squares on mean profiles: tests/model/evidence/test_mixtures.py
+    assert error < 0.12
+    assert spots.obs[KIND].isna().mean() > 0.3
+    assert {"scmmgan_cells_size", "scmmgan_cells_size_spread"} <= set(spots.obs)
+    # in another order, with fewer genes
+    rng = np.random.default_rng(3)
+    rows = rng.permutation(150)
+    part = md.MuData({"spots": mdata["spots"][rows].copy(), "cells": mdata["cells"][:, rng.permutation(90)].copy()})
+    part.uns = mdata.uns
+    smm.tl.transfer(part, "spots", "cells", obs="kind")
+    np.testing.assert_allclose(part["spots"].obsm[KIND], shares[rows], atol=1e-4)
+
+
+def test_without_counts_cells_vote(tissue: tuple[md.MuData, np.ndarray]):
+    mdata, truth = tissue[0].copy(), tissue[1]
+    smm.tl.transfer(mdata, "spots", "cells", obs="kind")
+    by_counts = mdata["spots"].obsm[KIND].copy()
+    del mdata["spots"].layers["counts"]
+    smm.tl.transfer(mdata, "spots", "cells", obs="kind")
+    votes = mdata["spots"].obsm[KIND]
+    errors = [np.sqrt(((s / s.sum(1, keepdims=True) - truth) ** 2).mean()) for s in (by_counts, votes)]
+    assert errors[0] < 0.8 * errors[1]

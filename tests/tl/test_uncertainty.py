@@ -20,6 +20,7 @@ from scmmgan.data import read as _read
 from scmmgan.data.keys import Keys
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.evidence import calibration as _calibration
+from scmmgan.tl import _uncertainty
 from scmmgan.tl._uncertainty import _expressed as expressed
 
 pytestmark = pytest.mark.usefixtures("few_tables")
@@ -101,7 +102,7 @@ def test_cells_are_the_mean_over_features(planted: tuple[md.MuData, np.ndarray])
     mdata, _ = planted
     kept = mdata["rna"].var_names[mdata["rna"].var["scmmgan_uncertainty"].notna()]
     relative = smm.get.uncertainty(mdata, "protein", "rna", features=list(kept)).layers["relative"]
-    np.testing.assert_allclose(relative.mean(1), mdata["protein"].obs["scmmgan_uncertainty"], rtol=1e-4)
+    np.testing.assert_allclose(relative.mean(1).clip(max=1), mdata["protein"].obs["scmmgan_uncertainty"], rtol=1e-4)
 
 
 def test_calibration_on_held_out_links(planted: tuple[md.MuData, np.ndarray]):
@@ -126,6 +127,23 @@ def test_cells_without_a_partner_are_uncertain():
     obs = mdata["protein"].obs
     orphan = (obs["cell_type"] == "type_A").to_numpy()
     assert np.median(obs["scmmgan_uncertainty"][orphan]) > np.quantile(obs["scmmgan_uncertainty"][~orphan], 0.9)
+    assert obs["scmmgan_uncertainty"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_scores_of_cells_lie_between_0_and_1(several: bool):
+    """A cell may be more variable than the population, and parts add up."""
+    both = (np.full(2, 0.4), np.array([0.7, 1.3])), (np.full(2, 0.5), np.array([0.6, 0.2]))
+    slots = _uncertainty._score_slots(
+        dict(zip(("coupling", "noise"), both)),
+        np.full(2, 0.9),
+        np.ones(2, dtype=bool),
+        ("a", "b"),
+        Keys(),
+        several=several,
+    )
+    cells = slots["a", "obs", "scmmgan_uncertainty" + ("_b" if several else "")]
+    np.testing.assert_array_equal(cells, [1, 1])
 
 
 # --- what is expressed -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from scmmgan.data import sections as _sections
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_FRAMES, MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
-from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Sections
+from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Sections, Values
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
 from scmmgan.settings import quietly
@@ -246,6 +246,24 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
         if before.shape != domain.x.shape or np.abs(before - domain.x).max() > 0.01:
             raise ValueError(f"{name!r} is no longer what was aligned as {keys.key!r}: align it again.")
     return problem, domains
+
+
+def shared_counts(mdata: MuData, source: str, target: str, keys: Keys) -> tuple[Values, Values] | None:
+    """Counts of both modalities (cells of now × features that made their common space); None without such a space or counts."""
+    params = _slots.record(mdata, keys)["params"]
+    if not params["shared_space"]:
+        return None
+    pair = {m: _modality.read_counts(mdata, m, argument(params, "counts", m)) for m in (source, target)}
+    own, other = pair.values()
+    if own is None or other is None:
+        return None
+    names = _slots.check_aligned(mdata, (source, target), keys)["var_names"]
+    columns = []
+    for m in pair:
+        made = np.asarray(names[m], dtype=object)[_slots.stored_transform(mdata, m, keys).encoded]
+        columns.append(mdata[m].var_names.get_indexer(made))
+    there = np.all([at >= 0 for at in columns], axis=0)
+    return (own[:, columns[0][there]], other[:, columns[1][there]]) if there.any() else None
 
 
 def as_aligned(mdata: MuData, keys: Keys) -> MuData:

@@ -63,6 +63,7 @@ MIXTURE_SPREAD = 0.3  # Dirichlet concentration per cluster: a few clusters make
 MAX_SD = 10.0  # beyond which a standardised log share is an outlier
 MAX_RATE = 10.0  # by which the source catches a feature more often or more rarely than the target
 IMPUTATION_PCS = 30  # of thinned mixtures that a regression reads
+IMPUTATION_CELLS = 20_000  # of the source, from which rates, depth and moments are learnt
 IMPUTED_SHARE = 0.6  # of the regressions in the mapped value; the rest is the map's (measured)
 
 # --- couplings ---------------------------------------------------------------------------------------------------
@@ -175,6 +176,9 @@ N_POOLINGS = 5  # k-means runs whose correlations are averaged
 MAX_POOLS = 500  # more are no more accurate
 PRESENT_CORRELATION = 0.3  # that cells must show at least, its 95 % limit, for a novel one (measured)
 N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
+MIXTURE_ROUNDS = 5  # of a spot's composition and the rates of features in turn (measured; more change nothing)
+MIXTURE_STEPS = 10  # of expectation maximisation in each
+MIXTURE_RATE = 30.0  # by which spots catch a feature more often or more rarely than cells (measured)
 VOTES = 15  # partners that vote for a cell, and neighbours of its own whose votes are averaged
 UNMATCHED_HALF = 0.1  # unmatched share at which a cell is as likely to have no partner as to have one
 RIVAL_CHANCE = 0.5  # that a rival coupling of nearly the same cost is the right one

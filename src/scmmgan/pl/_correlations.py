@@ -1,4 +1,4 @@
-"""Correlations of a gene in measured cells against those in mapped cells."""
+"""Correlations of a gene as they were measured against those in cells of the other modality."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def correlations(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Figure | np.ndarray | None:
-    """Correlations with a gene, measured against mapped, one panel for each gene.
+    """Correlations with a gene, as measured in `source` against those in cells of `target`, one panel for each gene.
 
     Shaded are the paper's lists: among the `n_top` strongest on one side (and at least `threshold`), below `threshold` on
-    the other. Coloured are the features of these regions that :func:`scmmgan.tl.correlations` called spurious or novel;
-    the others there are grey. Where nothing supports the alignment they are candidates without a verdict: open circles,
-    with a question mark in the legend. Names stand beside their points, those of the largest change first, and none where
-    it would cover another one. Points are rasterised in vector output.
+    the other. Coloured are the features that :func:`scmmgan.tl.correlations` called spurious or novel; the others are grey.
+    Candidates without a verdict (a gene without evidence of its own, or mapped cells) are open circles, with a question mark
+    in the legend. Names stand beside their points, verdicts first, then those of the largest change, and none where it would
+    cover another one. Points are rasterised in vector output.
 
     Parameters
     ----------
@@ -92,8 +92,9 @@ def correlations(
     if not (isinstance(n_names, int | np.integer) and n_names >= 0):
         raise ValueError(f"`n_names` must be a whole number, 0 or more, got {n_names!r}.")
     rule = mdata.uns[key]["correlations"][source][target]
-    table = table if rule["supported"] else table.assign(verdict=table["candidate"])
     where = source if rule["reference"] == "source" else target
+    # the cells themselves, or what the map makes of others
+    against = f"over pools of cells in {target}" if rule["method"] == "cells" else f"in {source} mapped to {target}"
     queries = table["query"].unique().tolist()
     columns = min(len(queries), 2)
     rows = -(-len(queries) // columns)
@@ -102,10 +103,10 @@ def correlations(
     for panel, name in zip(axes, queries):
         part = table[table["query"] == name]
         _regions(panel, part, rule)
-        _points(panel, part, supported=bool(rule["supported"]))
+        _points(panel, part)
         panel.set_title(name, fontsize=TEXT + 1, fontweight="bold", pad=15)
         panel.set_xlabel(f"correlation measured in {where}", fontsize=TEXT)
-        panel.set_ylabel(f"correlation in {source} mapped to {target}", fontsize=TEXT)
+        panel.set_ylabel(f"correlation {against}", fontsize=TEXT)
         drawn.append((panel, part))
     # names need the final places of the panels
     write_below(figure, not_validated(mdata, key, source, target), own=ax is None)
@@ -144,19 +145,26 @@ def _regions(ax: Axes, part: pd.DataFrame, rule: Mapping[str, Any]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _points(ax: Axes, part: pd.DataFrame, *, supported: bool) -> None:
-    """All features, those with a verdict above the others, and how many there are."""
+def _points(ax: Axes, part: pd.DataFrame) -> None:
+    """All features, those that were called above the others, and how many there are."""
     size = float(np.clip(6000 / len(part), 2, 9))
-    for verdict in ("", "spurious", "novel"):
-        chosen = part[part["verdict"] == verdict]
-        color = COLORS.get(verdict, "0.55")
-        label = f"{len(chosen)} {verdict}{'' if supported else '?'}" if verdict else ""
-        hollow = bool(verdict) and not supported
-        ax.scatter(
-            chosen["r_measured"], chosen["r_mapped"], s=size + 3 * bool(verdict), edgecolors=color,
-            facecolors="none" if hollow else color, linewidths=0.8 if hollow else 0, alpha=1 if verdict else 0.6,
-            rasterized=True, label=label, zorder=3 if verdict else 2,
-        )  # fmt: skip
+    none = (part["candidate"] == "").to_numpy()
+    ax.scatter(
+        part.loc[none, "r_measured"], part.loc[none, "r_mapped"], s=size, facecolors="0.55", linewidths=0, alpha=0.6,
+        rasterized=True, zorder=2,
+    )  # fmt: skip
+    for kind, color in COLORS.items():
+        called = (part["candidate"] == kind).to_numpy()
+        sure = called & (part["verdict"] == kind).to_numpy()
+        for chosen, doubt in ((sure, ""), (called & ~sure, "?")):
+            # a count of 0 is said once
+            if not chosen.any() and (doubt or called.any()):
+                continue
+            ax.scatter(
+                part.loc[chosen, "r_measured"], part.loc[chosen, "r_mapped"], s=size + 3, edgecolors=color,
+                facecolors="none" if doubt else color, linewidths=0.8 if doubt else 0, rasterized=True,
+                label=f"{chosen.sum()} {kind}{doubt}", zorder=3,
+            )  # fmt: skip
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
         handles, labels, fontsize=SMALL, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 0.995),
@@ -165,12 +173,13 @@ def _points(ax: Axes, part: pd.DataFrame, *, supported: bool) -> None:
 
 
 def _names(ax: Axes, part: pd.DataFrame, n_names: int) -> None:
-    """Names beside their points, with a thin line where they had to move; none that would cover another or a verdict's point."""
+    """Names beside their points, with a thin line where they had to move; none that would cover another or a called point."""
     figure = ax.figure
     scale = figure.dpi / 72
-    found = part[part["verdict"] != ""]
-    order = found["change"].abs().sort_values(ascending=False, kind="stable").index
-    chosen = pd.concat([found.loc[order][found.loc[order, "verdict"] == v].head(n_names) for v in COLORS])
+    found = part[part["candidate"] != ""]
+    order = np.lexsort((-found["change"].abs(), found["verdict"] == ""))
+    ranked = found.iloc[order]
+    chosen = pd.concat([ranked[ranked["candidate"] == kind].head(n_names) for kind in COLORS])
     points = ax.transData.transform(found[["r_measured", "r_mapped"]].to_numpy())
     inside = ax.get_window_extent()
     taken: list[Bbox] = []
@@ -186,7 +195,7 @@ def _names(ax: Axes, part: pd.DataFrame, n_names: int) -> None:
         text.set_position(tuple(ax.transData.inverted().transform((cx, cy)).tolist()))
         taken.append(box.padded(2 * scale))
         ends = ax.transData.inverted().transform([(x, y), (np.clip(x, box.x0, box.x1), np.clip(y, box.y0, box.y1))])
-        ax.plot(*ends.T, color=COLORS[str(row["verdict"])], linewidth=0.4, zorder=2.5)
+        ax.plot(*ends.T, color=COLORS[str(row["candidate"])], linewidth=0.4, zorder=2.5)
 
 
 def _free(

@@ -88,7 +88,9 @@ def spatial_map(
         Aligned modalities.
     features
         Features of the target or of the source, or `obs` columns of the source (drawn on the left, numbers or
-        labels); one name or several. Features are looked up before columns.
+        labels); one name or several. Features are looked up before columns. Labels that :func:`scmmgan.tl.transfer` carried
+        over are drawn as compositions where most cells have no single label: one panel for the share of each label, on one
+        scale, and one for what is unassigned.
     source
         Modality whose cells have coordinates.
     target
@@ -169,7 +171,7 @@ def spatial_map(
             "sections as `library_id`, or fewer features."
         )
     cells = np.concatenate([tissue.cells for tissue in tissues])
-    panels = contents(mdata, names, source, target, chosen, cells, cmap, uncertainty=uncertainty)
+    names, panels = contents(mdata, names, source, target, chosen, cells, cmap, uncertainty=uncertainty)
     rows = [(name, tissue, row) for name, of in zip(names, panels) for tissue, row in zip(tissues, split(of, tissues))]
     low, high = tissues[0].limits
     shape = (len(rows), len(panels[0]))
@@ -212,8 +214,8 @@ def split(row: list[Panel], tissues: list[Tissue]) -> list[list[Panel]]:
 def contents(
     mdata: MuData, names: list[str], source: str, target: str, keys: list[str], cells: np.ndarray,
     cmap: str | Colormap, *, uncertainty: bool,
-) -> list[list[Panel]]:  # fmt: skip
-    """Panels of each row; all names are looked up before anything is drawn."""
+) -> tuple[list[str], list[list[Panel]]]:  # fmt: skip
+    """Name and panels of each row; all names are looked up before anything is drawn."""
     adata, goal = mdata[source], mdata[target]
     options = [*goal.var_names, *adata.var_names, *adata.obs.columns]
     if unknown := sorted(set(names) - set(options)):
@@ -229,10 +231,16 @@ def contents(
         mapped = np.asarray(get.mapped(mdata, source, target, features=wanted, key=key).X)[cells]
         values[key] = dict(zip(wanted, mapped.T.astype(float)))
     doubts = {key: doubt_panels(mdata, wanted, source, target, key, cells) for key in keys if uncertainty}
-    rows = []
+    rows, heads = [], []
     for name in names:
+        heads.append(name)
         if name not in goal.var_names and name not in adata.var_names:
             blank = [Panel() for key in keys for _ in range(1 + bool(doubts.get(key)))]
+            if shares := composition_panels(mdata, name, source, keys, cells, cmap):
+                shares += [Panel()] * (-len(shares) % (1 + len(blank)))
+                rows += [shares[i : i + 1 + len(blank)] for i in range(0, len(shares), 1 + len(blank))]
+                heads += [""] * (len(rows) - len(heads))
+                continue
             colors = paint(adata.obs[name].iloc[cells], cmap)
             rows.append([Panel(colors, "" if colors.legend else name), *blank])
             continue
@@ -243,7 +251,26 @@ def contents(
                 panel = replace(panel, note=evidence(mdata, name, source, target, key))
             row += [panel, doubts[key].get(name, missing)] if doubts.get(key) else [panel]
         rows.append(row)
-    return rows
+    return heads, rows
+
+
+def composition_panels(
+    mdata: MuData, name: str, source: str, keys: list[str], cells: np.ndarray, cmap: str | Colormap
+) -> list[Panel]:
+    """A panel for the share of each label carried over as `name`; none if it was not, or if most cells have one label."""
+    for key in keys:
+        labels = mdata.uns[key].get("transfer", {}).get(source, {}).get(name)
+        if labels is None or name not in mdata[source].obsm or mdata[source].obs[name].isna().mean() <= 0.5:
+            continue
+        shares = np.asarray(mdata[source].obsm[name], dtype=float)[cells]
+        shares = np.column_stack([shares, 1 - shares.sum(1)])
+        names = [*map(str, labels), "unassigned"]
+        together = paint(shares[:, :-1].ravel(), cmap)
+        scale = replace(together, norm=Normalize(0, max(float(shares[:, :-1].max()), 1e-9)), extend="neither")
+        return [
+            Panel(replace(scale, values=column.clip(0)), "share", note=label) for label, column in zip(names, shares.T)
+        ]
+    return []
 
 
 def measured_panel(

@@ -165,8 +165,10 @@ def align(
     `mdata[a].obs[f"{key_added}_landmark"]` : int32
         Number of the landmark (cluster of cells) that stands for the cell in couplings.
     `mdata[a].obs[f"{key_added}_unmatched"]` : float32 (suffix `_{b}` with more than two modalities)
-        Share of the cell's mass without a partner in b, 0 to 1: to rank cells by. 0 for known pairs; not written where
-        shapes decide without labels.
+        Share of the cell's mass without a partner in b, 0 to 1: to rank cells by. Even cells of a population that b lacks
+        keep most of their mass: from .1 on, averaged over its neighbours, a cell is as likely as not to have no partner
+        (:func:`scmmgan.tl.transfer` and :func:`scmmgan.tl.match` count it so). Of spots, which hold several cells, .1 to .2
+        is usual where nothing is missing. 0 for known pairs; not written where shapes decide without labels.
     `mdata[a].obs[f"{key_added}_ambiguous"]` : bool (suffix `_{b}` with more than two modalities)
         Couplings made without a fifth of the links or pairs, or rivals of nearly the same cost, send the cell elsewhere.
     `mdata[b].var[f"{key_added}_evidence"]`, `[f"{key_added}_evidence_q"]`, `[f"{key_added}_evidence_ceiling"]` : float (suffix `_{a}` with more than two modalities)

@@ -12,6 +12,7 @@ import pandas as pd
 from scmmgan.data import cells as _cells
 from scmmgan.data import derived as _derived
 from scmmgan.data import modality as _modality
+from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_CODES, MAX_SEED, MIN_PROBABILITY, VOTES
@@ -38,7 +39,13 @@ def transfer(
     Annotate `target`, and `source` gets it. The 15 nearest cells of `target` in the joint embedding vote, and votes are
     averaged over a cell and its 14 nearest ones in `source`.
 
-    A share of each cell is unassigned. That is the share without a partner (`obs[f"{key}_unmatched"]`, where the alignment
+    Labels of spots are compositions: where both modalities share their features and have counts (`counts` of
+    :func:`scmmgan.tl.align`), the counts of each cell of `source` are explained as a mixture of the mean profiles of the
+    labels, with a rate for every gene, and shares are shares of cells, not of molecules. Nobody votes then, and the
+    unassigned share is the mass without a partner (`obs[f"{key}_unmatched"]`) as it is: mixtures are always matched a little
+    less, and a type that `target` lacks is mostly taken for others.
+
+    Of votes, a share of each cell is unassigned. That is the share without a partner (`obs[f"{key}_unmatched"]`, where the alignment
     has it: a tenth of the mass unmatched counts half), and half of an ambiguous cell (`obs[f"{key}_ambiguous"]`). Both
     are averaged over the same neighbours. Where shapes alone decide (no links, pairs or labels), no cell is unmatched,
     and a population that `target` lacks is not found. Where it is found, populations that resemble it are often
@@ -66,13 +73,15 @@ def transfer(
     `None`. Sets, for every column, in `mdata[source]`:
 
     `obs[f"{key}_{target}_{column}"]` : categorical (whole numbers: Int64), or float32
-        Label, or mean of the votes; NaN where the label's probability, or the assigned share, is at most .5.
+        Label, or mean of the votes; NaN where the label's probability, or the assigned share, is at most .5. Of spots: the
+        label of most of the cells, if there is one.
     `obs[f"{key}_{target}_{column}_unassigned"]` : float32
         Unassigned share, 0 to 1.
     `obs[f"{key}_{target}_{column}_probability"]` : float32, labels only
         Probability of the most likely label, unassigned or not.
     `obsm[f"{key}_{target}_{column}"]` : float32, cells × labels, labels only
-        Probability of every label; with the unassigned share they add up to 1. Names of the labels, in order, in
+        Probability of every label, of spots the share of their cells; with the unassigned share they add up to 1. Names of
+        the labels, in order, in
         `mdata.uns[key]["transfer"][source][f"{key}_{target}_{column}"]`.
     `obs[f"{key}_{target}_{column}_spread"]` : float32, values only
         Standard deviation of the votes.
@@ -112,8 +121,10 @@ def transfer(
     _cells.warn_of_verdict(mdata, source, target, keys)
 
     from scmmgan.model.evidence import matching
+    from scmmgan.model.evidence.mixtures import compositions
     from scmmgan.model.space.diffusion import nearest
 
+    counts = _read.shared_counts(mdata, source, target, keys) if any(labels.values()) else None
     neighbors = matching.own_neighbors(cells.source, random_state=random_state)
     indices, _ = nearest(cells.source, cells.target, VOTES, random_state=random_state)
     votes = matching.Votes(indices, neighbors)
@@ -121,7 +132,12 @@ def transfer(
     written: dict[_derived.Slot, Any] = {}
     vocabularies = {}
     for name, column in columns.items():
-        parts = _labels(votes, column, share) if isinstance(column, pd.Categorical) else _values(votes, column, share)
+        if not isinstance(column, pd.Categorical):
+            parts = _values(votes, column, share)
+        elif counts is None:
+            parts = _labels(matching.carry_labels(votes, column.codes, len(column.categories)), column, share)
+        else:
+            parts = _labels(compositions(*counts, column.codes, len(column.categories)), column, 1 - cells.unmatched)
         if isinstance(column, pd.Categorical) and pd.api.types.is_integer_dtype(_typed(mdata[target].obs[name]).dtype):
             parts[0] = pd.array([None if pd.isna(code) else int(code) for code in parts[0]], dtype="Int64")
         written |= dict(zip(_slots_of(source, target, name, labels[name], keys), parts))
@@ -220,12 +236,9 @@ def _slots_of(source: str, target: str, name: str, labels: bool, keys: Keys) -> 
     return [*slots, (source, "obsm", keys.transferred(target, name))] if labels else slots
 
 
-def _labels(votes: Votes, column: pd.Categorical, share: np.ndarray) -> list[Any]:
-    """Label, unassigned share and best probability of every cell, and all probabilities."""
-    from scmmgan.model.evidence import matching
-
-    carried = matching.carry_labels(votes, column.codes, len(column.categories))
-    carried *= share[:, None]
+def _labels(shares: np.ndarray, column: pd.Categorical, share: np.ndarray) -> list[Any]:
+    """Label, unassigned share and best probability of every cell, and all probabilities, from the shares of labels."""
+    carried = shares * share[:, None]
     best, code = carried.max(1), carried.argmax(1)
     label = pd.Categorical.from_codes(np.where(best > MIN_PROBABILITY, code, -1), categories=column.categories)
     # where no vote is known nothing adds up to the assigned share

@@ -102,7 +102,7 @@ def uncertainty(
     `mdata[target].var[f"{key}_detection"]` : float
         Share of cells in which a feature is above the lowest value of the layer.
     `mdata[source].obs[f"{key}_uncertainty"]` : float
-        Score of every cell: mean over the features that are not missing. A share 1 − w² of the cell counts as fully
+        Score of every cell, 0 to 1: mean over the features that are not missing. A share 1 − w² of the cell counts as fully
         uncertain, w its matched share (1 − `obs["{key}_unmatched"]`).
     `mdata[target].varm[f"{key}_landmark_mean"]`, `_landmark_variance` : float32, features × landmarks
         What :func:`scmmgan.get.uncertainty` needs. With the coupling.
@@ -214,7 +214,8 @@ def _score_slots(
     slots: dict[_derived.Slot, Any] = {
         (target, "var", keys.uncertainty(part, suffix)): np.where(kept, score, np.nan) for part, score in parts.items()
     }
-    cells = np.sum([cell for _, cell in scores.values()], axis=0)
+    # a cell may be more variable than the population
+    cells = np.clip(np.sum([cell for _, cell in scores.values()], axis=0), 0, 1)
     slots[source, "obs", keys.cell_uncertainty(target if several else None)] = cells
     return slots
 

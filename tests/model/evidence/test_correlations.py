@@ -276,22 +276,40 @@ def test_effects_leave_their_own_permutation_out():
     np.testing.assert_allclose(p, [(1 + (pooled >= e).sum()) / 161 for e in effect])
 
 
-def test_classify():
+def test_ranks_and_the_null_that_explains_most():
     rng = np.random.default_rng(0)
     r = np.concatenate([[0.9, 0.5, 0.3, -0.8], rng.normal(0, 0.05, 96)])
     null = rng.normal(0, 0.05, (20, 100))
-    found = cor.classify(r, r + 0.05, correlated=null, n_top=2, threshold=0.1, signed=True)
+    found = cor.against_nulls(r, correlated=null, signed=True)
     assert found["rank"][:4].tolist() == [1, 2, 3, 100]
-    assert found["present"].nonzero()[0].tolist() == [0, 1]
-    np.testing.assert_array_equal(found["absent"], r < 0.05)
+    assert (found["q"] < 0.05).nonzero()[0].tolist() == [0, 1, 2]
     np.testing.assert_allclose(found["q"], stats.false_discovery_control(found["p"]))
-    both = cor.classify(r, np.abs(r), covaried=[null], n_top=2, threshold=0.1, signed=False)
-    assert both["present"].nonzero()[0].tolist() == [0, 3]
+    both = cor.against_nulls(r, covaried=[null], signed=False)
+    assert both["rank"][:4].tolist() == [1, 3, 4, 2]
+    assert (both["q"] < 0.05).nonzero()[0].tolist() == [0, 1, 2, 3]
     # the null that explains more counts
     wide = rng.normal(0, 2, (20, 100))
-    doubted = cor.classify(r, r + 0.05, correlated=null, covaried=[wide], n_top=2, threshold=0.1, signed=True)
-    assert not doubted["present"].any()
+    doubted = cor.against_nulls(r, correlated=null, covaried=[wide], signed=True)
+    assert not (doubted["q"] < 0.05).any()
     assert (doubted["p"] >= found["p"]).all()
+    assert (doubted["z"] <= found["z"]).all()
+
+
+def test_the_measured_side_alone(make_planted: Callable, monkeypatch: pytest.MonkeyPatch):
+    """Without a map: the same correlations and nulls of what was measured, and nothing else."""
+    monkeypatch.setattr(cor, "PERMUTATIONS", 3)
+    monkeypatch.setattr(cor, "RESAMPLES", 5)
+    found = make_planted()
+    at = {side: np.arange(4) for side in ("measured", "mapped")}
+    how = {"steps": {"a": 1, "b": 2}, "denoise": True, "signed": True, "seed": 4, "graph_seed": 0}
+    alone = cor.with_nulls(found.domains, "a", "b", "a", at, at, None, **how)
+    turn = np.ones((found.x["a"].shape[1], found.x["b"].shape[1]), dtype=np.float32)
+    whole = cor.with_nulls(found.domains, "a", "b", "a", at, at, lambda x: x @ turn, **how)
+    assert list(alone) == ["measured"]
+    assert set(alone["measured"]) == {"r", "correlated", "covaried"}
+    for name in ("r", "correlated"):
+        np.testing.assert_array_equal(alone["measured"][name], whole["measured"][name])
+    np.testing.assert_array_equal(alone["measured"]["covaried"], whole["measured"]["covaried"])
 
 
 def test_lists_and_calls():

@@ -271,7 +271,7 @@ def test_a_problem_is_fitted_with_its_coordinates(shared: bool, monkeypatch: pyt
     assert asked["coordinates"].keys() == {"b"}
     assert asked["coordinates"]["b"] is places
     assert (asked["shared"], asked["method"], asked["lr"]) == (shared, "scmmgan", 1)
-    assert set(asked) <= {*methods.SETTINGS, "x", "couplings", "loadings", "shared", "coordinates"}
+    assert set(asked) <= {*methods.SETTINGS, "x", "couplings", "loadings", "shared", "coordinates", "sections"}
 
 
 # --- every method ------------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ def with_nulls(
     """r, its nulls and its limit (queries first) of both sides.
 
     `rows`, `queries`: positions of features, where "measured" and where "mapped". `translate` maps model-space cells; None:
-    the measured side alone.
+    the measured side alone, without a limit.
     """
     at = {side: (queries[side], rows[side]) for side in ("measured", "mapped")}
     goal = domains[target]
@@ -258,15 +258,25 @@ def with_nulls(
         )
 
     nulls = null(once, seed)
+    measured: dict[str, Any] = {
+        "r": correlate(own, *at["measured"]),
+        "correlated": nulls[0],
+        "covaried": nulls[1:3],
+    }
+    if translate is None:
+        return {"measured": measured}
     # the same cells are drawn on both sides where they are the same
     names = dict.fromkeys((source, measured_in))
     shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
-    r, limit = correlate(own, *at["measured"]), limits(own, *at["measured"], shares[measured_in], signed)
-    found = {"measured": {"r": r, "correlated": nulls[0], "covaried": nulls[1:3], "limit": limit}}
-    if translate is not None:
-        limit = limits_decoded(y, decoder, *at["mapped"], shares[source], signed)
-        found["mapped"] = {"r": correlate_decoded(y, decoder, *at["mapped"]), "covaried": nulls[3:], "limit": limit}
-    return found
+    measured["limit"] = limits(own, *at["measured"], shares[measured_in], signed)
+    return {
+        "measured": measured,
+        "mapped": {
+            "r": correlate_decoded(y, decoder, *at["mapped"]),
+            "covaried": nulls[3:],
+            "limit": limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
+        },
+    }
 
 
 # --- tests -------------------------------------------------------------------------------------------------------

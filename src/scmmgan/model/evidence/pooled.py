@@ -23,8 +23,10 @@ def pooled_correlations(
 ) -> tuple[np.ndarray, float]:
     """Correlations (queries × features) over pools of cells, mean of five poolings, and the number of pools that count.
 
-    `weight` (n,): how far a cell has counterparts; cells without do not count.
+    `weight` (n,): how far a cell has counterparts; cells without do not count. Where no cell counts, all is 0.
     """
+    if not weight.any():
+        return np.zeros((len(queries), len(features))), 0.0
     total, sizes = np.zeros((len(queries), len(features))), []
     for i in range(N_POOLINGS):
         pools = _pools(domain.x, random_state + i)
@@ -60,7 +62,7 @@ def _values_of(modality: Modality, pools: sp.csr_matrix) -> Callable[[np.ndarray
         per_cell = np.asarray(counts.sum(1), dtype=np.float64).ravel()
         total = np.maximum(pools @ per_cell, 1e-9)[:, None]
         return lambda at: np.log1p(1e4 * _dense(pools @ counts[:, at]) / total)
-    values, mass = modality.values, np.maximum(np.asarray(pools.sum(1)).reshape(-1, 1), 1e-9)
+    values, mass = modality.values, np.maximum(pools @ np.ones(pools.shape[1]), 1e-9)[:, None]
     if _logs(values):
         # the mean of logs is ruled by zeros
         return lambda at: np.log1p(_dense(pools @ _expm1(values[:, at])) / mass)

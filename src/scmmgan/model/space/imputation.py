@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model.defaults import (
     BLOCK,
+    IMPUTATION_CELLS,
     IMPUTATION_PCS,
     IMPUTED_SHARE,
+    MAP_CHUNK,
     MAX_RATE,
     MAX_SD,
     MIXED_CELLS,
@@ -59,10 +62,13 @@ class Imputation:
         """
         found = self.shown if columns is None else _positions(self.shown, columns)
         there = np.flatnonzero(found >= 0)
-        z = np.zeros((counts.shape[0], len(self.shown)))
-        shares = _log_shares(counts[:, found[there]])
-        z[:, there] = _standardized(shares, self.mean[there], self.sd[there])
-        return (z @ self.projection).astype(np.float32)
+        out = np.empty((counts.shape[0], self.projection.shape[1]), dtype=np.float32)
+        # few cells are dense at one time
+        for start in range(0, len(out), MAP_CHUNK):
+            read = _log_shares(counts[start : start + MAP_CHUNK][:, found[there]])
+            z = _standardized(read, self.mean[there], self.sd[there])
+            out[start : start + MAP_CHUNK] = z @ self.projection[there]
+        return out
 
     def added(self, mapped: np.ndarray, scores: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Mapped values (n × len(features)) of cells with these scores; those that are not hidden stay as they are."""
@@ -114,9 +120,9 @@ def fit_imputations(
         # of many features those that enter the PCA
         enters = np.isin(shown, domains[a].transform.encoded)
         positions = (shown[enters], also[enters], hidden)
-        found[a, b] = _fit(
-            source.counts, target.counts, domains[b], positions, image, np.random.default_rng(random_state)
-        )
+        fitted = _fit(source.counts, target.counts, domains[b], positions, image, np.random.default_rng(random_state))
+        if fitted is not None:
+            found[a, b] = fitted
     return found
 
 
@@ -127,22 +133,30 @@ def _fit(
     positions: tuple[np.ndarray, np.ndarray, np.ndarray],
     image: np.ndarray,
     rng: np.random.Generator,
-) -> Imputation:
+) -> Imputation | None:
+    """None where the source's counts of all shown features are the same in every cell."""
     shown, also, hidden = positions
+    if own.shape[0] > IMPUTATION_CELLS:
+        # more learn nothing more
+        rows = np.sort(rng.permutation(own.shape[0])[:IMPUTATION_CELLS])
+        own, image = own[rows], image[rows]
     own = own[:, shown]
     own_total, all_totals = _row_sums(own), _row_sums(other)
     rates = _rates(own, other[:, also])
     read = _log_shares(own)
     mean, sd = column_moments(read)
     seen = np.flatnonzero(sd > 0)
+    if not len(seen):
+        return None
     shown, also, rates, read, mean, sd = shown[seen], also[seen], rates[seen], read[:, seen], mean[seen], sd[seen]
     read = _standardized(read, mean, sd)
     projections, loadings = [], []
     cluster = _clusters(target.x)
     for k in MIXED_CELLS:
         mixing = _mixtures(cluster, k, rng)
-        axes, scores = _thinned_scores(mixing @ other[:, also], rates, own_total, rng)
-        outcome = _regressed(mixing, other, all_totals, hidden, scores)
+        mixed = _mixed(mixing, other)
+        axes, scores = _thinned_scores(mixed[:, also], rates, own_total, rng)
+        outcome = _regressed(mixed, mixing @ all_totals, hidden, scores)
         # every regression counts alike: predictions of variance 1 over the source's cells
         projections.append(axes.T)
         loadings.append(_over_sd(read @ axes.T, outcome))
@@ -163,19 +177,25 @@ def _positions(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _row_sums(counts: Values) -> np.ndarray:
-    return np.asarray(counts.sum(1), dtype=np.float64).ravel()
+    return np.asarray(counts @ np.ones(counts.shape[1]))
 
 
 def _rates(own: Values, other: Values) -> np.ndarray:
     """How much more of each feature (l,) the source catches than the target, among the features of both."""
-    shares = [np.asarray(v.sum(0), dtype=np.float64).ravel() for v in (own, other)]
+    # float64: a sparse matrix sums in its own precision
+    shares = [np.asarray(np.ones(v.shape[0]) @ v) for v in (own, other)]
     a, b = (v / max(v.sum(), 1.0) + 1e-6 for v in shares)
     return np.clip(a / b, 1 / MAX_RATE, MAX_RATE)
 
 
+def _dense(values: Any) -> np.ndarray:
+    sparse: bool = sp.issparse(values)
+    return np.asarray(values.toarray() if sparse else values, dtype=np.float64)
+
+
 def _log_shares(counts: Values) -> np.ndarray:
     """log1p of counts per 10,000 (dense)."""
-    dense = np.asarray(counts.toarray() if sp.issparse(counts) else counts, dtype=np.float64)
+    dense = _dense(counts)
     return np.log1p(1e4 * dense / np.maximum(dense.sum(1, keepdims=True), 1.0))
 
 
@@ -201,14 +221,22 @@ def _mixtures(cluster: np.ndarray, k: int, rng: np.random.Generator) -> sp.csr_m
     drawn = (rng.random((N_MIXTURES, k, 1)) > share.cumsum(1)[:, None, :]).sum(2).clip(max=len(sizes) - 1)
     cells = order[start[drawn] + (rng.random((N_MIXTURES, k)) * sizes[drawn]).astype(int)]
     rows = np.repeat(np.arange(N_MIXTURES), k)
-    return sp.csr_matrix((np.ones(rows.size), (rows, cells.ravel())), shape=(N_MIXTURES, len(cluster)))
+    # whole numbers: sums in float32 are exact
+    ones = np.ones(rows.size, dtype=np.float32)
+    return sp.csr_matrix((ones, (rows, cells.ravel())), shape=(N_MIXTURES, len(cluster)))
+
+
+def _mixed(mixing: sp.csr_matrix, counts: Values) -> Any:
+    """Counts of all features in the mixtures, stored so that blocks of columns are quick to take."""
+    mixed = mixing @ counts
+    return mixed.tocsc() if sp.issparse(mixed) else mixed
 
 
 def _thinned_scores(
-    mixed: Values, rates: np.ndarray, totals: np.ndarray, rng: np.random.Generator
+    mixed: Any, rates: np.ndarray, totals: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Principal axes (p × l) of mixtures thinned to the source's rates and depth, and their scores."""
-    dense = np.asarray(mixed.toarray() if sp.issparse(mixed) else mixed, dtype=np.float64) * rates
+    dense = _dense(mixed) * rates
     expected = dense / np.maximum(dense.sum(1, keepdims=True), 1e-9)
     thinned = _log_shares(rng.poisson(expected * rng.choice(totals, len(expected))[:, None]))
     mean, sd = column_moments(thinned)
@@ -218,16 +246,13 @@ def _thinned_scores(
     return axes, z @ axes.T
 
 
-def _regressed(
-    mixing: sp.csr_matrix, other: Values, totals: np.ndarray, hidden: np.ndarray, scores: np.ndarray
-) -> np.ndarray:
+def _regressed(mixed: Any, totals: np.ndarray, hidden: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Loadings (p × h) of the hidden features' log shares in the mixtures, before they were thinned."""
     centred = scores - scores.mean(0)
-    total = np.maximum(mixing @ totals, 1.0)[:, None]
+    total = np.maximum(totals, 1.0)[:, None]
     gram, out = centred.T @ centred, np.empty((scores.shape[1], len(hidden)))
     for start in range(0, len(hidden), BLOCK):
-        block = mixing @ other[:, hidden[start : start + BLOCK]]
-        y = np.log1p(1e4 * np.asarray(block.toarray() if sp.issparse(block) else block) / total)
+        y = np.log1p(1e4 * _dense(mixed[:, hidden[start : start + BLOCK]]) / total)
         out[:, start : start + BLOCK] = solve_ridge(gram, centred.T @ y, START_RIDGE)
     return out
 
