@@ -257,7 +257,7 @@ def test_anchors_of_places_are_plain_means_or_the_partner():
     anchors = couplings["a", "b"].anchors.copy()
     anchors[[3, 8]] = x["b"][[7, 60]]
     c = dataclasses.replace(couplings["a", "b"], anchors=anchors, known=known)
-    found = module._placed(c, x["b"], places, np.ones_like(places, dtype=bool))
+    found = module._placed(c, x["b"], places, np.ones(places.shape, dtype=bool))
     np.testing.assert_array_equal(found.anchors[:, :5], anchors)
     np.testing.assert_allclose(found.anchors[~known, 5:], (c.plan @ c.landmarks.mean(places))[~known], atol=1e-6)
     np.testing.assert_allclose(found.anchors[known, 5:], places[[7, 60]])
