@@ -224,7 +224,7 @@ class TestToy:
         with pytest.raises(ValueError, match=message):
             datasets.toy(**kwargs)
 
-    @pytest.mark.parametrize("form", ["h5mu", "zarr"])
+    @pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
     def test_round_trip(self, form, tmp_path):
         assert_round_trip(datasets.toy(**TOYS["all"]), tmp_path, form)
 
@@ -316,7 +316,7 @@ class TestPanels:
         with pytest.raises(ValueError, match="`n_linked` is 766"):
             datasets.pbmc68k_panels(n_linked=766)
 
-    @pytest.mark.parametrize("form", ["h5mu", "zarr"])
+    @pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
     def test_round_trip(self, form, tmp_path, panels):
         assert_round_trip(panels, tmp_path, form)
 
@@ -385,7 +385,7 @@ class TestCiteseq:
             mdata = datasets.pbmc5k_citeseq(path=tmp_path / "twice.h5")
         assert mdata["rna"].var_names.tolist() == ["CD3E", "MATR3", "MATR3-1"]
 
-    @pytest.mark.parametrize("form", ["h5mu", "zarr"])
+    @pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
     def test_round_trip(self, file, form, tmp_path):
         mdata = datasets.pbmc5k_citeseq(path=file)
         mdata.uns["truth"] = {name: {} for name in mdata.mod}

@@ -133,6 +133,7 @@ def test_an_alignment_that_is_made_once():
     assert len(ALIGNED) == n + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", public_functions())
 def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch):
     if name != "scmmgan.tl.align":

@@ -158,7 +158,7 @@ def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") 
     >>> smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
     'supported by links'
     """
-    return _slots.diagnosis(mdata, source, target, Keys(key))
+    return deepcopy(_slots.diagnosis(mdata, source, target, Keys(key)))
 
 
 def history(mdata: MuData, *, key: str = "scmmgan") -> pd.DataFrame:

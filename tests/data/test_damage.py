@@ -118,7 +118,7 @@ def test_a_thousand_mutations(aligned: md.MuData):
             read(aligned)
 
 
-@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+@pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_whole_after_a_file(aligned: md.MuData, fmt: str, tmp_path: Path):
     path = tmp_path / f"a.{fmt}"
     aligned.write(path) if fmt == "h5mu" else aligned.write_zarr(path)

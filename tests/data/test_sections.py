@@ -93,7 +93,7 @@ def test_sections_in_the_order_of_categories():
     np.testing.assert_array_equal(of.codes, np.repeat([2, 1, 0], 30))
 
 
-@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+@pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_after_a_file(tmp_path: Path, fmt: str):
     mdata = spots(("s1", "s2", "s3"), slide=pd.Categorical(THIRDS, categories=["s3", "none", "s1", "s2"]), kind="a")
     path = tmp_path / f"a.{fmt}"

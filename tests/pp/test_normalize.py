@@ -207,6 +207,7 @@ def test_features_with_nan_are_named():
         smm.pp.normalize(make(x), "a", kind="clr")
 
 
+@pytest.mark.slow
 def test_same_values_as_muon():
     """In a process of its own: muon's import warns."""
     code = (

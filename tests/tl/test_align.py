@@ -1026,6 +1026,7 @@ def misleading(random_state: int = 2) -> md.MuData:
     return smm.datasets.toy(n_cells=120, n_features=[30, 20], random_state=random_state)
 
 
+@pytest.mark.slow
 def test_thirty_pairs_place_the_others():
     mdata = misleading()
     pairs = true_pairs(mdata, 30)
@@ -1505,7 +1506,7 @@ def test_counts_that_are_none_are_refused(
     assert fingerprint(spots) == before
 
 
-@pytest.mark.parametrize("suffix", ["h5mu", "zarr"])
+@pytest.mark.parametrize("suffix", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_mapped_values_of_some_cells_and_features_are_those_that_were_written(
     spots: md.MuData, tmp_path: Path, suffix: str
 ):

@@ -184,7 +184,7 @@ def test_again_and_aligned_again(clustered: md.MuData):
     assert "scmmgan_cluster" not in clustered["rna"].obs
 
 
-@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+@pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_round_trip(clustered: md.MuData, fmt: str, tmp_path: Path):
     if fmt == "h5mu":
         clustered.write(tmp_path / "x.h5mu")

@@ -136,7 +136,7 @@ def test_verdicts_need_evidence_of_both_genes(caplog: pytest.LogCaptureFixture, 
     """Gene by gene, whatever the alignment as a whole is worth."""
     genes = spots["rna"].var_names
     sure = genes.str.endswith(("0", "2", "4", "6", "8")) & (genes != "B_0")
-    diagnosed(spots, supported=False, verdict="weak", links=evidence(genes, np.where(sure, 0.01, 0.3)))
+    diagnosed(spots, supported=False, verdict="weak", grade="weak", links=evidence(genes, np.where(sure, 0.01, 0.3)))
     smm.tl.correlations(spots, "spatial", "rna", gene=QUERIES, n_top=100)
     table = smm.get.correlations(spots, "spatial", "rna")
     assert "B_0: no verdict" in caplog.text
@@ -146,7 +146,7 @@ def test_verdicts_need_evidence_of_both_genes(caplog: pytest.LogCaptureFixture, 
     assert (table["verdict"] == "spurious").sum() >= 8
     assert (table["candidate"][table["query"] == "B_0"] != "").any()
     # a map that is not identifiable has no verdicts, whatever its genes say
-    diagnosed(spots, supported=False, verdict="not identifiable", links=evidence(genes, 0.01))
+    diagnosed(spots, supported=False, verdict="not identifiable", grade="not identifiable", links=evidence(genes, 0.01))
     smm.tl.correlations(spots, "spatial", "rna", gene=QUERIES, n_top=100)
     assert (smm.get.correlations(spots, "spatial", "rna")["verdict"] == "").all()
 
@@ -302,7 +302,7 @@ def test_constant_features_are_left_out():
 # --- slots ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["h5mu", "zarr"])
+@pytest.mark.parametrize("suffix", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_survives_a_file_and_goes_on(spots: md.MuData, tmp_path: Path, suffix: str):
     path = tmp_path / f"a.{suffix}"
     spots.write(path) if suffix == "h5mu" else spots.write_zarr(path)

@@ -259,7 +259,7 @@ def test_again_gives_what_align_gave(small_aligned: md.MuData, fingerprint: Call
 
 
 @pytest.mark.usefixtures("few_tables")
-@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+@pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_from_a_file(fmt: str, tmp_path: Path):
     """Everything that the diagnosis needs travels: tables, pairs, labels with gaps, dicts of arguments."""
     mdata = smm.datasets.toy(n_cells=70)

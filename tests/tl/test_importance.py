@@ -23,6 +23,7 @@ def table(mdata: md.MuData, source: str = "rna", target: str = "protein", **argu
     return mdata.uns["scmmgan"]["importance"][source][target]
 
 
+@pytest.mark.slow
 def test_knocked_out_features_change_the_prediction(aligned_toy: md.MuData):
     """Top ten set to their mean, against ten at random, through every step of the chain."""
     features = aligned_toy["protein"].var_names[:20].tolist()
@@ -106,7 +107,7 @@ def test_batches_and_the_coupling_as_a_map():
     assert table(mdata)["share"].sum() == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("form", ["h5mu", "zarr"])
+@pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_survives_a_file(small_coupled: md.MuData, form: str, tmp_path: Path):
     found = table(small_coupled)
     table(small_coupled, "protein", "rna", features="rna_gene_0")

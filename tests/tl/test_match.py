@@ -67,7 +67,7 @@ def test_more_partners_than_cells(small_aligned: md.MuData):
     assert (small_aligned["rna"].obsm[NAME].getnnz(1) == small_aligned["protein"].n_obs).all()
 
 
-@pytest.mark.parametrize("form", ["h5mu", "zarr"])
+@pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_survives_a_file(small_coupled: md.MuData, form: str, tmp_path: Path):
     smm.tl.match(small_coupled, "rna", "protein")
     expected = small_coupled["rna"].obs[NAME].tolist()

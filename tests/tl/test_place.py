@@ -488,7 +488,7 @@ def test_sections_that_the_generator_does_not_know():
 # --- slots and errors --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+@pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_round_trip(three_aligned: md.MuData, tmp_path: Path, fmt: str):
     mdata = three_aligned
     smm.tl.place(mdata, "atac", "rna", key="mine")

@@ -124,7 +124,7 @@ def test_types_of_columns(small_aligned: md.MuData, kind: str):
         assert found.cat.categories.tolist() == expected
 
 
-@pytest.mark.parametrize("form", ["h5mu", "zarr"])
+@pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_survives_a_file(small_coupled: md.MuData, form: str, tmp_path: Path):
     small_coupled["protein"].obs["a label"] = np.where(np.arange(small_coupled["protein"].n_obs) % 3, "x/y", "z")
     smm.tl.transfer(small_coupled, "rna", "protein", obs=["cell_type", "a label", "gradient"])

@@ -317,7 +317,7 @@ def test_intervals_with_batches_are_in_the_units_of_mapped_values():
 # --- slots -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fmt", ["h5mu", "zarr"])
+@pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_from_a_file(fmt: str, tmp_path: Path, small_coupled: md.MuData):
     smm.tl.uncertainty(small_coupled, "rna", "protein")
     features = list(small_coupled["protein"].var_names[:4])

@@ -59,8 +59,8 @@ def correlations(
     own, and smoothed as the data were. In the other two the cells and their neighbours stay as they are, and either the
     other features are permuted or the gene is. q is Benjamini and Hochberg's over the features compared with one gene.
 
-    A verdict needs both genes: it is given where the held-out evidence of each (:func:`scmmgan.tl.diagnose`) has q < .05, and
-    where no links but pairs or labels support the alignment. Else there are candidates only.
+    A verdict needs evidence that cells correspond: of the alignment (*supported*), or, where it is *supported in part* or
+    *weak*, of both genes (held-out q < .05; :func:`scmmgan.tl.diagnose`). Else there are candidates only.
 
     Parameters
     ----------
@@ -365,20 +365,15 @@ def _table(
 def _with_verdict(
     table: pd.DataFrame, diagnosis: Mapping[str, Any], pair: tuple[str, str], method: str
 ) -> pd.DataFrame:
-    """The candidates, where both genes have evidence of their own, or pairs or labels support the alignment."""
+    """The candidates, where the alignment is supported, or both genes have evidence of their own."""
     source, target = pair
     links = diagnosis.get("links")
-    if method != "cells":
-        known = np.zeros(len(table), dtype=bool)
-    elif links is not None and "q" in links:
+    known = np.full(len(table), bool(diagnosis["supported"]) and method == "cells")
+    if method == "cells" and links is not None and diagnosis["grade"] in ("in part", "weak"):
         sure = links[links["q"] < EVIDENCE_Q]
         own, other = set(sure[source]), set(sure[target])
-        gene = table["query"].isin(own | other).to_numpy()
-        known = gene & (table["measured_as"].isin(own) & table["feature"].isin(other)).to_numpy()
-        if diagnosis["verdict"] == "not identifiable":
-            known[:] = False
-    else:
-        known = np.full(len(table), bool(diagnosis["supported"]))
+        gene = table["query"].isin(own | other)
+        known = (gene & table["measured_as"].isin(own) & table["feature"].isin(other)).to_numpy()
     if not known.any():
         logger.warning(
             "%s: no verdict, only candidates: %s.", table["query"].iloc[0],

@@ -71,7 +71,7 @@ def test_sparse_blocks_and_unknown_labels(monkeypatch: pytest.MonkeyPatch):
     whole = compositions(spots, cells, types, 6)
     given = sp.csr_matrix(spots, dtype=np.float32), sp.csr_matrix(cells, dtype=np.float32)
     np.testing.assert_allclose(compositions(*given, types, 6), whole, atol=1e-5)
-    monkeypatch.setattr(mixtures, "ROWS", 7)
+    monkeypatch.setattr(mixtures, "MAP_CHUNK", 7)
     np.testing.assert_allclose(compositions(*given, types, 6), whole, atol=1e-5)
     # cells without a label change nothing; a label without a cell has no share
     more = np.vstack([cells, np.full((9, 90), 50)])

@@ -235,7 +235,7 @@ def test_scores_are_projected_log_shares(planted: Tissue, monkeypatch: pytest.Mo
     expected = np.clip(z, -10, 10) @ fit.projection
     np.testing.assert_allclose(fit.scores(counts), expected, atol=1e-4)
     # whole or some of the cells at a time
-    monkeypatch.setattr(imputation, "ROWS", 7)
+    monkeypatch.setattr(imputation, "MAP_CHUNK", 7)
     np.testing.assert_allclose(fit.scores(counts), expected, atol=1e-4)
     np.testing.assert_allclose(fit.scores(counts[10:20]), expected[10:20], atol=1e-4)
 
@@ -331,7 +331,7 @@ def test_no_table_of_all_cells_and_genes(monkeypatch: pytest.MonkeyPatch):
     domains = model_space(problem, random_state=0)
     dense, shapes = imputation._dense, []
     monkeypatch.setattr(imputation, "_dense", lambda v: (shapes.append(v.shape), dense(v))[1])
-    monkeypatch.setattr(imputation, "ROWS", 64)
+    monkeypatch.setattr(imputation, "MAP_CHUNK", 64)
     fit = fit_imputations(problem, domains, {("a", "b"): domains["a"].x}, random_state=0)["a", "b"]
     assert max(width for _, width in shapes) == BLOCK
     del shapes[:]

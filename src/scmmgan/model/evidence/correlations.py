@@ -258,25 +258,16 @@ def with_nulls(
         )
 
     nulls = null(once, seed)
-    measured: dict[str, Any] = {
-        "r": correlate(own, *at["measured"]),
-        "correlated": nulls[0],
-        "covaried": nulls[1:3],
-    }
+    measured: dict[str, Any] = {"r": correlate(own, *at["measured"]), "correlated": nulls[0], "covaried": nulls[1:3]}
     if translate is None:
         return {"measured": measured}
     # the same cells are drawn on both sides where they are the same
     names = dict.fromkeys((source, measured_in))
     shares = {m: resampled(len(domains[m].x), np.random.default_rng([seed, i, 1])) for i, m in enumerate(names)}
     measured["limit"] = limits(own, *at["measured"], shares[measured_in], signed)
-    return {
-        "measured": measured,
-        "mapped": {
-            "r": correlate_decoded(y, decoder, *at["mapped"]),
-            "covaried": nulls[3:],
-            "limit": limits_decoded(y, decoder, *at["mapped"], shares[source], signed),
-        },
-    }
+    limit = limits_decoded(y, decoder, *at["mapped"], shares[source], signed)
+    mapped = {"r": correlate_decoded(y, decoder, *at["mapped"]), "covaried": nulls[3:], "limit": limit}
+    return {"measured": measured, "mapped": mapped}
 
 
 # --- tests -------------------------------------------------------------------------------------------------------
