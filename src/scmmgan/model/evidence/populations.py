@@ -26,7 +26,7 @@ from scmmgan.model.defaults import (
 from scmmgan.model.evidence import heldout
 from scmmgan.model.evidence.ceiling import ceiling
 from scmmgan.model.evidence.heldout import HeldOut
-from scmmgan.model.problem import Known, Pair, Problem
+from scmmgan.model.problem import Known, Links, Pair, Problem
 from scmmgan.model.space.domain import Domain
 
 Table = dict[str, np.ndarray]  # columns of one length
@@ -100,7 +100,7 @@ def _evidence(
     record: dict[str, Any] = {"kind": kind, "swap_limit": CLOSE_COST if kind == "geometry" else SWAPPABLE}
     held = None
     if known.links is not None:
-        held = _links(tested, plan, record, refine=not shared, random_state=random_state)
+        held = _links(tested, known.links, plan, record, refine=not shared, random_state=random_state)
     if known.pairs is not None:
         linked = None
         if known.links is not None:
@@ -122,9 +122,11 @@ def _evidence(
     return record, held, rivals
 
 
-def _links(tested: Tested, plan: np.ndarray, record: dict[str, Any], *, refine: bool, random_state: int) -> HeldOut:
+def _links(
+    tested: Tested, links: Links, plan: np.ndarray, record: dict[str, Any], *, refine: bool, random_state: int
+) -> HeldOut:
     """Held-out links of which couplings were made; the numbers of all links go into the record."""
-    links, names = tested.known.links, tested.known.names
+    names = tested.known.names
     (u, v), (p, q) = ([of[m] for m in names] for of in (tested.mean, {m: tested.landmarks[m].mass for m in names}))
     how: dict[str, Any] = {"refine": refine, "random_state": random_state}
     groups = heldout.link_groups(links.first, links.second)
