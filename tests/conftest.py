@@ -104,8 +104,9 @@ def _fingerprint(mdata: md.MuData) -> dict[str, str]:
     containers = {"": mdata, **mdata.mod}
     found = {"modalities": repr(list(mdata.mod))}
     for name, data in containers.items():
-        found[f"{name}.obs"], found[f"{name}.var"] = _hash(data.obs.index), _hash(data.var)
+        found[f"{name}.obs"], found[f"{name}.var"] = _hash(data.obs.index), _hash(data.var.index)
         found |= {f"{name}.obs[{column}]": _hash(values) for column, values in data.obs.items()}
+        found |= {f"{name}.var[{column}]": _hash(values) for column, values in data.var.items()}
         for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
             if getattr(data, slot, None) is not None:
                 found |= {f"{name}.{slot}[{key}]": _hash(value) for key, value in getattr(data, slot).items()}
