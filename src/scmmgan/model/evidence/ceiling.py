@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from scmmgan.model.coupling.couple import Domains
 from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.defaults import CEILING_CELLS, COARSE_LANDMARKS, LEAST_CEILING, MAX_TESTED_LINKS, NOISE_TOLERANCE
 from scmmgan.model.evidence.heldout import HeldOut, held_out_links
@@ -37,7 +37,7 @@ class Ceiling:
         return np.where(low, np.nan, np.clip(score / np.where(low, 1, self.of_links), 0, 1))
 
 
-def ceiling(known: Known, domains: Mapping[str, Domain], *, refine: bool, random_state: int) -> Ceiling:
+def ceiling(known: Known, domains: Domains, *, refine: bool, random_state: int) -> Ceiling:
     """Ceilings of the links of two modalities: the geometric means of what either reaches with itself."""
     parts, means, errors = [], [], []
     for name in known.names:

@@ -26,7 +26,7 @@ from scmmgan.model.defaults import (
 from scmmgan.model.evidence import heldout
 from scmmgan.model.evidence.ceiling import ceiling
 from scmmgan.model.evidence.heldout import HeldOut
-from scmmgan.model.problem import Known, Pair, Problem
+from scmmgan.model.problem import Known, Links, Pair, Problem
 from scmmgan.model.space.domain import Domain
 
 Table = dict[str, np.ndarray]  # columns of one length
@@ -100,7 +100,7 @@ def _evidence(
     record: dict[str, Any] = {"kind": kind, "swap_limit": CLOSE_COST if kind == "geometry" else SWAPPABLE}
     held = None
     if known.links is not None:
-        held = _links(tested, plan, record, refine=not shared, random_state=random_state)
+        held = _links(tested, known.links, plan, record, refine=not shared, random_state=random_state)
     if known.pairs is not None:
         linked = None
         if known.links is not None:
@@ -122,19 +122,20 @@ def _evidence(
     return record, held, rivals
 
 
-def _links(tested: Tested, plan: np.ndarray, record: dict[str, Any], *, refine: bool, random_state: int) -> HeldOut:
+def _links(
+    tested: Tested, links: Links, plan: np.ndarray, record: dict[str, Any], *, refine: bool, random_state: int
+) -> HeldOut:
     """Held-out links of which couplings were made; the numbers of all links go into the record."""
     names = tested.known.names
-    first, second = (tested.known.positions(m) for m in names)
     (u, v), (p, q) = ([of[m] for m in names] for of in (tested.mean, {m: tested.landmarks[m].mass for m in names}))
     how: dict[str, Any] = {"refine": refine, "random_state": random_state}
-    groups = heldout.link_groups(first, second)
+    groups = heldout.link_groups(links.first, links.second)
     held = heldout.held_out_links(u, v, p, q, groups, tested=tested.chosen, **how)
     record |= _numbers("links", held)
     # labels or pairs may have led the coupling in use away from what the links say
     record["links_in_use"] = float(heldout.carried(plan, u[:, tested.chosen], v[:, tested.chosen], p, q).mean())
-    score, each_p = np.empty(len(first)), np.empty(len(first))
-    rest = np.setdiff1d(np.arange(len(first)), tested.chosen)
+    score, each_p = np.empty(len(links)), np.empty(len(links))
+    rest = np.setdiff1d(np.arange(len(links)), tested.chosen)
     for at, of in ((tested.chosen, held), (rest, held.rest)):
         if of is not None:
             score[at], each_p[at] = of.score, of.each_p
