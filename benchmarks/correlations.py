@@ -2,7 +2,7 @@
 
     python benchmarks/correlations.py hybrid_pbmc hybrid_pdac --data DIR          # spots made of real cells
     python benchmarks/correlations.py hybrid_pdac --data DIR --shuffled           # every gene of the spots permuted: nothing is true
-    python benchmarks/correlations.py planted --data DIR --n-top 100              # simulated spots of tests/planted.py
+    python benchmarks/correlations.py planted --data DIR                          # simulated spots of tests/planted.py
     python benchmarks/correlations.py visium_lymph pdac_st --data DIR             # real spots, no truth: how much is found
 
 Truth of the hybrids: correlation over noise-free spots (`layers["expected"]`), and over metacells of the reference (k-means, 20
@@ -105,7 +105,7 @@ def run(folder: Path, name: str, seed: int, args: Any) -> dict[str, Any]:
         table = table[table["feature"].isin(truth.genes)]
     verdict = smm.get.diagnosis(hidden, *CASE[:2])["verdict"]
     row = {"data": name + (", shuffled" if args.shuffled else ""), "seed": seed, "verdict": verdict, "seconds": seconds}
-    # where nothing supports the alignment no verdict is given, only candidates
+    # where genes have no evidence no verdict is given, only candidates
     row |= score(table, "verdict", truth, shuffled=args.shuffled)
     return row | {f"{k}_candidates": int((table["candidate"].astype(str) == k).sum()) for k in KINDS}
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser = arguments(__doc__, ["planted", "hybrid_pbmc", "hybrid_pdac", *ASKED])
     parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--n-top", type=int)
-    parser.add_argument("--method", default="auto", help="what maps the cells: auto, coupling or generator")
+    parser.add_argument("--method", default="auto", help="what spots are compared with: auto, cells or generator")
     args = parser.parse_args()
     rows = Rows(args.out)
     for name in args.names:

@@ -3,6 +3,7 @@
     python benchmarks/transfer.py --data DIR --out transfer.csv              # all cases: 44 alignments
     python benchmarks/transfer.py snare_cellline --data DIR --seeds 0        # one data set
     python benchmarks/transfer.py pbmc5k_cite --data DIR --removed none      # nothing removed
+    python benchmarks/transfer.py hybrid_pbmc hybrid_pdac --data DIR         # compositions of spots
 
 Rows are shuffled and cells renamed in every modality, labels are not shown to `tl.align`, all arguments are the defaults.
 """
@@ -16,6 +17,7 @@ import mudata
 import numpy as np
 import pandas as pd
 from common import CASES, Hidden, Rows, arguments, cell_types, correlation, dense, hide, joint, read
+from scipy.optimize import nnls
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
@@ -98,6 +100,30 @@ def values(mdata: mudata.MuData, a: str, b: str, match: np.ndarray) -> dict[str,
     }
 
 
+def least_squares(spots: np.ndarray, cells: np.ndarray, types: np.ndarray, names: list[str]) -> np.ndarray:
+    """Compositions by non-negative least squares on mean profiles, over the mean total of each type."""
+    mean = np.array([cells[types == name].mean(0) for name in names])
+    total = mean.sum(1)
+    return np.array([nnls((mean / total[:, None]).T, y / y.sum())[0] for y in spots]) / total
+
+
+def mixtures(mdata: mudata.MuData, hidden: Hidden, whole: mudata.MuData, a: str, b: str) -> dict[str, float]:
+    """Error of the compositions of spots, whose truth is known, and of least squares; assigned shares sum to 1."""
+    names, types = [str(name) for name in whole.uns["labels"]], hidden.of(whole, b)
+    truth = np.asarray(whole[a].obsm["composition"])[whole[a].obs_names.get_indexer(hidden.cells[a])]
+    mdata[b].obs["cell_type"] = types
+    smm.tl.transfer(mdata, a, b, obs="cell_type")
+    slot = f"scmmgan_{b}_cell_type"
+    order = pd.Index(mdata.uns["scmmgan"]["transfer"][a][slot]).get_indexer(names)
+    counts = {m: dense(mdata[m].layers["counts"]) for m in (a, b)}
+    shares = {"": mdata[a].obsm[slot][:, order], "_least_squares": least_squares(counts[a], counts[b], types, names)}
+    found = {
+        f"composition_rmse{k}": float(np.sqrt(((v / v.sum(1, keepdims=True) - truth) ** 2).mean()))
+        for k, v in shares.items()
+    }
+    return found | {"composition_unassigned": float(mdata[a].obs[f"{slot}_unassigned"].mean())}
+
+
 def importance(mdata: mudata.MuData, a: str, b: str, links: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Rank of the linked source feature among all that drive a mapped feature."""
     pairs = links.drop_duplicates(b)
@@ -129,6 +155,8 @@ def run(whole: mudata.MuData, name: str, seed: int, removed: str, side: str, opt
         if case.links and not removed:
             links = smm.pp.link_features(mdata, *case[:2], on=case.links)
             row |= importance(mdata, a, b, links, seed)
+        if name.startswith("hybrid") and a == case.source:
+            row |= mixtures(mdata, hidden, whole, a, b)
         if case.links != "var_names":
             match, types = hidden.partner(a, b), {m: hidden.of(whole, m) for m in (a, b)}
             row |= matches(mdata, a, b, types, match)
@@ -152,7 +180,10 @@ def main() -> None:
                 side = CASES[name][(i - 1 + seed) % 2] if removed else ""
                 for row in run(whole, name, seed, removed, side, dict(args.set)):
                     rows.add(row)
-    low = ("unassigned", "unassigned_unflagged", "calibration_error", "confidence ~ distance", "linked_rank")
+    low = (
+        "unassigned", "unassigned_unflagged", "calibration_error", "confidence ~ distance", "linked_rank",
+        "composition_rmse", "composition_rmse_least_squares",
+    )  # fmt: skip
     rows.summary(["data", "map"], low, case="all there")
     rows.summary(["data", "removed"], low, case="one removed")
 

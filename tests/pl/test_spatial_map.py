@@ -330,6 +330,27 @@ def test_uncertainty_that_was_not_computed_is_left_out(aligned, caplog):
     assert caplog.messages == []
 
 
+# --- compositions ------------------------------------------------------------------------------------------------
+
+
+def test_compositions_have_a_panel_for_each_label(aligned):
+    """Where most cells have no single label; else the labels are drawn."""
+    slot, spots = "scmmgan_cells_kind", aligned["spots"]
+    shares = np.random.default_rng(0).dirichlet(np.ones(4), 60).astype(np.float32)
+    spots.obsm[slot] = shares[:, :3]
+    spots.obs[slot] = pd.Categorical([None] * 60, categories=["B", "T", "NK"])
+    aligned.uns["scmmgan"]["transfer"] = {"spots": {slot: np.array(["B", "T", "NK"], dtype=object)}}
+    axes = draw(aligned, ["G0", slot])
+    assert axes.shape == (3, 2)
+    assert heads(axes[1:].ravel()) == ["B", "T", "NK", "unassigned"]
+    assert axes[1, 0].get_ylabel() == slot
+    for ax, values in zip(axes[1:].ravel(), shares.T):
+        np.testing.assert_allclose(ax.collections[0].get_array(), values, atol=1e-6)
+        np.testing.assert_allclose(ax.collections[0].get_clim(), (0, shares[:, :3].max()))
+    spots.obs[slot] = pd.Categorical(np.resize(["B", "T", "NK"], 60))
+    assert draw(aligned, [slot]).shape == (1, 2)
+
+
 # --- over the tissue image ---------------------------------------------------------------------------------------
 
 SCALE = 10.0  # pixels per unit: spots are 20 pixels apart

@@ -267,7 +267,7 @@ def test_a_column_of_the_whole(small_aligned: md.MuData):
 
 
 @pytest.fixture(scope="module")
-def tissue() -> tuple[md.MuData, np.ndarray]:
+def spots_of_five() -> tuple[md.MuData, np.ndarray]:
     """Aligned spots of five cells and other cells, rows in no order, and the shares of the types in the spots."""
     spots, _, truth, cells, types = mixed_spots(0)
     places = np.random.default_rng(1).permutation(len(spots))
@@ -292,8 +292,8 @@ def tissue() -> tuple[md.MuData, np.ndarray]:
 KIND = "scmmgan_cells_kind"
 
 
-def test_labels_of_spots_are_compositions(tissue: tuple[md.MuData, np.ndarray]):
-    mdata, truth = tissue[0].copy(), tissue[1]
+def test_labels_of_spots_are_compositions(spots_of_five: tuple[md.MuData, np.ndarray]):
+    mdata, truth = spots_of_five[0].copy(), spots_of_five[1]
     smm.tl.transfer(mdata, "spots", "cells", obs=["kind", "size"])
     spots = mdata["spots"]
     shares, unassigned = spots.obsm[KIND], spots.obs[f"{KIND}_unassigned"].to_numpy()
@@ -316,8 +316,8 @@ def test_labels_of_spots_are_compositions(tissue: tuple[md.MuData, np.ndarray]):
     np.testing.assert_allclose(part["spots"].obsm[KIND], shares[rows], atol=1e-4)
 
 
-def test_without_counts_cells_vote(tissue: tuple[md.MuData, np.ndarray]):
-    mdata, truth = tissue[0].copy(), tissue[1]
+def test_without_counts_cells_vote(spots_of_five: tuple[md.MuData, np.ndarray]):
+    mdata, truth = spots_of_five[0].copy(), spots_of_five[1]
     smm.tl.transfer(mdata, "spots", "cells", obs="kind")
     by_counts = mdata["spots"].obsm[KIND].copy()
     del mdata["spots"].layers["counts"]

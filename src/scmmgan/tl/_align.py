@@ -152,9 +152,10 @@ def align(
     `mdata[a].layers[f"{key_added}_{b}"]` : float32, cells × features of b
         Cells of a in the features of b, in the units of b's smoothed layer: never counts. Where both have the same
         `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
-        What only b has is half decoded from the mapped cell, half predicted from the counts of a (`counts`).
+        What only b has is partly (.4) decoded from the mapped cell, partly predicted from the counts of a (`counts`). Not
+        below 0 where the layer of b is not.
     `mdata[a].obsm[f"{key_added}_counts_{b}"]` : float32, cells × 90
-        Scores of a's counts from which that half is predicted; only where it is.
+        Scores of a's counts from which that part is predicted; only where it is.
     `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
         Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells. Axes of a block count
         by their round-trip reliability under the coupling.
