@@ -595,7 +595,9 @@ def test_round_trip(case: str, tmp_path: Path):
         check_equal(again, reread(again, tmp_path / "second", "h5mu"))
 
 
-@pytest.mark.parametrize(("a", "b", "fmt"), [("my mod.x", "d>e", "h5mu"), ("ü (1)", "key", "zarr")])
+@pytest.mark.parametrize(
+    ("a", "b", "fmt"), [("my mod.x", "d>e", "h5mu"), pytest.param("ü (1)", "key", "zarr", marks=pytest.mark.slow)]
+)
 def test_round_trip_of_every_argument_and_of_odd_names(a: str, b: str, fmt: str, tmp_path: Path):
     """Arguments are stored as used, in whatever form they came, and those that are stored serve again."""
     plain = toy(80, n_linked=12)

@@ -220,6 +220,7 @@ np.savez(out, **found)
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_same_bits(small_coupled: md.MuData, tmp_path: Path):
     mdata, names = small_coupled, small_coupled["protein"].var_names[:3]
     mdata.write(tmp_path / "a.h5mu")

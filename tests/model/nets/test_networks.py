@@ -47,6 +47,7 @@ def test_generator_starts_as_the_linear_map(n_in: int, n_out: int):
     np.testing.assert_allclose(net(x).detach().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_generator_can_leave_the_linear_map():
     net, x = Generator(6, 4), torch.randn(32, 6)
     net.start_from(torch.eye(4, 6), torch.zeros(4))

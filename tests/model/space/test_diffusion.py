@@ -256,6 +256,7 @@ def test_gradcheck_of_distances_and_operator():
     assert torch.autograd.gradcheck(diffusion.symmetric_operator, kernel)
 
 
+@pytest.mark.slow
 def test_gradient_leads_back():
     """Descending the loss from noisy images restores the neighbourhoods."""
     x = swiss_roll(64)
