@@ -453,4 +453,4 @@ def test_columns_of_the_whole_are_named_and_the_code_runs(argument: str):
 @pytest.mark.parametrize("gap", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "-", "", " ", "null"])
 def test_text_that_stands_for_a_gap(gap: str):
     column = pd.Series(["T", "B", gap, f" {gap} ", "NK", "A-1"], dtype="category")
-    assert _known._as_text(column).tolist() == ["T", "B", None, None, "NK", "A-1"]
+    assert _known.as_text(column).tolist() == ["T", "B", None, None, "NK", "A-1"]
