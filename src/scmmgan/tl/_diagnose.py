@@ -139,7 +139,7 @@ def diagnose(
             map follows the coupling, .5: it does not). Whether the cells scored took no part in the training: False
             where fewer than 50 were held out (below about 1,000 cells), and all cells are scored.
         `depth_{a}`, `depth_{b}`
-            Mean |correlation| of the features mapped from a with the log depth of a's cells: their counts, or else their
+            Mean absolute correlation of the features mapped from a with the log depth of a's cells: their counts, or else their
             values, where none is below 0. From .5 on a warning is logged: depth is the main content of the map.
         `restart_agreement`, `restart_modes`, `restart_share`
             With `full`: similarity of the maps of any two restarts (1: the same, 0: unrelated), the group of like
@@ -160,8 +160,8 @@ def diagnose(
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
     >>> smm.tl.diagnose(mdata)
-    >>> smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
-    'supported by links'
+    >>> smm.get.diagnosis(mdata, "rna", "protein")["grade"]
+    'supported'
     """
     keys = Keys(key)
     params = _slots.record(mdata, keys)["params"]
