@@ -155,8 +155,8 @@ def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") 
     >>> import scmmgan as smm
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
-    >>> smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
-    'supported by links'
+    >>> smm.get.diagnosis(mdata, "rna", "protein")["grade"]
+    'supported'
     """
     return deepcopy(_slots.diagnosis(mdata, source, target, Keys(key)))
 

@@ -165,9 +165,8 @@ def write(
     """Compute every slot of an alignment, then write all of them."""
     embeddings = {m: aligner.embed(d.x, m) for m, d in domains.items()}
     landmarks = {b: coupling.landmarks for (_, b), coupling in couplings.items()}
-    slots: dict[str, list[tuple[str, str, Any]]] = {m: [] for m in domains}
+    slots: dict[str, list[tuple[str, str, Any]]] = {m: [("obsm", keys.embedding, embeddings[m])] for m in domains}
     for name, a in domains.items():
-        slots[name].append(("obsm", keys.embedding, embeddings[name]))
         slots[name].append(("obs", keys.landmark, landmarks[name].label.astype(np.int32)))
         for target, b in domains.items():
             if a is b:

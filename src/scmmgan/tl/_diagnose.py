@@ -162,8 +162,8 @@ def diagnose(
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
     >>> smm.tl.diagnose(mdata)
-    >>> smm.get.diagnosis(mdata, "rna", "protein")["verdict"]
-    'supported by links'
+    >>> smm.get.diagnosis(mdata, "rna", "protein")["grade"]
+    'supported'
     """
     keys = Keys(key)
     params = _slots.record(mdata, keys)["params"]
