@@ -99,7 +99,7 @@ def diagnose(
         `verdict`, `grade`, `supported`, `statement`
             "supported by links", "by pairs" or "by links and pairs"; "supported in part by links: N of M features", "by
             pairs: N of M pairs" or "by labels: N labels"; "weak: more than chance, " and what it lacks; or "not
-            identifiable". Any of them with "; ambiguous: A and B could be swapped". The grade: "supported", "in part",
+            identifiable". Where shapes decide, with "; ambiguous: A and B could be swapped". The grade: "supported", "in part",
             "weak" or "not identifiable"; whether it is the first. The verdict with its numbers, in sentences.
         `kind`, `swap_limit`
             What made the coupling: "links", "pairs" or "geometry" (shapes, with labels or fewer than 100 pairs if given).

@@ -98,10 +98,12 @@ def verdict(record: dict[str, Any], pair: Pair) -> dict[str, Any]:
     else:
         grade = words = "not identifiable"
     swaps = _swappable(record)
-    if swaps:
+    # rivals of nearly the same cost: where links or pairs decide, populations are merely hard to distinguish
+    rivals = record["kind"] == "geometry"
+    if swaps and rivals:
         words += f"; ambiguous: {swaps[0][0]} and {swaps[0][1]} could be swapped"
     text = [f"{pair[0]} and {pair[1]}: {words}.", *_reasons(record, pair, follows=follows, against=against)]
-    if len(swaps) > 1:
+    if len(swaps) > rivals:
         text.append(f"Hard to distinguish, could be swapped: {'; '.join(' with '.join(names) for names in swaps[:3])}.")
     return {"verdict": words, "grade": grade, "supported": grade == "supported", "statement": " ".join(text), **record}
 
