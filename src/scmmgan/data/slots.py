@@ -275,9 +275,7 @@ def _model(
         "weights": weights,
         "transforms": {m: d.transform.state() for m, d in domains.items()},
         "reference": {m: _references(d, couplings) for m, d in domains.items()},
-        "imputations": {
-            a: {t: i.state() for (s, t), i in imputations.items() if s == a} for a in {s for s, _ in imputations}
-        },
+        "imputations": {a: {t: i.state() for (s, t), i in imputations.items() if s == a} for a, _ in imputations},
     }
 
 
