@@ -16,6 +16,7 @@ from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import BASELINE_NEIGHBORS, FOLDS, MAX_SEED, SCORED_FEATURES
+from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -108,15 +109,16 @@ def evaluate(
     known = None if pairs is None else _pairs(mdata, source, target, pairs)
     codes = None if labels is None else _known.read_labels(mdata, (source, target), {source: labels, target: labels})[0]
     table = _Table(random_state)
-    z = {m: np.asarray(mdata[m].obsm[keys.embedding]) for m in (source, target)}
-    _distributions(table, z[source], z[target], known)
-    if known is not None:
-        _partners(table, z[source], z[target], known, (source, target), min(k, len(known)))
-    for a, b, rows in ((source, target, known), (target, source, None if known is None else known[:, ::-1])):
-        way = f"{a} → {b}"
-        if codes is not None:
-            _kinds(table, way, (z[a], z[b]), (codes[a], codes[b]))
-        _values(table, way, _Values.read(mdata, a, b, features, config, random_state, key), rows)
+    with one_thread():
+        z = {m: np.asarray(mdata[m].obsm[keys.embedding]) for m in (source, target)}
+        _distributions(table, z[source], z[target], known)
+        if known is not None:
+            _partners(table, z[source], z[target], known, (source, target), min(k, len(known)))
+        for a, b, rows in ((source, target, known), (target, source, None if known is None else known[:, ::-1])):
+            way = f"{a} → {b}"
+            if codes is not None:
+                _kinds(table, way, (z[a], z[b]), (codes[a], codes[b]))
+            _values(table, way, _Values.read(mdata, a, b, features, config, random_state, key), rows)
     return pd.DataFrame(table.rows)
 
 
