@@ -34,7 +34,7 @@ def table(_small_coupled: md.MuData) -> pd.DataFrame:
 def test_the_table(table: pd.DataFrame):
     both, there, back = "both", "rna → protein", "protein → rna"
     each = ["recall_at_10", "label_transfer", "matched_label_accuracy", "js_distance", "correlation", "auroc"]
-    each += ["correlation given depth", "wins against neighbors"]
+    each += ["correlation given depth", "wins against neighbors", "neighborhood_overlap", "cycle"]
     expected = {(m, both) for m in ("mmd", "two_sample_auc", "foscttm")} | {(m, w) for m in each for w in (there, back)}
     assert set(table.index) == expected
     assert table.index.is_unique
@@ -80,7 +80,9 @@ def test_without_any_truth(small_coupled: md.MuData, fingerprint: Callable):
     before = fingerprint(small_coupled)
     found = scores(small_coupled)
     assert fingerprint(small_coupled) == before
-    assert set(found.index.get_level_values(0)) == {"mmd", "two_sample_auc", "js_distance"}
+    assert set(found.index.get_level_values(0)) == {
+        *("mmd", "two_sample_auc", "js_distance", "neighborhood_overlap", "cycle")
+    }
     assert set(found["needs"]) == {"nothing"}
     pd.testing.assert_frame_equal(scores(small_coupled), found)
 

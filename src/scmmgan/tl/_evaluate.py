@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,10 @@ from scmmgan.data import known as _known
 from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import BASELINE_NEIGHBORS, FOLDS, MAX_SEED, SCORED_FEATURES
+from scmmgan.model.defaults import BASELINE_NEIGHBORS, FOLDS, MAX_SEED, MAX_TESTED_CELLS, SCORED_FEATURES
+from scmmgan.model.evidence.neighborhoods import overlaps, round_trips
+from scmmgan.model.space.diffusion import nearest
+from scmmgan.model.space.graphs import graph_scores
 from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
@@ -78,11 +81,14 @@ def evaluate(
         `"nothing"`, `"shared features"`, `"pairs"` or `"labels"`.
 
     `foscttm`, `recall_at_k`, `label_transfer`, `matched_label_accuracy`, `mmd` and `two_sample_auc` compare cells in the joint
-    embedding; the last two one half of either modality, so that no cell meets the partner that `pairs` name. `correlation`, `correlation given
-    depth` (ranks; log total of the mapped cell's own values), `auroc` and `js_distance` are means over features of mapped
-    against measured values. `wins against neighbors`: share of the features that correlate better than under 5-nearest-
-    neighbour regression that was trained on four fifths of the pairs, on the last fifth (two-sided sign test in `p`; the
-    baseline knows pairs, the map need not).
+    embedding; the last two one half of either modality, so that no cell meets the partner that `pairs` name.
+    `neighborhood_overlap`: share of a cell's 20 nearest neighbours by what was measured (denoised principal components)
+    that are neighbours in the embedding, too. `cycle`: squared distance from a cell to where its 5 nearest cells of the
+    other modality, and the 5 nearest of each of these, bring it back, over the variance. Both on at most 2,000 cells.
+    `correlation`, `correlation given depth` (ranks; log total of the mapped cell's own values), `auroc` and `js_distance`
+    are means over features of mapped against measured values. `wins against neighbors`: share of the features that
+    correlate better than under 5-nearest-neighbour regression that was trained on four fifths of the pairs, on the last
+    fifth (two-sided sign test in `p`; the baseline knows pairs, the map need not).
 
     Raises
     ------
@@ -108,18 +114,16 @@ def evaluate(
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     known = None if pairs is None else _pairs(mdata, source, target, pairs)
     codes = None if labels is None else _known.read_labels(mdata, (source, target), {source: labels, target: labels})[0]
-    table = _Table(random_state)
     with one_thread():
-        z = {m: np.asarray(mdata[m].obsm[keys.embedding]) for m in (source, target)}
-        _distributions(table, z[source], z[target], known)
-        if known is not None:
-            _partners(table, z[source], z[target], known, (source, target), min(k, len(known)))
-        for a, b, rows in ((source, target, known), (target, source, None if known is None else known[:, ::-1])):
-            way = f"{a} → {b}"
-            if codes is not None:
-                _kinds(table, way, (z[a], z[b]), (codes[a], codes[b]))
-            _values(table, way, _Values.read(mdata, a, b, features, config, random_state, key), rows)
-    return pd.DataFrame(table.rows)
+        ways = ((source, target), (target, source))
+        found = _Scored(
+            {m: np.asarray(mdata[m].obsm[keys.embedding]) for m in (source, target)},
+            {m: _own_space(mdata, m, config["inputs"][m]) for m in (source, target)},
+            {(a, b): _read(mdata, a, b, features, config, random_state, key) for a, b in ways},
+            known,
+            None if codes is None else {m: codes[m] for m in (source, target)},
+        )
+        return pd.DataFrame(_score(found, k=k, random_state=random_state))
 
 
 @dataclass
@@ -162,11 +166,61 @@ class _Table:
         error = float(np.std(parts, ddof=1) / np.sqrt(folds)) if parts else np.nan
         self.add(metric, way, score(np.arange(n)), error, n, needs, chance, best)
 
-    def features(self, metric: str, way: str, scores: np.ndarray, needs: str, chance: float, best: float) -> None:
-        """The mean over features."""
+    def mean(self, metric: str, way: str, scores: np.ndarray, needs: str, chance: float, best: float) -> None:
+        """The mean over features, or over cells."""
         found = scores[np.isfinite(scores)]
         error = float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else np.nan
         self.add(metric, way, float(found.mean()) if len(found) else np.nan, error, len(found), needs, chance, best)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Mapped values of the source's cells, measured ones of the target's (cells × features), and those of the source.
+
+    `own`: of the features that the source measured, too, at the positions `shared`. `depth` (n,): of the source's cells.
+    `hidden_own` (n × l): what the source measured of features that were held out, linked with those at `hidden`.
+    """
+
+    mapped: np.ndarray
+    measured: np.ndarray
+    own: np.ndarray
+    shared: np.ndarray
+    depth: np.ndarray
+    hidden: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    hidden_own: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What two modalities are scored by, in the order of their cells: arrays by modality, values by direction.
+
+    `z` (n × d): joint embedding. `own` (n × p): principal components of what was measured. `pairs` (k × 2): row numbers
+    of the first and second. `codes` (n,): labels, -1 none; `tested` (n,): cells whose labels are scored, all by default.
+    """
+
+    z: Mapping[str, np.ndarray]
+    own: Mapping[str, np.ndarray]
+    values: Mapping[tuple[str, str], _Values]
+    pairs: np.ndarray | None = None
+    codes: Mapping[str, np.ndarray] | None = None
+    tested: Mapping[str, np.ndarray] | None = None
+
+
+def _score(found: _Scored, *, k: int, random_state: int) -> list[dict[str, Any]]:
+    """Rows of the table: all scores that the arrays allow."""
+    table, (a, b), pairs = _Table(random_state), found.z, found.pairs
+    _distributions(table, found.z[a], found.z[b], pairs)
+    if pairs is not None:
+        _partners(table, found.z[a], found.z[b], pairs, (a, b), min(k, len(pairs)))
+    for s, t, rows in ((a, b, pairs), (b, a, None if pairs is None else pairs[:, ::-1])):
+        way = f"{s} → {t}"
+        if found.codes is not None:
+            tested = None if found.tested is None else found.tested[s]
+            _kinds(table, way, (found.z[s], found.z[t]), (found.codes[s], found.codes[t]), tested)
+        _neighborhoods(table, way, (found.z[s], found.z[t]), found.own[s])
+        if (s, t) in found.values:
+            _values(table, way, found.values[s, t], found.own[s], rows)
+    return table.rows
 
 
 def _pairs(mdata: MuData, source: str, target: str, pairs: str | pd.DataFrame) -> np.ndarray:
@@ -204,9 +258,20 @@ def _partners(table: _Table, x: np.ndarray, y: np.ndarray, pairs: np.ndarray, na
         table.add(f"recall_at_{k}", way, value, float(np.sqrt(value * (1 - value) / n)), n, "pairs", k / n, 1.0)
 
 
-def _kinds(table: _Table, way: str, z: tuple[np.ndarray, np.ndarray], codes: tuple[np.ndarray, np.ndarray]) -> None:
-    """How often cells come to cells of their kind."""
-    (x, y), (a, b) = ([of[c >= 0] for of, c in zip(values, codes)] for values in (z, codes))
+def _kinds(
+    table: _Table,
+    way: str,
+    z: tuple[np.ndarray, np.ndarray],
+    codes: tuple[np.ndarray, np.ndarray],
+    tested: np.ndarray | None,
+) -> None:
+    """How often cells come to cells of their kind; of the `tested` cells (n,) only."""
+    labelled = [c >= 0 for c in codes]
+    if tested is not None:
+        labelled[0] = labelled[0] & tested
+    if not all(of.any() for of in labelled):
+        return
+    (x, y), (a, b) = ([of[there] for of, there in zip(values, labelled)] for values in (z, codes))
     share = [np.bincount(c, minlength=1 + max(a.max(), b.max())) / len(c) for c in (a, b)]
     for name, score, chance in (
         ("label_transfer", metrics.label_transfer, float(share[0][share[1].argmax()])),
@@ -217,52 +282,68 @@ def _kinds(table: _Table, way: str, z: tuple[np.ndarray, np.ndarray], codes: tup
         table.add(name, way, value, error, len(x), "labels", chance, 1.0)
 
 
-@dataclass(frozen=True)
-class _Values:
-    """Mapped values of the source's cells, measured ones of the target's (cells × features), and those of the source.
+def _neighborhoods(table: _Table, way: str, z: tuple[np.ndarray, np.ndarray], own: np.ndarray) -> None:
+    """Whether cells keep their neighbours (of `own`, n × p) in the embedding, and come back to where they were by it."""
+    rng = np.random.default_rng(table.random_state)
+    rows, others = (np.sort(rng.permutation(len(of))[:MAX_TESTED_CELLS]) for of in z)
+    x, y, cells = z[0][rows], z[1][others], own[rows]
+    kept, chance = overlaps(cells, x)
+    table.mean("neighborhood_overlap", way, kept, "nothing", chance, 1.0)
+    table.mean("cycle", way, round_trips(cells, x, y), "nothing", 1.0, 0.0)
 
-    `own`: of the features that the source measured, too, at the positions `shared`. `depth` (n,): of the source's cells.
-    `cells` (n × p): joint embedding's own values of the source, in which baselines look for neighbours.
-    """
 
-    mapped: np.ndarray
-    measured: np.ndarray
-    own: np.ndarray
-    shared: np.ndarray
-    depth: np.ndarray
-    cells: np.ndarray
+def _read(
+    mdata: MuData,
+    source: str,
+    target: str,
+    features: Sequence[str] | None,
+    config: dict[str, Any],
+    random_state: int,
+    key: str,
+) -> _Values:
+    """Values of an alignment: of at most 500 features, or of those asked for."""
+    inputs, names = config["inputs"], pd.Index(config["var_names"][target], dtype=object)
+    names = _drawn(names, random_state) if features is None else names[_asked(features, config, source, target)]
+    written = [str(name) for name in _slots.record(mdata, Keys(key))["features"][target]]
+    if set(names) <= set(written):
+        mapped = get.mapped(mdata, source, target, key=key)[:, names].X
+    else:
+        mapped = get.mapped(mdata, source, target, features=list(names), key=key).X
+    own_names = pd.Index(config["var_names"][source], dtype=object)
+    return _with_mapped(mdata, (source, target), names, own_names, inputs, np.asarray(mapped))
 
-    @classmethod
-    def read(
-        cls,
-        mdata: MuData,
-        source: str,
-        target: str,
-        features: Sequence[str] | None,
-        config: dict[str, Any],
-        random_state: int,
-        key: str,
-    ) -> _Values:
-        """At most 500 features, or those asked for."""
-        inputs, names = config["inputs"], pd.Index(config["var_names"][target], dtype=object)
-        if features is None:
-            names = names[np.sort(np.random.default_rng(random_state).permutation(len(names))[:SCORED_FEATURES])]
-        else:
-            names = names[_asked(features, config, source, target)]
-        written = [str(name) for name in _slots.record(mdata, Keys(key))["features"][target]]
-        if set(names) <= set(written):
-            mapped = get.mapped(mdata, source, target, key=key)[:, names].X
-        else:
-            mapped = get.mapped(mdata, source, target, features=list(names), key=key).X
-        measured = _measured(mdata, target, names, inputs[target])
-        own_names = pd.Index(config["var_names"][source], dtype=object)
-        shared = np.flatnonzero(names.isin(own_names))
-        own = _measured(mdata, source, names[shared], inputs[source])
-        of = inputs[source]
-        every = _modality.read_values(mdata[source], source, layer=of["layer"], use_rep=of["use_rep"])
-        total = abs(every).sum(1) if sp.issparse(every) else np.abs(every).sum(1, dtype=np.float64)
-        cells = _slots.model_space(mdata, source, source, Keys(key))
-        return cls(np.asarray(mapped), measured, own, shared, np.log1p(np.asarray(total)).ravel(), cells)
+
+def _drawn(names: pd.Index, random_state: int) -> pd.Index:
+    """At most 500 features."""
+    return names[np.sort(np.random.default_rng(random_state).permutation(len(names))[:SCORED_FEATURES])]
+
+
+def _with_mapped(
+    mdata: MuData,
+    pair: tuple[str, str],
+    names: pd.Index,
+    own_names: pd.Index,
+    inputs: Mapping[str, Mapping[str, Any]],
+    mapped: np.ndarray,
+) -> _Values:
+    """Mapped values (n × names) of the source beside what both measured; `own_names`: features that the source has."""
+    source, target = pair
+    measured = _measured(mdata, target, names, inputs[target])
+    shared = np.flatnonzero(names.isin(own_names))
+    own = _measured(mdata, source, names[shared], inputs[source])
+    every = _every(mdata, source, inputs[source])
+    total = abs(every).sum(1) if sp.issparse(every) else np.abs(every).sum(1, dtype=np.float64)
+    return _Values(mapped, measured, own, shared, np.log1p(np.asarray(total)).ravel())
+
+
+def _every(mdata: MuData, name: str, of: Mapping[str, Any]) -> np.ndarray | sp.csr_matrix:
+    """All values of a modality, as they were aligned."""
+    return _modality.read_values(mdata[name], name, layer=of["layer"], use_rep=of["use_rep"])
+
+
+def _own_space(mdata: MuData, name: str, of: Mapping[str, Any]) -> np.ndarray:
+    """Denoised principal components of what a modality measured, where neighbours are looked for."""
+    return graph_scores(_every(mdata, name, of))
 
 
 def _asked(features: Sequence[str], config: dict[str, Any], source: str, target: str) -> np.ndarray:
@@ -290,23 +371,29 @@ def _measured(mdata: MuData, name: str, features: pd.Index, of: dict[str, Any]) 
     return found.toarray() if sp.issparse(found) else np.asarray(found)
 
 
-def _values(table: _Table, way: str, found: _Values, pairs: np.ndarray | None) -> None:
-    """Mapped against measured values, feature by feature."""
+def _values(table: _Table, way: str, found: _Values, cells: np.ndarray, pairs: np.ndarray | None) -> None:
+    """Mapped against measured values, feature by feature; `cells` (n × p): of the source, where a baseline has neighbours."""
     if not found.mapped.shape[1]:
         return
-    table.features("js_distance", way, metrics.column_js_distance(found.mapped, found.measured), "nothing", np.nan, 0.0)
+    table.mean("js_distance", way, metrics.column_js_distance(found.mapped, found.measured), "nothing", np.nan, 0.0)
     if len(found.shared):
         scores = metrics.column_correlation(found.mapped[:, found.shared], found.own, method="spearman")
-        table.features("correlation with own values", way, scores, "shared features", 0.0, 1.0)
+        table.mean("correlation with own values", way, scores, "shared features", 0.0, 1.0)
+    if len(found.hidden):
+        mapped = found.mapped[:, found.hidden]
+        scores = metrics.column_correlation(mapped, found.hidden_own)
+        table.mean("held-out correlation", way, scores, "held-out features", 0.0, 1.0)
+        scores = metrics.column_correlation(mapped, found.hidden_own, method="spearman", given=found.depth)
+        table.mean("held-out correlation given depth", way, scores, "held-out features", 0.0, 1.0)
     if pairs is None:
         return
     mapped, measured, depth = found.mapped[pairs[:, 0]], found.measured[pairs[:, 1]], found.depth[pairs[:, 0]]
-    table.features("correlation", way, metrics.column_correlation(mapped, measured), "pairs", 0.0, 1.0)
+    table.mean("correlation", way, metrics.column_correlation(mapped, measured), "pairs", 0.0, 1.0)
     given = metrics.column_correlation(mapped, measured, method="spearman", given=depth)
-    table.features("correlation given depth", way, given, "pairs", 0.0, 1.0)
-    table.features("auroc", way, metrics.column_auroc(mapped, measured), "pairs", 0.5, 1.0)
+    table.mean("correlation given depth", way, given, "pairs", 0.0, 1.0)
+    table.mean("auroc", way, metrics.column_auroc(mapped, measured), "pairs", 0.5, 1.0)
     test = np.random.default_rng(table.random_state).permutation(len(pairs)) % FOLDS == 0
-    predicted = _by_neighbors(found.cells[pairs[:, 0]], measured, test)
+    predicted = _by_neighbors(cells[pairs[:, 0]], measured, test)
     scores, baseline = (metrics.column_correlation(of, measured[test]) for of in (mapped[test], predicted))
     sign = metrics.binomial_test(scores, baseline)
     n = int(sign["wins"] + sign["losses"])
@@ -316,6 +403,4 @@ def _values(table: _Table, way: str, found: _Values, pairs: np.ndarray | None) -
 
 def _by_neighbors(cells: np.ndarray, values: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Means of the measured values of the 5 nearest cells that are not tested."""
-    from scmmgan.model.space.diffusion import nearest
-
     return values[~test][nearest(cells[test], cells[~test], BASELINE_NEIGHBORS)[0]].mean(1)

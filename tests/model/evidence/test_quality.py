@@ -104,10 +104,6 @@ def test_chance_of_the_overlap():
     found = setting({"a": 300, "b": 40})
     record = score(found)["a", "b"]
     assert record["quality_overlap_chance"] == pytest.approx((20 / 299 + 10 / 39) / 2)
-    rng = np.random.default_rng(0)
-    for n, k in ((300, 20), (40, 10)):
-        drawn = np.mean([quality.overlap(*rng.normal(size=(2, n, 3))) for _ in range(20)])
-        assert drawn == pytest.approx(k / (n - 1), rel=0.1)
 
 
 def test_mapped_cells_are_classified_against_measured_ones():
@@ -152,12 +148,6 @@ def test_three_modalities():
     found = score(setting({"a": 60, "b": 50, "c": 40}))
     assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert len({tuple(record.values()) for record in found.values()}) == 3
-
-
-def test_overlap_of_neighbourhoods():
-    x = np.random.default_rng(0).normal(size=(100, 3))
-    assert quality.overlap(x, 2 * x + 1) == 1
-    assert quality.overlap(x, x[::-1]) < 0.4
 
 
 # --- depth -------------------------------------------------------------------------------------------------------

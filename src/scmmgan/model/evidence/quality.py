@@ -10,9 +10,10 @@ import scipy.sparse as sp
 
 from scmmgan.model.coupling.couple import Domains
 from scmmgan.model.coupling.coupling import Coupling
-from scmmgan.model.defaults import MIN_SCORED, OVERLAP_NEIGHBORS
+from scmmgan.model.defaults import MIN_SCORED
 from scmmgan.model.evidence.correlations import decoded_sd
 from scmmgan.model.evidence.heldout import nearer
+from scmmgan.model.evidence.neighborhoods import overlaps
 from scmmgan.model.nets.aligner import Aligner, split
 from scmmgan.model.problem import Modality, Pair
 
@@ -39,11 +40,12 @@ def score_map(
             cells, measured = domains[s].x[rows], domains[t].x[others]
             mapped = aligner.translate(cells, s, t)
             back = aligner.translate(mapped, t, s)
+            kept, chance = overlaps(cells, mapped)
             scores.append(
                 {
                     "quality_cycle": float(((back - cells) ** 2).sum() / ((cells - cells.mean(0)) ** 2).sum()),
-                    "quality_overlap": overlap(cells, mapped),
-                    "quality_overlap_chance": _neighbors(len(cells)) / (len(cells) - 1),
+                    "quality_overlap": float(kept.mean()),
+                    "quality_overlap_chance": chance,
                     "quality_auc": float(two_sample_auc(mapped, measured)),
                     "quality_follows": float(nearer(measured, mapped, couplings[s, t].anchors[rows]).mean()),
                 }
@@ -79,16 +81,3 @@ def log_depth(modality: Modality) -> np.ndarray | None:
     if modality.embedded or (values.data if sp.issparse(values) else values).min(initial=0) < 0:
         return None
     return np.log1p(np.asarray(values.sum(1), dtype=np.float64).ravel())
-
-
-def _neighbors(n: int) -> int:
-    return min(OVERLAP_NEIGHBORS, n // 4)
-
-
-def overlap(x: np.ndarray, y: np.ndarray) -> float:
-    """Share of a cell's 20 nearest neighbours in x that are among those in y."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = _neighbors(len(x))
-    near = [NearestNeighbors(n_neighbors=k).fit(v).kneighbors(return_distance=False) for v in (x, y)]
-    return float(np.mean([len(np.intersect1d(i, j)) for i, j in zip(*near)]) / k)
