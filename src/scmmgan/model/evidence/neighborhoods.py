@@ -20,10 +20,14 @@ def overlaps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
 def round_trips(cells: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Squared distance (n,) of cells (n × p) to where an embedding brings them back, over their variance.
 
-    In the embedding `x` (n × d) they go to the mean of their 5 nearest cells of `y` (m × d), and each of these to its 5
-    nearest of `x`. 0: back at themselves; 1: at the mean of all.
+    In the embedding `x` (n × d) a cell goes to its 5 nearest cells of `y` (m × d), and from each to its 5 nearest of `x`,
+    itself left out, whose mean counts. 0: back at itself; 1: at the mean of all.
     """
-    there = nearest(x, y, CYCLE_NEIGHBORS)[0]
-    back = cells[nearest(y, x, CYCLE_NEIGHBORS)[0]].mean(1, dtype=np.float64)
-    moved = ((back[there].mean(1) - cells) ** 2).sum(1)
+    there, back = nearest(x, y, CYCLE_NEIGHBORS)[0], nearest(y, x, CYCLE_NEIGHBORS + 1)[0]
+    ends = back[there]
+    left_out = ends == np.arange(len(x))[:, None, None]
+    # where the cell itself is not among them, the farthest is left out
+    left_out[..., -1] |= ~left_out.any(-1)
+    ends = ends[~left_out].reshape(len(x), -1)
+    moved = ((cells[ends].mean(1, dtype=np.float64) - cells) ** 2).sum(1)
     return np.asarray(moved / max(float(cells.var(0, dtype=np.float64).sum()), 1e-12))
