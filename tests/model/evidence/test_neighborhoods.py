@@ -29,7 +29,7 @@ def test_round_trips():
     other = rng.normal(size=(400, 2))
     # an embedding that is the cells' own space brings them back; one that knows nothing, or is a point, to the mean
     assert round_trips(cells, cells, other).mean() < 0.05
-    assert round_trips(cells, *rng.normal(size=(2, 400, 2))).mean() == pytest.approx(1.04, abs=0.08)
+    assert round_trips(cells, *rng.normal(size=(2, 400, 2))).mean() == pytest.approx(1.1, abs=0.1)
     assert round_trips(cells, np.zeros((400, 2)), np.zeros((400, 2))).mean() > 0.95
 
 
