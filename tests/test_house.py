@@ -89,7 +89,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
             "scmmgan.metrics",
             "scmmgan.tl",
         },
-        {"torch", "anndata"},  # which devices there are; what is returned
+        {"torch", "anndata", "tqdm"},  # which devices there are; what is returned; progress
         CONTAINERS,
     ),
     # slots that `get` does not read: names, known pairs, checks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import comparison as _comparison
 from scmmgan.data import derived as _derived
 from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scmmgan.model.nets.trained import Trained
 
 __all__ = [
+    "comparison",
     "coordinates",
     "correlations",
     "diagnosis",
@@ -328,6 +330,52 @@ def correlations(
     if unknown := [name for name in wanted if name not in there]:
         raise KeyError(f"No correlations of {unknown}. Found: {there}. Run `scmmgan.tl.correlations` for them.")
     return pd.concat([table[table["query"] == name] for name in wanted], ignore_index=True)
+
+
+def comparison(
+    mdata: MuData, source: str, target: str, *, every_seed: bool = False, key: str = "scmmgan"
+) -> pd.DataFrame:
+    """Scores of several methods on the same data.
+
+    Parameters
+    ----------
+    mdata
+        Data after :func:`scmmgan.tl.compare`.
+    source
+        Modality that was named first there.
+    target
+        The other one.
+    every_seed
+        One row for each seed, as :func:`scmmgan.tl.evaluate` gives them, in place of their median and the worst.
+    key
+        `key_added` of the comparison.
+
+    Returns
+    -------
+    A new table, one row for each `method`, `metric` (`seconds` and peak `memory` in MB among them) and `direction`: `median`
+    and `worst` of the `seeds` that did not fail (`failed`: how many did; `error`: why), `chance`, `best`, `n` and `needs` of
+    :func:`scmmgan.tl.evaluate`, what the method `uses`, whether predictions are its own `mapped` "values" or those of the
+    nearest "neighbors" in its embedding, and its `verdict`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If the two were not compared.
+    ValueError
+        If the record is damaged or of another version.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy(n_cells=80)
+    >>> table = smm.tl.compare(mdata, "rna", "protein", methods=["coupling"], seeds=[0], progress_bar=False)
+    >>> smm.get.comparison(mdata, "rna", "protein").equals(table)
+    True
+    """
+    found = _comparison.found(mdata, (source, target), Keys(key))
+    if found is None:
+        raise KeyError(f"No comparison of {source!r} and {target!r} named {key!r}. Run `scmmgan.tl.compare` first.")
+    return found[2] if every_seed else _comparison.summary(*found[1:])
 
 
 def uncertainty(

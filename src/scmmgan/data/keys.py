@@ -108,3 +108,8 @@ class Keys:
     def cell_plan(self, target: str) -> str:
         """`mdata[source].obsm`: the coupling that uncertainty rests on."""
         return f"{self.key}_uncertainty_plan_{target}"
+
+    @property
+    def comparison(self) -> str:
+        """`mdata.uns`: scores of several methods, by source and target."""
+        return f"{self.key}_comparison"

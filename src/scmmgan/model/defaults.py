@@ -190,5 +190,6 @@ LANCZOS_ROUNDS = 100  # of a spectral clustering; a curve of 10,000 cells takes 
 PATH_NODES = 64  # Gauss-Legendre nodes of integrated gradients
 PATH_BATCH = 16_384  # points of the path that are mapped at one time
 SCORED_FEATURES = 500  # of a modality, drawn at random, of which an evaluation is the mean
+EMBEDDED_NEIGHBORS = 15  # of the target, in an embedding, whose values predict those of a cell that no method mapped
 BASELINE_NEIGHBORS = 5  # of a cell whose partners' values predict its own, as published
 ATTRIBUTION_GAP = 0.05  # of the predictions' differences that attributions may miss without a warning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._align import align
 from ._cluster import cluster
+from ._compare import compare
 from ._correlations import correlations
 from ._diagnose import diagnose
 from ._evaluate import evaluate
@@ -17,6 +18,7 @@ from ._uncertainty import uncertainty
 __all__ = [
     "align",
     "cluster",
+    "compare",
     "correlations",
     "diagnose",
     "evaluate",

@@ -117,6 +117,7 @@ def evaluate(
     with one_thread():
         ways = ((source, target), (target, source))
         found = _Scored(
+            (source, target),
             {m: np.asarray(mdata[m].obsm[keys.embedding]) for m in (source, target)},
             {m: _own_space(mdata, m, config["inputs"][m]) for m in (source, target)},
             {(a, b): _read(mdata, a, b, features, config, random_state, key) for a, b in ways},
@@ -194,10 +195,11 @@ class _Values:
 class _Scored:
     """What two modalities are scored by, in the order of their cells: arrays by modality, values by direction.
 
-    `z` (n × d): joint embedding. `own` (n × p): principal components of what was measured. `pairs` (k × 2): row numbers
+    `z` (n × d): joint embedding, none where there are mapped values only. `own` (n × p): principal components of what was measured. `pairs` (k × 2): row numbers
     of the first and second. `codes` (n,): labels, -1 none; `tested` (n,): cells whose labels are scored, all by default.
     """
 
+    names: tuple[str, str]
     z: Mapping[str, np.ndarray]
     own: Mapping[str, np.ndarray]
     values: Mapping[tuple[str, str], _Values]
@@ -208,16 +210,18 @@ class _Scored:
 
 def _score(found: _Scored, *, k: int, random_state: int) -> list[dict[str, Any]]:
     """Rows of the table: all scores that the arrays allow."""
-    table, (a, b), pairs = _Table(random_state), found.z, found.pairs
-    _distributions(table, found.z[a], found.z[b], pairs)
-    if pairs is not None:
+    table, (a, b), pairs = _Table(random_state), found.names, found.pairs
+    if found.z:
+        _distributions(table, found.z[a], found.z[b], pairs)
+    if found.z and pairs is not None:
         _partners(table, found.z[a], found.z[b], pairs, (a, b), min(k, len(pairs)))
     for s, t, rows in ((a, b, pairs), (b, a, None if pairs is None else pairs[:, ::-1])):
         way = f"{s} → {t}"
-        if found.codes is not None:
+        if found.z and found.codes is not None:
             tested = None if found.tested is None else found.tested[s]
             _kinds(table, way, (found.z[s], found.z[t]), (found.codes[s], found.codes[t]), tested)
-        _neighborhoods(table, way, (found.z[s], found.z[t]), found.own[s])
+        if found.z:
+            _neighborhoods(table, way, (found.z[s], found.z[t]), found.own[s])
         if (s, t) in found.values:
             _values(table, way, found.values[s, t], found.own[s], rows)
     return table.rows

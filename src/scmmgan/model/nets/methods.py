@@ -73,6 +73,16 @@ def _hint(name: object, known: Mapping[str, Any]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def can_use(method: str, argument: str) -> bool:
+    """Whether a method takes that argument of `tl.align`."""
+    return argument != ""
+
+
+def compared(given: Mapping[str, Any]) -> list[str]:
+    """Methods and baselines that can use what is given: those that are compared by default."""
+    return ["scmmgan", "coupling"]
+
+
 # arguments of `tl.align` that the training takes
 SETTINGS = (
     "method", "weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device",
