@@ -80,7 +80,7 @@ def mapped(
     """
     from anndata import AnnData
 
-    values, names = _slots.mapped_values(mdata, source, target, features, Keys(key))
+    values, names = _slots.mapped_values(mdata, source, target, features, Keys(key), lambda: model(mdata, key=key))
     cells, var = modality(mdata, source), modality(mdata, target).var
     # a representation (`use_rep`) has columns that are no features
     known = set(names) <= set(var.index)
@@ -267,11 +267,11 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Trained:
     >>> smm.get.model(mdata).modalities
     ['rna', 'protein']
     """
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.trained import rebuilt
 
     stored = _slots.stored_model(mdata, Keys(key))
     try:
-        return Trained.from_record(stored)
+        return rebuilt(stored)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _record.damaged(Keys(key), str(error)) from error
 
@@ -495,11 +495,13 @@ def _joint(mdata: MuData, keys: Keys) -> AnnData:
     for column in obs.select_dtypes(object).columns:
         obs[column] = _as_categories(obs[column], [part[column] for part in own if column in part])
     obs["modality"] = pd.Categorical(obs["modality"], categories=names)
-    var = pd.DataFrame(
-        {"modality": np.repeat(names, [found["widths"][m] for m in names])},
-        index=[f"{m}_{i}" for m in names for i in range(found["widths"][m])],
-    )
     x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
+    # methods without a coupling have one space of all
+    blocks = found.get("widths", {"joint": x.shape[1]})
+    var = pd.DataFrame(
+        {"modality": np.repeat(list(blocks), list(blocks.values()))},
+        index=[f"{m}_{i}" for m, width in blocks.items() for i in range(width)],
+    )
     return AnnData(x, obs=obs, var=var)
 
 

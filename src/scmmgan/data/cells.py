@@ -34,12 +34,14 @@ def read_cells(mdata: MuData, source: str, target: str, keys: Keys) -> Cells:
         raise ValueError(f"`source` and `target` are both {source!r}: its cells are their own partners. Name two.")
     unmatched = _slots.unmatched(mdata, source, target, keys)
     ambiguous = keys.ambiguous(target if len(found["modalities"]) > 2 else None)
+    # rivals of a coupling say which cells are ambiguous
+    flags = _slots.needed(mdata, source, "obs", ambiguous, "diagnose") if _slots.has_coupling(mdata, keys) else None
     return Cells(
         source=np.asarray(mdata[source].obsm[keys.embedding]),
         target=np.asarray(mdata[target].obsm[keys.embedding]),
         # shapes leave no cell unmatched
         unmatched=np.zeros(mdata[source].n_obs) if unmatched is None else unmatched.astype(np.float64),
-        ambiguous=np.asarray(_slots.needed(mdata, source, "obs", ambiguous, "diagnose"), dtype=np.float64),
+        ambiguous=np.zeros(mdata[source].n_obs) if flags is None else np.asarray(flags, dtype=np.float64),
     )
 
 

@@ -224,6 +224,7 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
 
     With `counts` these are read once more, too.
     """
+    _slots.check_coupled(mdata, keys)
     params = _slots.record(mdata, keys)["params"]
     names = [str(m) for m in params["modalities"]]
     mdata = as_aligned(mdata, keys)

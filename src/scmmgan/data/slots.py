@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,15 @@ import pandas as pd
 from scmmgan.data import derived as _derived
 from scmmgan.data import fingerprint as _fingerprint
 from scmmgan.data import record as _record
+from scmmgan.data import stored as _stored
 from scmmgan.data.keys import FORMAT, Keys
-from scmmgan.data.modality import check_mudata, missing_key, modality, per_modality
+from scmmgan.data.modality import check_mudata, missing_key, modality
 from scmmgan.data.undo import all_or_nothing
 from scmmgan.model.defaults import MAX_WRITTEN
 from scmmgan.model.problem import Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.imputation import Imputation
-from scmmgan.model.space.reference import references
+from scmmgan.model.space.pca import column_moments
 from scmmgan.model.space.transform import Transform
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from scmmgan.model.coupling.coupling import Coupling
     from scmmgan.model.nets.aligner import Aligner
+    from scmmgan.model.nets.latent import Decoder, Fitted
+    from scmmgan.model.nets.trained import Trained
 
 logger = logging.getLogger("scmmgan")
 
@@ -183,33 +187,86 @@ def write(
                 slots[name].append(("obsm", keys.counts(target), imputed[1]))
             if len(features[target]):
                 mapped = _decoded(b.transform, aligner.translate(a.x, name, target), features[target], imputed)
-                container = "layers" if _as_layer(a, b, features[target], mdata[name].n_vars) else "obsm"
+                container = (
+                    "layers" if _as_layer(a.modality, b.modality, features[target], mdata[name].n_vars) else "obsm"
+                )
                 slots[name].append((container, keys.mapped(target), mapped))
-    names = {m: d.modality.features for m, d in domains.items()}
-    record = {
-        "format": FORMAT,
+    means = {m: d.transform.mean for m, d in domains.items()}
+    entries = {
         "params": params,
-        "features": {m: names[m][features[m]] for m in domains},
         "landmarks": {m: domains[m].modality.cells[of.nodes] for m, of in landmarks.items()},
-        "fingerprint": {m: _fingerprint.of(d.modality, embeddings[m], d.transform.mean) for m, d in domains.items()},
         "history": {name: np.asarray(values) for name, values in history.items()},
         "diagnosis": _nested(diagnosis),
-        "model": _model(domains, aligner, couplings, imputations, params, save_model=save_model),
+        "model": _stored.coupled(domains, aligner, couplings, imputations, params, save_model=save_model),
     }
-    record, joint = _record.sealed(record), _joint(mdata, domains, embeddings, keys)
+    modalities = {m: d.modality for m, d in domains.items()}
+    _store(mdata, modalities, embeddings, means, slots, entries, features, keys)
+
+
+def write_latent(
+    mdata: MuData,
+    problem: Problem,
+    fitted: Fitted,
+    *,
+    params: dict[str, Any],
+    features: Mapping[str, np.ndarray],
+    diagnosis: Mapping[Pair, Mapping[str, Any]],
+    save_model: bool = True,
+    keys: Keys,
+) -> None:
+    """The same for a method without a coupling: joint embedding, mapped values and record; nothing that a plan is needed for."""
+    modalities = problem.modalities
+    embeddings = {m: np.asarray(fitted.embeddings[m], dtype=np.float32) for m in modalities}
+    slots: dict[str, list[tuple[str, str, Any]]] = {m: [("obsm", keys.embedding, z)] for m, z in embeddings.items()}
+    if fitted.model is None:
+        features = {m: np.arange(0) for m in modalities}
+    for (name, a), (target, b) in permutations(modalities.items(), 2):
+        if fitted.model is not None and len(features[target]):
+            mapped = fitted.model.decode(embeddings[name], target, features[target])
+            container = "layers" if _as_layer(a, b, features[target], mdata[name].n_vars) else "obsm"
+            slots[name].append((container, keys.mapped(target), mapped))
+    entries = {
+        "params": params,
+        "landmarks": {m: np.empty(0, dtype=object) for m in modalities},
+        "history": {name: np.asarray(values) for name, values in fitted.history.items()},
+        "diagnosis": _nested(diagnosis),
+        "model": _stored.latent(problem, fitted, params, save_model=save_model),
+    }
+    means = {m: column_moments(of.values)[0] for m, of in modalities.items()}
+    _store(mdata, modalities, embeddings, means, slots, entries, features, keys)
+
+
+def _store(
+    mdata: MuData,
+    modalities: Mapping[str, Modality],
+    embeddings: Mapping[str, np.ndarray],
+    means: Mapping[str, np.ndarray],
+    slots: Mapping[str, Sequence[tuple[str, str, Any]]],
+    entries: Mapping[str, Any],
+    features: Mapping[str, np.ndarray],
+    keys: Keys,
+) -> None:
+    """Replace an earlier alignment by new slots, and by the record's `entries` beside what all records have."""
+    record = {
+        "format": FORMAT,
+        "features": {m: of.features[features[m]] for m, of in modalities.items()},
+        "fingerprint": {m: _fingerprint.of(of, embeddings[m], means[m]) for m, of in modalities.items()},
+        **entries,
+    }
+    record, joint = _record.sealed(record), _joint(mdata, modalities, embeddings, keys)
     with all_or_nothing(mdata, mdata.mod):
         _clear(mdata, keys)
-        for name, entries in slots.items():
-            for container_name, slot, value in entries:
+        for name, found in slots.items():
+            for container_name, slot, value in found:
                 getattr(mdata[name], container_name)[slot] = value
         if joint is not None:
             mdata.obsm[keys.embedding] = joint
         mdata.uns[keys.uns] = record
 
 
-def _as_layer(source: Domain, target: Domain, features: np.ndarray, n_vars: int) -> bool:
+def _as_layer(source: Modality, target: Modality, features: np.ndarray, n_vars: int) -> bool:
     """Whether mapped values have the columns of the source's own layers."""
-    own, all_of = source.modality.features, target.modality.features
+    own, all_of = source.features, target.features
     whole = np.array_equal(features, np.arange(len(all_of)))
     return whole and np.array_equal(own, all_of) and n_vars == len(own)
 
@@ -247,62 +304,6 @@ def _decoded(
         if imputed is None
         else imputed[0].decoded(transform, image, imputed[1], features)
     )
-
-
-def _model(
-    domains: Mapping[str, Domain],
-    aligner: Aligner,
-    couplings: Mapping[Pair, Coupling],
-    imputations: Mapping[Pair, Imputation],
-    params: Mapping[str, Any],
-    *,
-    save_model: bool,
-) -> dict[str, Any]:
-    """What maps cells, as plain arrays and a JSON string; without `save_model` what the embedding is read with."""
-    config, weights = aligner.state()
-    found = json.loads(config) | {
-        "var_names": {m: d.modality.features.tolist() for m, d in domains.items()},
-        "inputs": {m: _input(params, d.modality) for m, d in domains.items()},
-    }
-    if not save_model:
-        # a metric has the model space back from the embedding
-        return {
-            "config": json.dumps(found),
-            "weights": {name: of for name, of in weights.items() if name.startswith("metric:")},
-        }
-    return {
-        "config": json.dumps(found),
-        "weights": weights,
-        "transforms": {m: d.transform.state() for m, d in domains.items()},
-        "reference": {m: _references(d, couplings) for m, d in domains.items()},
-        "imputations": {a: {t: i.state() for (s, t), i in imputations.items() if s == a} for a, _ in imputations},
-    }
-
-
-def _input(params: Mapping[str, Any], modality: Modality) -> dict[str, Any]:
-    """What a modality was read from, so that new cells are read alike."""
-    container, key = _was_read({"params": params}, modality.name)
-    batch = per_modality(params["batch"], params["modalities"], "batch")[modality.name]
-    return {
-        "layer": key if container == "layers" else None,
-        "use_rep": key if container == "obsm" else None,
-        "counts": _counts_layer(params, modality),
-        "covariates": modality.covariates is not None,
-        "batch": batch if modality.batch_names else None,
-        "batches": list(modality.batch_names),
-    }
-
-
-def _counts_layer(params: Mapping[str, Any], modality: Modality) -> str | None:
-    """The layer that counts were read from."""
-    found = per_modality(params["counts"], params["modalities"], "counts", "auto")[modality.name]
-    return None if modality.counts is None else "counts" if found == "auto" else str(found)
-
-
-def _references(domain: Domain, couplings: Mapping[Pair, Coupling]) -> dict[str, Any]:
-    """Training cells of each batch, by its number, as nested arrays."""
-    unmatched = {b: 1 - c.weight for (a, b), c in couplings.items() if a == domain.name and c.relaxed}
-    return {str(i): of.state() for i, of in enumerate(references(domain, unmatched))}
 
 
 def _nested(records: Mapping[Pair, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -368,14 +369,14 @@ def _clear(mdata: MuData, keys: Keys) -> None:
 
 
 def _joint(
-    mdata: MuData, domains: Mapping[str, Domain], embeddings: Mapping[str, np.ndarray], keys: Keys
+    mdata: MuData, modalities: Mapping[str, Modality], embeddings: Mapping[str, np.ndarray], keys: Keys
 ) -> np.ndarray | None:
     """`mdata.obsm`, only where every cell of it belongs to exactly one aligned modality."""
-    names = pd.Index(np.concatenate([d.modality.cells for d in domains.values()]))
+    names = pd.Index(np.concatenate([of.cells for of in modalities.values()]))
     if not names.is_unique or not mdata.obs_names.is_unique or set(names) != set(mdata.obs_names):
         logger.info("Cell names occur in several modalities, or not all are aligned: no `mdata.obsm[%r]`; use `get.embedding`.", keys.embedding)  # fmt: skip
         return None
-    return np.vstack([embeddings[m] for m in domains])[names.get_indexer(mdata.obs_names)]
+    return np.vstack([embeddings[m] for m in modalities])[names.get_indexer(mdata.obs_names)]
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -401,6 +402,22 @@ def added(mdata: MuData, keys: Keys, name: str) -> dict[str, Any]:
 def config(mdata: MuData, keys: Keys) -> dict[str, Any]:
     """Modalities, widths, block sds and feature names of the trained model."""
     return json.loads(str(record(mdata, keys)["model"]["config"]))
+
+
+def has_coupling(mdata: MuData, keys: Keys) -> bool:
+    """Whether the method of an alignment starts from a coupling."""
+    couplings = record(mdata, keys)["params"]["coupling"]
+    return any(str(of["kind"]) != "none" for others in couplings.values() for of in others.values())
+
+
+def check_coupled(mdata: MuData, keys: Keys) -> None:
+    """ValueError that names the method where it has no coupling: what rests on one, or on the model spaces, needs it."""
+    if not has_coupling(mdata, keys):
+        method = str(record(mdata, keys)["params"]["method"])
+        raise ValueError(
+            f"method {method!r} has no coupling: there is no plan, landmark or model space that this could rest on. Align with a "
+            "method that has one (`method='scmmgan'`), and name its `key_added` as `key`."
+        )
 
 
 def check_aligned(mdata: MuData, names: Sequence[str], keys: Keys) -> dict[str, Any]:
@@ -442,24 +459,16 @@ def places(mdata: MuData, name: str, keys: Keys) -> tuple[np.ndarray, np.ndarray
     """Where all cells and features of a modality were when it was aligned; -1: features that were not there."""
     found, adata = record(mdata, keys), mdata[name]
     rows = _fingerprint.recorded_rows(adata, name, found["fingerprint"][name], keys)
-    if _was_read(found, name)[0] == "obsm":
+    if _stored.was_read(found, name)[0] == "obsm":
         return rows, np.arange(adata.n_vars)
     names = pd.Index(json.loads(str(found["model"]["config"]))["var_names"][name], dtype=object)
     return rows, names.get_indexer(adata.var_names.astype(object))
 
 
-def _was_read(found: Mapping[str, Any], name: str) -> tuple[str, str | None]:
-    """Where the values of a modality were read: X, layers or obsm, and the key."""
-    names = [str(m) for m in found["params"]["modalities"]]
-    of = {a: per_modality(found["params"][a], names, a)[name] for a in ("layer", "use_rep")}
-    layer, rep = (None if value is None or str(value) == "None" else str(value) for value in of.values())
-    return ("obsm", rep) if rep is not None else ("X", None) if layer is None else ("layers", layer)
-
-
 def check_values(mdata: MuData, name: str, keys: Keys) -> None:
     """ValueError where values of a modality are no longer those that were aligned: measured and mapped do not compare."""
     found = record(mdata, keys)
-    container, key = slot = _was_read(found, name)
+    container, key = slot = _stored.was_read(found, name)
     rows, columns = places(mdata, name, keys)
     if container == "obsm":
         columns = np.arange(np.shape(mdata[name].obsm.get(key, np.empty((0, 0))))[1])
@@ -472,9 +481,17 @@ def check_values(mdata: MuData, name: str, keys: Keys) -> None:
 
 
 def mapped_values(
-    mdata: MuData, source: str, target: str, features: Sequence[str] | None, keys: Keys
+    mdata: MuData,
+    source: str,
+    target: str,
+    features: Sequence[str] | None,
+    keys: Keys,
+    rebuilt: Callable[[], Decoder | Trained],
 ) -> tuple[np.ndarray, list[str]]:
-    """Mapped expression and its feature names, as written or decoded for chosen features; in the units of now, or refused."""
+    """Mapped expression and its feature names, as written or decoded for chosen features; in the units of now, or refused.
+
+    `rebuilt` gives the stored model, which methods without a coupling decode with.
+    """
     found = check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}; what it measured is in `mdata[{source!r}]`.")
@@ -486,6 +503,9 @@ def mapped_values(
     at = positions(features, pd.Index(names), target)
     if len(at):
         check_values(mdata, target, keys)
+    if not has_coupling(mdata, keys):
+        z = np.asarray(mdata[source].obsm[keys.embedding])
+        return rebuilt().decode(z, target, at), [names[i] for i in at]
     return decoder(mdata, source, target, keys)(slice(None), at), [names[i] for i in at]
 
 
@@ -539,6 +559,13 @@ def stored_transform(mdata: MuData, name: str, keys: Keys) -> Transform:
 def stored_model(mdata: MuData, keys: Keys) -> dict[str, Any]:
     """The record of an alignment whose model was stored with it; ValueError where it was not."""
     found = record(mdata, keys)
+    if not has_coupling(mdata, keys):
+        if found["model"]["weights"]:
+            return found
+        raise ValueError(
+            f"The alignment {keys.key!r} keeps no model: it was made with `save_model=False`, or its method "
+            f"{str(found['params']['method'])!r} has none that maps cells. What was written can be read."
+        )
     if "transforms" not in found["model"]:
         raise ValueError(
             f"The alignment {keys.key!r} was made with `save_model=False`: there is no model to map, decode or explain cells "
@@ -549,6 +576,9 @@ def stored_model(mdata: MuData, keys: Keys) -> dict[str, Any]:
 
 def model_space(mdata: MuData, name: str, space: str, keys: Keys) -> np.ndarray:
     """Cells (n × p, float32) of one modality in the model space of one, had back from the embedding."""
+    if not has_coupling(mdata, keys):
+        # one space of all modalities
+        return np.asarray(mdata[name].obsm[keys.embedding])
     model = record(mdata, keys)["model"]
     found = json.loads(str(model["config"]))
     widths, order = found["widths"], found["modalities"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from scmmgan.model.space.linear import one_thread
 if TYPE_CHECKING:
     import torch
     from mudata import MuData
+
+    from scmmgan.model.problem import Problem
 
 
 def align(
@@ -47,6 +50,7 @@ def align(
     max_steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    hidden: int | str | None = None,
     noise_dim: int | Mapping[str, int] = 0,
     random_state: int = 0,
     device: str | torch.device = "auto",
@@ -127,6 +131,9 @@ def align(
         Cells of each modality per step, at least 32 (default 256; fewer where there are fewer).
     lr
         Adam's learning rate (default 1e-3; `"scmmgan-paper"`: 1e-4).
+    hidden
+        Widest hidden layer of the autoencoder methods. Default `None`: as published, but at most 512; `"published"`: without
+        that limit; or a number.
     noise_dim
         Width of the noise that generators take beside a cell (default 0: none). Mapped values are those without noise;
         :func:`scmmgan.tl.uncertainty` samples it.
@@ -204,44 +211,68 @@ def align(
     }
     start = time.perf_counter()
     names = _modality.check_modalities(mdata, modalities)
-    arguments |= _settings(arguments) | _per_modality(arguments, names)
+    arguments |= _settings(arguments, names)
+    arguments |= _per_modality(arguments, names)
     keys = Keys(key_added)
     _slots.check_free(mdata, names, _slots_read(arguments, names), keys)
     _check_copy(mdata, names, copy=copy)
     if not isinstance(save_model, bool):
         raise TypeError(f"`save_model` must be True or False, got {save_model!r}.")
 
+    from scmmgan.model.nets import methods
+
+    fit = _after_coupling if methods.lookup(method).fit is None else _without_coupling
+    with one_thread():
+        problem = _read.read(mdata, names, arguments)
+        written = _slots.written_features(problem, arguments["features"])
+        write, facts = fit(problem, arguments)
+    params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
+    params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
+    params |= facts
+    mdata = _modality.copied(mdata) if copy else mdata
+    with one_thread():
+        write(mdata, params=params, features=written, save_model=save_model, keys=keys)
+    return mdata if copy else None
+
+
+def _after_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:
+    """Couple, train and score; what writes the results, and what is recorded beside the arguments."""
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import populations, quality, verdict
     from scmmgan.model.nets import methods
     from scmmgan.model.space.domain import model_space
     from scmmgan.model.space.imputation import fit_imputations
 
-    with one_thread():
-        problem = _read.read(mdata, names, arguments)
-        written = _slots.written_features(problem, arguments["features"])
-        domains = model_space(problem, random_state=arguments["random_state"])
-        couplings, loadings = couple(problem, domains, random_state=arguments["random_state"])
-        records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=arguments["random_state"])
-        aligner, history = methods.fit_problem(
-            problem, domains, couplings, loadings, {name: arguments[name] for name in methods.SETTINGS}
-        )
-        images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
-        imputations = fit_imputations(problem, domains, images, random_state=arguments["random_state"])
-        scores = quality.score_map(
-            aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"]
-        )
-        depths = quality.depth_correlations(domains, images)
-    params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
-    params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
-    params |= {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
-    mdata = _modality.copied(mdata) if copy else mdata
-    with one_thread():
-        _slots.write(
-            mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
-            diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, save_model=save_model, keys=keys,
-        )  # fmt: skip
-    return mdata if copy else None
+    seed = arguments["random_state"]
+    domains = model_space(problem, random_state=seed)
+    couplings, loadings = couple(problem, domains, random_state=seed)
+    records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
+    aligner, history = methods.fit_problem(
+        problem, domains, couplings, loadings, {name: arguments[name] for name in methods.SETTINGS}
+    )
+    images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
+    imputations = fit_imputations(problem, domains, images, random_state=seed)
+    scores = quality.score_map(aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed)
+    depths = quality.depth_correlations(domains, images)
+    write = partial(
+        _slots.write, domains=domains, aligner=aligner, couplings=couplings, imputations=imputations, history=history,
+        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
+    )  # fmt: skip
+    return write, {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
+
+
+def _without_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:
+    """The same for a method that fits the problem by itself."""
+    from scmmgan.model.evidence import verdict
+    from scmmgan.model.nets import methods
+
+    name = arguments["method"]
+    fitted = methods.fit_latent(name, problem, {of: arguments[of] for of in methods.LATENT_SETTINGS})
+    diagnosis = verdict.without_coupling(problem, name)
+    write = partial(_slots.write_latent, problem=problem, fitted=fitted, diagnosis=diagnosis)
+    kinds = {a: {b: {"kind": "none", "relaxed": False} for b in problem.names if b != a} for a in problem.names}
+    info = {k: pd.DataFrame(dict(v)) if isinstance(v, Mapping) else v for k, v in fitted.info.items()}
+    return write, {"coupling": kinds, "shared_space": False, "fit": info}
 
 
 def _slots_read(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
@@ -262,12 +293,14 @@ def _check_copy(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
         raise ValueError("A backed `mdata` cannot be copied in memory. Read it without `backed`, or leave `copy` out.")
 
 
-def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked settings of the training, all loss weights among them."""
+def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Checked settings of the training, all loss weights among them, and what the method leaves out."""
     from scmmgan.model.nets import methods
 
     method = methods.lookup(arguments["method"])
-    geometry = method.geometry if arguments["geometry"] == "auto" else methods.check_geometry(arguments["geometry"])
+    left = methods.check_arguments(arguments["method"], arguments, names)
+    geometry = arguments["geometry"]
+    geometry = method.geometry if geometry == "auto" else methods.check_geometry(geometry, method.geometries)
     if not isinstance(arguments["cycle_as_real"], bool):
         raise TypeError(f"`cycle_as_real` must be True or False, got {arguments['cycle_as_real']!r}.")
     # what is not given is the method's own
@@ -290,10 +323,13 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**method.weights, **(weights or {})}
     if bad := {n: w for n, w in merged.items() if not (isinstance(w, Real) and 0 <= float(w) < float("inf"))}:
         raise ValueError(f"`weights` must be finite numbers, none negative, got {bad}.")
-    if not any(merged.values()):
+    if merged and not any(merged.values()):
         raise ValueError("All `weights` are 0: nothing would be trained. Leave one above 0.")
     numbers = {"lr": float(lr), "weights": {name: float(weight) for name, weight in merged.items()}}
-    return {**whole, **numbers, "geometry": geometry, "device": _device(arguments["device"])}
+    hidden = arguments["hidden"]
+    if hidden is not None and hidden != "published":
+        hidden = _modality.whole_number(hidden, "hidden", low=2)
+    return {**whole, **numbers, **left, "geometry": geometry, "device": _device(arguments["device"]), "hidden": hidden}
 
 
 def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:

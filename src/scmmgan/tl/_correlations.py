@@ -133,6 +133,7 @@ def correlations(
     (59, 20)
     """
     keys = Keys(key)
+    _slots.check_coupled(mdata, keys)
     params = _slots.record(mdata, keys)["params"]
     _slots.check_aligned(mdata, (source, target), keys)
     settings = _settings(params, source, target, n_top, threshold, signed, reference, method, random_state)

@@ -166,6 +166,7 @@ def diagnose(
     'supported'
     """
     keys = Keys(key)
+    _slots.check_coupled(mdata, keys)
     params = _slots.record(mdata, keys)["params"]
     n_restarts = _modality.whole_number(n_restarts, "n_restarts", low=MIN_RESTARTS)
     steps = min(_modality.whole_number(max_steps, "max_steps", low=1), int(params["max_steps"]))

@@ -101,6 +101,7 @@ def importance(
     ['feature', 'source_feature', 'share', 'importance', 'effect']
     """
     keys = Keys(key)
+    _slots.check_coupled(mdata, keys)
     found = _slots.check_aligned(mdata, (source, target), keys)
     if source == target:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")

@@ -101,6 +101,7 @@ def place(
     True
     """
     keys = Keys(key)
+    _slots.check_coupled(mdata, keys)
     found = _slots.check_aligned(mdata, (source, target), keys)
     _modality.check_writable(mdata, [source])
     if source == target:

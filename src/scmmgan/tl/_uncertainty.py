@@ -152,6 +152,7 @@ def uncertainty(
     True
     """
     keys, pair = Keys(key), (source, target)
+    _slots.check_coupled(mdata, keys)
     params = _slots.record(mdata, keys)["params"]
     aligned = int(params["random_state"])
     several = len(_slots.check_aligned(mdata, pair, keys)["modalities"]) > 2

@@ -25,7 +25,7 @@ from scmmgan.model.defaults import (
     MIN_TESTED_PAIRS,
     N_NAMED,
 )
-from scmmgan.model.problem import Pair
+from scmmgan.model.problem import Pair, Problem
 
 logger = logging.getLogger("scmmgan")
 
@@ -43,6 +43,22 @@ def verdicts(
     for pair, record in found.items():
         level = logging.INFO if record["grade"] in ("supported", "in part") else logging.WARNING
         logger.log(level, "%s", headline(record, pair))
+    return found
+
+
+def without_coupling(problem: Problem, method: str) -> dict[Pair, dict[str, Any]]:
+    """Records of a method without a coupling, logged: not identifiable where nothing was given, else not assessed."""
+    found = {}
+    for pair, known in problem.known.items():
+        given = [name for name in ("links", "pairs", "labels") if getattr(known, name) is not None]
+        grade = "not assessed" if given else "not identifiable"
+        used = f"It used {' and '.join(given)}." if given else "Nothing was given that says which populations correspond: the map may be a mirror image."  # fmt: skip
+        text = (
+            f"{pair[0]} and {pair[1]}: {grade}. method {method!r} has no coupling that could be made again without a fifth of "
+            f"what it knew, so that nothing was tested. {used}"
+        )
+        found[pair] = {"verdict": grade, "grade": grade, "supported": False, "statement": text, "kind": "none"}
+        logger.log(logging.INFO if given else logging.WARNING, "%s", text)
     return found
 
 

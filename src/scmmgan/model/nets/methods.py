@@ -1,8 +1,8 @@
-"""Methods by name: which aligner fits them, and with which settings."""
+"""Methods by name: what fits them, with which settings, and which arguments they cannot use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 
 from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
-from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS
+from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, N_PCS
 from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.latent import Decoder, Fitted
 from scmmgan.model.nets.losses import GEOMETRIES
 from scmmgan.model.nets.training import Recipe
 from scmmgan.model.problem import Pair, Problem, Sections
@@ -20,7 +21,12 @@ from scmmgan.model.problem import Pair, Problem, Sections
 
 @dataclass(frozen=True)
 class Method:
-    """Defaults of what users may change, and `settings` of the aligner that belong to the method."""
+    """Defaults of what users may change, and `settings` of the aligner that belong to the method.
+
+    A method without a coupling has a function `fit` of its own, from the problem and the settings, and `rebuild`, from a
+    stored config and arrays to what maps cells. Of `OPTIONAL` arguments it can use those in `takes`; it maps between at most
+    `most` modalities, and compares geometries by one of `geometries`.
+    """
 
     weights: dict[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     max_steps: int = MAX_STEPS
@@ -30,6 +36,11 @@ class Method:
     betas: tuple[float, float] = (0.5, 0.99)
     plain: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    fit: Callable[[Problem, Mapping[str, Any]], Fitted] | None = None
+    rebuild: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Decoder] | None = None
+    takes: Collection[str] = ("links", "pairs", "labels")
+    most: int | None = None
+    geometries: Collection[str] = tuple(GEOMETRIES)
 
 
 METHODS = {
@@ -60,15 +71,58 @@ def lookup(method: str) -> Method:
     return METHODS[method]
 
 
-def check_geometry(geometry: str | None) -> str | None:
+def check_geometry(geometry: str | None, geometries: Collection[str] = tuple(GEOMETRIES)) -> str | None:
     """A known geometry or None, or a ValueError that lists all."""
-    if geometry is not None and (not isinstance(geometry, str) or geometry not in GEOMETRIES):
-        known = [*GEOMETRIES, None]
-        raise ValueError(f"`geometry` must be one of {known}, got {geometry!r}.{_hint(geometry, GEOMETRIES)}")
+    if geometry is not None and (not isinstance(geometry, str) or geometry not in geometries):
+        known = [*geometries, None]
+        raise ValueError(f"`geometry` must be one of {known}, got {geometry!r}.{_hint(geometry, geometries)}")
     return geometry
 
 
-def _hint(name: object, known: Mapping[str, Any]) -> str:
+# arguments that only some methods use, with what leaves them out; methods without a coupling use none of the others
+OPTIONAL: dict[str, tuple[Any, ...]] = {
+    "links": (None, "auto"), "pairs": (None,), "labels": (None,), "hidden": (None,), "smooth": (None, "auto", 0),
+    "n_pcs": (None, N_PCS), "counts": (None, "auto"), "noise_dim": (0,), "cycle_as_real": (False,), "spatial": (None,),
+    "library_key": (None,),
+}  # fmt: skip
+
+
+def check_arguments(method: str, arguments: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    """Arguments as the method reads them: those that it cannot use are left out; ValueError where they were given."""
+    found = lookup(method)
+    if found.most is not None and len(modalities) > found.most:
+        raise ValueError(
+            f"`method={method!r}` maps between {found.most} modalities, got {list(modalities)}. Name {found.most} of them, or "
+            f"use a method for several: {[name for name, of in METHODS.items() if of.most is None]}."
+        )
+    unused = {"hidden"} if found.fit is None else set(OPTIONAL)
+    left = {}
+    for name in sorted(unused - set(found.takes)):
+        value, without = arguments[name], OPTIONAL[name]
+        given = list(value.values()) if isinstance(value, Mapping) else [value]
+        # a table is no value of any default
+        if any(not isinstance(of, str | int | None) or of not in without for of in given):
+            raise ValueError(
+                f"`method={method!r}` cannot use `{name}`: leave it out. Methods that use it: "
+                f"{[other for other, of in METHODS.items() if _uses(of, name)]}."
+            )
+        left[name] = without[0]
+    return left
+
+
+def _uses(method: Method, argument: str) -> bool:
+    return argument in method.takes or (method.fit is None and argument != "hidden")
+
+
+def rebuilt(method: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Decoder:
+    """What maps cells with a stored model of a method without a coupling; ValueError where it keeps none."""
+    rebuild = lookup(method).rebuild
+    if rebuild is None:
+        raise ValueError(f"method {method!r} keeps no model that maps cells")
+    return rebuild(config, arrays)
+
+
+def _hint(name: object, known: Collection[str]) -> str:
     close = get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -88,6 +142,10 @@ SETTINGS = (
     "method", "weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device",
     "noise_dim", "progress_bar",
 )  # fmt: skip
+# those that methods without a coupling take
+LATENT_SETTINGS = (
+    "weights", "max_steps", "batch_size", "lr", "geometry", "hidden", "random_state", "device", "progress_bar",
+)  # fmt: skip
 
 
 def fit_problem(
@@ -105,6 +163,14 @@ def fit_problem(
         x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
         sections=sections, **settings,
     )  # fmt: skip
+
+
+def fit_latent(method: str, problem: Problem, settings: Mapping[str, Any]) -> Fitted:
+    """Fit a method without a coupling."""
+    fit = lookup(method).fit
+    if fit is None:
+        raise ValueError(f"method {method!r} starts from a coupling: `fit_problem` fits it")
+    return fit(problem, settings)
 
 
 def fit(

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from scmmgan.model.nets import methods
 from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.latent import Decoder
 from scmmgan.model.problem import Values
 from scmmgan.model.space.imputation import Imputation
 from scmmgan.model.space.reference import Located, Reference, located
@@ -110,3 +112,11 @@ class Trained:
             for a, of in model.get("imputations", {}).items()
         }
         return cls(aligner, transforms, references, features, inputs, record["diagnosis"], imputations)
+
+
+def rebuilt(record: Mapping[str, Any]) -> Trained | Decoder:
+    """The model of a record that is whole, with or without a coupling; errors as of `Trained.from_record`."""
+    config = json.loads(str(record["model"]["config"]))
+    if "method" not in config:
+        return Trained.from_record(record)
+    return methods.rebuilt(str(config["method"]), config, record["model"]["weights"])
