@@ -26,8 +26,8 @@ from scmmgan.model.evidence.resources import Cost
 from scmmgan.model.space.diffusion import nearest
 from scmmgan.model.space.linear import one_thread
 from scmmgan.settings import quietly
-from scmmgan.tl import _evaluate
-from scmmgan.tl._align import _plain, align
+from scmmgan.tl import _align, _evaluate
+from scmmgan.tl._align import align
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -188,7 +188,7 @@ def _common(
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(align).parameters if name not in ("mdata", "modalities", *_OWN)]
+    known = [name for name in inspect.signature(_align.align).parameters if name not in ("mdata", "modalities", *_OWN)]
     if unknown := [name for name in given if name not in known]:
         raise KeyError(f"`arguments` has {unknown[0]!r}, which is none that methods may be given. Known: {known}.")
 
@@ -211,7 +211,7 @@ class _Method:
             }
             for m, of in slots.items()
         }
-        return _record.digest({"method": self.method, "arguments": _plain(self.arguments), "read": read})
+        return _record.digest({"method": self.method, "arguments": _align._plain(self.arguments), "read": read})
 
     def run(
         self, mdata: MuData, truth: _Truth, own: Mapping[str, np.ndarray], seed: int, k: int, random_state: int

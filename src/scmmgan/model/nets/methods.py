@@ -128,8 +128,8 @@ def _hint(name: object, known: Collection[str]) -> str:
 
 
 def can_use(method: str, argument: str) -> bool:
-    """Whether a method takes that argument of `tl.align`."""
-    return argument != ""
+    """Whether a method can use that argument of `tl.align`."""
+    return argument not in OPTIONAL or _uses(lookup(method), argument)
 
 
 def compared(given: Mapping[str, Any]) -> list[str]:
