@@ -44,7 +44,7 @@ def mdata(tiny: md.MuData) -> md.MuData:
 
 
 @pytest.fixture(scope="module")
-def _compared() -> Iterator[tuple[md.MuData, pd.DataFrame]]:
+def compared() -> Iterator[tuple[md.MuData, pd.DataFrame]]:
     """Two seeds of a method that works and one of a method that does not."""
     from scmmgan.model.evidence import heldout
 
@@ -63,8 +63,8 @@ def _compared() -> Iterator[tuple[md.MuData, pd.DataFrame]]:
         yield mdata, table
 
 
-def test_the_table(_compared: tuple[md.MuData, pd.DataFrame]):
-    mdata, table = _compared
+def test_the_table(compared: tuple[md.MuData, pd.DataFrame]):
+    mdata, table = compared
     coupling = table.loc["coupling"]
     assert coupling["seeds"].eq(2).all()
     assert coupling["uses"].eq("links").all()
@@ -84,16 +84,16 @@ def test_the_table(_compared: tuple[md.MuData, pd.DataFrame]):
     assert not mdata["rna"].obsm
 
 
-def test_a_method_that_fails_is_a_row(_compared: tuple[md.MuData, pd.DataFrame]):
-    row = _compared[1].loc[("broken", "seconds", "both")]
+def test_a_method_that_fails_is_a_row(compared: tuple[md.MuData, pd.DataFrame]):
+    row = compared[1].loc[("broken", "seconds", "both")]
     assert row["failed"] == 2
     assert row["error"].startswith("ValueError: `method='coupling'` trains nothing that could take noise")
     assert np.isnan(row["median"])
-    assert set(_compared[1].loc["broken"].index.get_level_values(0)) == {"seconds", "memory"}
+    assert set(compared[1].loc["broken"].index.get_level_values(0)) == {"seconds", "memory"}
 
 
-def test_median_and_worst_are_those_of_the_seeds(_compared: tuple[md.MuData, pd.DataFrame]):
-    mdata, table = _compared
+def test_median_and_worst_are_those_of_the_seeds(compared: tuple[md.MuData, pd.DataFrame]):
+    mdata, table = compared
     runs = smm.get.comparison(mdata, *NAMES, every_seed=True)
     for metric, way, worst in (("foscttm", "both", max), ("auroc", WAY, min)):
         values = runs.query("metric == @metric and direction == @way")["value"]
@@ -104,8 +104,8 @@ def test_median_and_worst_are_those_of_the_seeds(_compared: tuple[md.MuData, pd.
 
 
 @pytest.mark.parametrize("kind", ["h5mu", "zarr"])
-def test_kept_in_files(_compared: tuple[md.MuData, pd.DataFrame], kind: str, tmp_path: Path, monkeypatch):
-    mdata, table = _compared
+def test_kept_in_files(compared: tuple[md.MuData, pd.DataFrame], kind: str, tmp_path: Path, monkeypatch):
+    mdata, table = compared
     path = tmp_path / f"a.{kind}"
     with md.set_options(pull_on_update=False):
         mdata.write_zarr(path) if kind == "zarr" else mdata.write(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scmmgan.pl._alignment import alignment
+from scmmgan.pl._compare import compare
 from scmmgan.pl._coordinates import coordinates
 from scmmgan.pl._correlations import correlations
 from scmmgan.pl._diagnosis import diagnosis
@@ -10,4 +11,4 @@ from scmmgan.pl._history import history
 from scmmgan.pl._spatial_map import spatial_map
 from scmmgan.pl._uncertainty import uncertainty
 
-__all__ = ["alignment", "coordinates", "correlations", "diagnosis", "history", "spatial_map", "uncertainty"]
+__all__ = ["alignment", "compare", "coordinates", "correlations", "diagnosis", "history", "spatial_map", "uncertainty"]
