@@ -14,6 +14,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 import scmmgan as smm
 from scmmgan.cli import _documented, main
@@ -64,6 +65,42 @@ def test_translate_evaluate_uncertainty(folder: Path, capsys: pytest.CaptureFixt
     assert main(["uncertainty", str(folder / "a.h5mu"), *way, "-o", str(folder / "u.h5mu")]) == 0
     assert "uncertainty" in capsys.readouterr().out
     assert "scmmgan_uncertainty" in md.read(folder / "u.h5mu")["protein"].var
+
+
+def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    from scmmgan.tl import _compare
+
+    data, kept, picture = folder / "a.h5mu", folder / "kept.h5mu", folder / "methods.png"
+    way = ["--source", "rna", "--target", "protein", "--embeddings", "old=X_scmmgan", "--labels", "cell_type"]
+    methods = ["--methods", "cyclegan", "--methods", "coupling", "--seeds", "0", "--arguments", "max_steps=2"]
+    monkeypatch.setattr(_compare, "align", fails := Fails())
+    command = ["compare", str(data), *way, *methods, "-o", str(picture), "--keep", str(kept)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == "median (worst seed)"
+    assert said.splitlines()[1].split() == ["cyclegan", "coupling", "old"]
+    assert "label_transfer, rna → protein" in said
+    assert "cyclegan: RuntimeError: 2 steps, seed 0" in said
+    assert fails.n == 2
+    assert imread(picture).std() > 0.01
+    # what was kept is not computed again
+    found = smm.get.comparison(md.read(kept), *NAMES)
+    assert main(["compare", str(kept), *way, "-o", str(folder / "again.svg"), "--methods", "coupling", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    old = found.query("method == 'old' and metric == 'foscttm'")["median"].tolist()
+    assert [row["median"] for row in rows if (row["method"], row["metric"]) == ("old", "foscttm")] == old
+    assert main(["compare", str(data), *way, "-o", str(folder / "x.txt")]) == 2
+    assert main(["compare", str(data), *way, "-o", str(picture), "--keep", "x.txt"]) == 2
+
+
+class Fails:
+    """An alignment that does not work."""
+
+    n = 0
+
+    def __call__(self, mdata: md.MuData, *names: str, **how: object) -> None:
+        self.n += 1
+        raise RuntimeError(f"{how.get('max_steps')} steps, seed {how['random_state']}")
 
 
 def test_info_and_support(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -148,7 +185,7 @@ def test_an_error_while_writing_leaves_what_was_there(folder: Path, monkeypatch:
 
 
 def test_every_argument_is_an_option_with_its_help(capsys: pytest.CaptureFixture[str]):
-    for name in ("align", "translate", "uncertainty", "diagnose", "evaluate"):
+    for name in ("align", "translate", "uncertainty", "diagnose", "evaluate", "compare"):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         said, function = capsys.readouterr().out, getattr(smm.tl, name)

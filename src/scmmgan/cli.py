@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "uncertainty": (_uncertainty, smm.tl.uncertainty, "How far mapped features are determined.", True),
         "diagnose": (_diagnose, smm.tl.diagnose, "What supports an alignment, anew.", False),
         "evaluate": (_evaluate, smm.tl.evaluate, "All scores of an alignment in one table.", False),
+        "compare": (_compare, smm.tl.compare, "Several methods, and what other tools wrote, in one table.", True),
         "info": (_info, None, "What a file or a model directory holds.", False),
     }
     for name, (run, function, text, writes) in specs.items():
@@ -104,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--model", type=Path, required=True, help="aligned h5mu or zarr, or a model directory")
         if name != "info":
             text = "file to write: h5mu, h5ad, zarr or csv, by its ending"
+            if name == "compare":
+                text = "picture to write: png, pdf or svg, by its ending"
+                keep = (
+                    "h5mu or zarr to keep all results in: as input of the next call, only what is missing is computed"
+                )
+                command.add_argument("--keep", type=Path, metavar="FILE", help=keep)
             command.add_argument("-o", "--output", type=Path, required=writes, metavar="FILE", help=text)
             command.add_argument("--config", type=Path, metavar="TOML", help="options, in a table named as the command")
         if name in ("align", "diagnose"):
@@ -121,6 +128,7 @@ _INPUT = {
     "uncertainty": "aligned h5mu or zarr",
     "diagnose": "aligned h5mu or zarr",
     "evaluate": "aligned h5mu or zarr",
+    "compare": "h5mu or zarr, aligned or not",
     "info": "h5mu, h5ad or zarr, or a model directory",
 }
 
@@ -197,7 +205,7 @@ def _value(words: Sequence[str], kind: str) -> Any:
     if "Mapping" in kind and all("=" in word for word in words):
         return {name: _one(value, kind) for name, _, value in (word.partition("=") for word in words)}
     if "Sequence" in kind:
-        return list(words)
+        return [int(word) for word in words] if kind == "Sequence[int]" else list(words)
     if len(words) > 1:
         raise ValueError(f"{' '.join(words)!r}: one value is taken, or one for each modality (NAME=VALUE).")
     if "DataFrame" in kind and words[0].endswith((".csv", ".tsv")):
@@ -357,6 +365,43 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output is not None:
         _write(table, args.output)
     print(_json(table.to_dict("records")) if args.json else table.round(3).to_string(index=False))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    """Compare, write the picture and what is to be kept, print the table."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    _check_output(args, ".png", ".pdf", ".svg")
+    if args.keep is not None and args.keep.suffix not in (".h5mu", ".zarr"):
+        raise _NotWritable("the name behind --keep must end in .h5mu or .zarr")
+    mdata, given = _mudata(args.input[0]), {"progress_bar": sys.stderr.isatty()} | _given(args)
+    table = smm.tl.compare(mdata, args.source, args.target, **given)
+    figure = smm.pl.compare(mdata, args.source, args.target, key=given.get("key_added", "scmmgan"), return_fig=True)
+    with _in_place(args.output) as there:
+        figure.savefig(there, dpi=200, bbox_inches="tight")
+    plt.close(figure)
+    if args.keep is not None:
+        _write(mdata, args.keep)
+    print(_json(table.to_dict("records")) if args.json else _wide(table))
+
+
+def _wide(table: Any) -> str:
+    """Methods × metrics, the median (and the worst seed); what failed below."""
+    import pandas as pd
+
+    names = table["metric"].where(table["direction"] == "both", table["metric"] + ", " + table["direction"])
+    text = [f"{a:.3g} ({b:.3g})" if np.isfinite(a) else "" for a, b in zip(table["median"], table["worst"])]
+    rows = pd.DataFrame({"method": table["method"], "metric": names, "text": text})
+    # one line for each metric: names of these are long, and methods are few
+    wide = rows.pivot(index="metric", columns="method", values="text").fillna("")
+    wide = wide.reindex(index=names.unique(), columns=table["method"].unique())
+    wide.loc["verdict"] = table.drop_duplicates("method").set_index("method")["verdict"]
+    failed = table[table["error"] != ""].drop_duplicates("method")
+    lines = [f"{method}: {error}" for method, error in zip(failed["method"], failed["error"])]
+    return "\n".join(["median (worst seed)", wide.rename_axis(None).rename_axis(None, axis=1).to_string(), *lines])
 
 
 def _info(args: argparse.Namespace) -> None:
