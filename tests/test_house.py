@@ -550,7 +550,16 @@ def test_type_checker():
 # --- constants ---------------------------------------------------------------------------------------------------
 
 # what lists things by name decides nothing
-TABLES = {"METHODS", "GEOMETRIES", "SETTINGS", "LATENT_SETTINGS", "OPTIONAL", "GENERATORS", "DISCRIMINATORS", "OTHER_TERMS"}
+TABLES = {
+    "METHODS",
+    "GEOMETRIES",
+    "SETTINGS",
+    "LATENT_SETTINGS",
+    "OPTIONAL",
+    "GENERATORS",
+    "DISCRIMINATORS",
+    "OTHER_TERMS",
+}
 CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,15 @@ import numpy as np
 from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, N_PCS
+from scmmgan.model.nets import autoencoder
 from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.autoencoder import Autoencoder, System
+from scmmgan.model.nets.cmae import CMAE
+from scmmgan.model.nets.con_aae import ConAAE
+from scmmgan.model.nets.jamie import JAMIE
 from scmmgan.model.nets.latent import Decoder, Fitted
 from scmmgan.model.nets.losses import GEOMETRIES
+from scmmgan.model.nets.scmodal import ScMODAL
 from scmmgan.model.nets.training import Recipe
 from scmmgan.model.problem import Pair, Problem, Sections
 
@@ -43,6 +50,13 @@ class Method:
     geometries: Collection[str] = tuple(GEOMETRIES)
 
 
+def _of(system: type[System]) -> Method:
+    """A method that is a system of autoencoders."""
+    own = {f: getattr(system, f) for f in ("max_steps", "batch_size", "lr", "geometry", "geometries", "takes", "most")}
+    rebuild = partial(Autoencoder.from_state, system)
+    return Method(weights=dict(system.weights), fit=partial(autoencoder.fit, system), rebuild=rebuild, **own)
+
+
 METHODS = {
     "scmmgan": Method(),
     "coupling": Method(settings={"networks": "coupling"}),
@@ -61,6 +75,10 @@ METHODS = {
         geometry=None,
         settings={"coupled": False},
     ),
+    "cmae": _of(CMAE),
+    "con-aae": _of(ConAAE),
+    "scmodal": _of(ScMODAL),
+    "jamie": _of(JAMIE),
 }
 
 
