@@ -24,7 +24,7 @@ from scmmgan.model.nets.aligner import split
 from scmmgan.model.nets.latent import Fitted
 from scmmgan.model.nets.networks import BatchNorm, frozen_statistics
 from scmmgan.model.nets.pinned import pinned
-from scmmgan.model.problem import Pair, Problem
+from scmmgan.model.problem import Pair, Problem, Values
 from scmmgan.model.space.reading import Reading, fit_reading
 
 logger = logging.getLogger("scmmgan")
@@ -366,6 +366,21 @@ class Autoencoder:
     def modalities(self) -> list[str]:
         """Names in order."""
         return list(self.readings)
+
+    def needed(self, modality: str) -> np.ndarray:
+        """Positions of the features that are read."""
+        return self.readings[modality].read
+
+    def shares(self, modality: str) -> np.ndarray:
+        """How much (g,) of what is read each feature carries: alike, or by the axes that it enters."""
+        reading = self.readings[modality]
+        found = np.zeros(len(reading.mean))
+        found[reading.read] = (reading.axes**2).sum(0) if len(reading.axes) else 1
+        return found / max(found.sum(), 1e-300)
+
+    def read(self, values: Values, columns: np.ndarray, modality: str) -> np.ndarray:
+        """What is read (n × p) of cells, from their values (n × g') of the features at `columns`."""
+        return self.readings[modality].of_values(values, columns)
 
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
         """Latent cells (n × q, float32) of what was read (n × p) of cells of a modality."""

@@ -19,7 +19,7 @@ from scmmgan.model.nets.autoencoder import Autoencoder, System
 from scmmgan.model.nets.cmae import CMAE
 from scmmgan.model.nets.con_aae import ConAAE
 from scmmgan.model.nets.jamie import JAMIE
-from scmmgan.model.nets.latent import Decoder, Fitted
+from scmmgan.model.nets.latent import Fitted, Mapper
 from scmmgan.model.nets.losses import GEOMETRIES
 from scmmgan.model.nets.scmodal import ScMODAL
 from scmmgan.model.nets.training import Recipe
@@ -44,7 +44,7 @@ class Method:
     plain: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     fit: Callable[[Problem, Mapping[str, Any]], Fitted] | None = None
-    rebuild: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Decoder] | None = None
+    rebuild: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Mapper] | None = None
     takes: Collection[str] = ("links", "pairs", "labels")
     most: int | None = None
     geometries: Collection[str] = tuple(GEOMETRIES)
@@ -132,7 +132,7 @@ def _uses(method: Method, argument: str) -> bool:
     return argument in method.takes or (method.fit is None and argument != "hidden")
 
 
-def rebuilt(method: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Decoder:
+def rebuilt(method: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Mapper:
     """What maps cells with a stored model of a method without a coupling; ValueError where it keeps none."""
     rebuild = lookup(method).rebuild
     if rebuild is None:
