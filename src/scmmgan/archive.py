@@ -16,7 +16,7 @@ from scmmgan.data.keys import Keys
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.trained import Trained, TrainedLatent
 
 
 def save(mdata: MuData, directory: str | PathLike[str], *, key: str = "scmmgan") -> None:
@@ -63,7 +63,7 @@ def save(mdata: MuData, directory: str | PathLike[str], *, key: str = "scmmgan")
     _directory.write(directory, record, _card(record))
 
 
-def load(directory: str | PathLike[str]) -> Trained:
+def load(directory: str | PathLike[str]) -> Trained | TrainedLatent:
     """Read a trained model that :func:`scmmgan.save` wrote.
 
     Parameters
@@ -94,11 +94,11 @@ def load(directory: str | PathLike[str]) -> Trained:
     >>> smm.tl.translate(mdata["rna"], "rna", "protein", model=model).n_obs == mdata["rna"].n_obs
     True
     """
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.trained import rebuilt
 
     record = _directory.read(directory)
     try:
-        return Trained.from_record(record)
+        return rebuilt(record)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _directory.damaged(directory, str(error)) from error
 

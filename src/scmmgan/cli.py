@@ -327,9 +327,11 @@ def _translate(args: argparse.Namespace) -> None:
     given = _given(args)
     mapped = smm.tl.translate(_read(args.input[0]), args.source, args.target, model=model, **given)
     _write(mapped, args.output)
-    out = float((mapped.obs[f"{given.get('key', 'scmmgan')}_ood"] > 0.95).mean())
-    found = {"cells": mapped.n_obs, "features": mapped.n_vars, "out_of_distribution": out, "output": str(args.output)}
-    text = f"{mapped.n_obs} cells × {mapped.n_vars} features of {args.target}; {out:.1%} are farther out than 95 % of the training cells."
+    found = {"cells": mapped.n_obs, "features": mapped.n_vars, "output": str(args.output)}
+    text = f"{mapped.n_obs} cells × {mapped.n_vars} features of {args.target}"
+    if (column := f"{given.get('key', 'scmmgan')}_ood") in mapped.obs:
+        found["out_of_distribution"] = out = float((mapped.obs[column] > 0.95).mean())
+        text += f"; {out:.1%} are farther out than 95 % of the training cells."
     print(_json(found) if args.json else text)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.trained import Trained, TrainedLatent
 
 __all__ = [
     "comparison",
@@ -236,7 +236,7 @@ def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan"
     return _places(mdata, source, target, Keys(key))
 
 
-def model(mdata: MuData, *, key: str = "scmmgan") -> Trained:
+def model(mdata: MuData, *, key: str = "scmmgan") -> Trained | TrainedLatent:
     """The trained model, rebuilt from the arrays in `uns`.
 
     Parameters
@@ -250,14 +250,16 @@ def model(mdata: MuData, *, key: str = "scmmgan") -> Trained:
     -------
     A `Trained` on the CPU: networks (`aligner`), `transforms` between features and model space, and the training cells
     that new cells are smoothed with. :func:`scmmgan.tl.translate` takes it; `translate(x, source, target)`,
-    `embed(x, modality)` and `decode(y, target)` are for cells in model space. Nothing is written to `mdata`.
+    `embed(x, modality)` and `decode(y, target)` are for cells in model space. Of a method without a coupling a
+    `TrainedLatent`, with the same functions and without `aligner`; its `decode` is for cells in the joint embedding. Nothing is
+    written to `mdata`.
 
     Raises
     ------
     KeyError
         If there is no such alignment.
     ValueError
-        If the record is damaged or of another version, or was made with `save_model=False`.
+        If the record is damaged or of another version, was made with `save_model=False`, or its method keeps no model.
 
     Examples
     --------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scmmgan.model.nets.trained import Input, Trained
+    from scmmgan.model.nets.trained import Input, Trained, TrainedLatent
 
 logger = logging.getLogger("scmmgan")
 
@@ -50,7 +50,7 @@ def modality_of(cells: AnnData | MuData, source: str) -> AnnData:
     return found
 
 
-def read_query(cells: AnnData, source: str, model: Trained) -> Query:
+def read_query(cells: AnnData, source: str, model: Trained | TrainedLatent) -> Query:
     """Values and batches of new cells of `source`, read as its training cells were."""
     of, features = model.inputs[source], pd.Index(model.features[source])
     if of.covariates:

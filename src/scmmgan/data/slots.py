@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from scmmgan.model.coupling.coupling import Coupling
     from scmmgan.model.nets.aligner import Aligner
-    from scmmgan.model.nets.latent import Decoder, Fitted
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.latent import Fitted
+    from scmmgan.model.nets.trained import Trained, TrainedLatent
 
 logger = logging.getLogger("scmmgan")
 
@@ -486,7 +486,7 @@ def mapped_values(
     target: str,
     features: Sequence[str] | None,
     keys: Keys,
-    rebuilt: Callable[[], Decoder | Trained],
+    rebuilt: Callable[[], Trained | TrainedLatent],
 ) -> tuple[np.ndarray, list[str]]:
     """Mapped expression and its feature names, as written or decoded for chosen features; in the units of now, or refused.
 

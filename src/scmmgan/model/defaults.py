@@ -122,6 +122,16 @@ MEMORY_NEIGHBORS = 15  # of a cell among those that the barycentric map remember
 REMEMBERED_CELLS = 10_000  # that it keeps per direction
 MAP_CHUNK = 8_192  # cells mapped at one time
 
+# --- autoencoders ------------------------------------------------------------------------------------------------
+
+MAX_ZSCORE = 10.0  # of a feature as an autoencoder reads it; as published
+MAX_HIDDEN = 512  # of a hidden layer, unless `hidden="published"`: 2,613² weights a layer take a second a step
+JAMIE_EPOCHS = 2_500  # before JAMIE's training may end; the divergence has half of its weight at half of them
+JAMIE_PATIENCE = 500  # epochs without a better batch until it ends
+MAX_COVERED = 0.9  # of the cells of the larger modality in known pairs, above which JAMIE infers no correspondence
+PAIRED_SHARE = 0.8  # of JAMIE's batches that are known pairs
+N_CHECKS = 200  # looks at the held-out cells in a training, at most, and rows of the history
+
 # --- evidence ----------------------------------------------------------------------------------------------------
 
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables

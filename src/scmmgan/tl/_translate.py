@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.trained import Trained, TrainedLatent
 
 logger = logging.getLogger("scmmgan")
 
@@ -33,7 +33,7 @@ def translate(
     source: str,
     target: str,
     *,
-    model: MuData | Trained | str | PathLike[str],
+    model: MuData | Trained | TrainedLatent | str | PathLike[str],
     features: str | Sequence[str] | None = None,
     batch_size: int = TRANSLATED_CELLS,
     key: str = "scmmgan",
@@ -78,6 +78,7 @@ def translate(
     `obs[f"{key}_ood"]` : float32
         Out-of-distribution score: share of the training cells, each compared with all others, that are nearer to their
         fifth neighbour than the cell is. Cells as those that were trained on are spread over 0 to 1; 1 is farther out than all.
+        Not of methods without a coupling, which keep no training cells.
 
     Raises
     ------
@@ -111,11 +112,10 @@ def translate(
     with one_thread():
         found = trained.locate(query.values, query.columns, source, query.batch, batch_size=batch_size)
         image, imputation = trained.translate(found.x, source, target), trained.imputation(source, target)
-        if imputation is None or query.counts is None:
-            values = trained.decode(image, target, at)
-        else:
-            scores = imputation.scores(query.counts, query.counted)
-            values = imputation.decoded(trained.transforms[target], image, scores, at)
+        imputed = None
+        if imputation is not None and query.counts is not None:
+            imputed = imputation, imputation.scores(query.counts, query.counted)
+        values = trained.decode(image, target, at, imputed)
         embedding = trained.embed(found.x, source)
     names, keys = trained.features[target][at], Keys(key)
     # a representation (`use_rep`) has columns that are no features
@@ -125,7 +125,8 @@ def translate(
     out.obsm[keys.embedding] = embedding
     if target in found.unmatched:
         out.obs[keys.unmatched(target if len(trained.modalities) > 2 else None)] = found.unmatched[target]
-    out.obs[keys.ood] = found.ood
+    if len(found.ood):
+        out.obs[keys.ood] = found.ood
     if "spatial" in adata.obsm:
         out.obsm["spatial"] = np.array(adata.obsm["spatial"])
     if "spatial" in adata.uns:
@@ -133,11 +134,13 @@ def translate(
     return out
 
 
-def _model(model: MuData | Trained | str | PathLike[str], target: str, key: str) -> tuple[Trained, pd.DataFrame | None]:
+def _model(
+    model: MuData | Trained | TrainedLatent | str | PathLike[str], target: str, key: str
+) -> tuple[Trained | TrainedLatent, pd.DataFrame | None]:
     """The trained model, and what is known of the target's features."""
-    from scmmgan.model.nets.trained import Trained
+    from scmmgan.model.nets.trained import Trained, TrainedLatent
 
-    if isinstance(model, Trained):
+    if isinstance(model, Trained | TrainedLatent):
         return model, None
     if isinstance(model, str | PathLike):
         return archive.load(model), None
@@ -146,7 +149,7 @@ def _model(model: MuData | Trained | str | PathLike[str], target: str, key: str)
     return found, model[target].var if target in model.mod else None
 
 
-def _check_names(trained: Trained, source: str, target: str) -> None:
+def _check_names(trained: Trained | TrainedLatent, source: str, target: str) -> None:
     """KeyError on a modality that the model does not know; ValueError where they are one."""
     for name in (source, target):
         if name not in trained.modalities:
@@ -155,7 +158,7 @@ def _check_names(trained: Trained, source: str, target: str) -> None:
         raise ValueError(f"`source` and `target` are both {source!r}: nothing is mapped. Name two modalities.")
 
 
-def _chosen(trained: Trained, target: str, features: str | Sequence[str] | None, n: int) -> np.ndarray:
+def _chosen(trained: Trained | TrainedLatent, target: str, features: str | Sequence[str] | None, n: int) -> np.ndarray:
     """Positions of the features that are decoded; ValueError where all of them are too many."""
     names = pd.Index(trained.features[target])
     if features is not None:
@@ -168,7 +171,7 @@ def _chosen(trained: Trained, target: str, features: str | Sequence[str] | None,
     return np.arange(len(names))
 
 
-def _warn_of_verdict(trained: Trained, source: str, target: str) -> None:
+def _warn_of_verdict(trained: Trained | TrainedLatent, source: str, target: str) -> None:
     """Log when nothing supports the alignment that the map comes from."""
     for a, b in ((source, target), (target, source)):
         found = trained.diagnosis.get(a, {}).get(b)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from scmmgan.model.problem import Values
+
 
 class Decoder(Protocol):
     """The way from the joint space to the features of every modality."""
@@ -21,6 +23,26 @@ class Decoder(Protocol):
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """JSON-able settings, and arrays by name; no arrays where nothing can be rebuilt from a file."""
+        ...
+
+
+class Mapper(Decoder, Protocol):
+    """A decoder that new cells can be embedded with, too."""
+
+    def needed(self, modality: str) -> np.ndarray:
+        """Positions of the features that are read."""
+        ...
+
+    def shares(self, modality: str) -> np.ndarray:
+        """How much (g,) of what is read each feature carries; they sum to 1."""
+        ...
+
+    def read(self, values: Values, columns: np.ndarray, modality: str) -> np.ndarray:
+        """What is read (n × p) of cells, from their values (n × g') of the features at `columns`."""
+        ...
+
+    def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
+        """Cells (n × q, float32) in the joint space, from what was read (n × p)."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,15 @@ import numpy as np
 from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, N_PCS
+from scmmgan.model.nets import autoencoder
 from scmmgan.model.nets.aligner import Aligner
-from scmmgan.model.nets.latent import Decoder, Fitted
+from scmmgan.model.nets.autoencoder import Autoencoder, System
+from scmmgan.model.nets.cmae import CMAE
+from scmmgan.model.nets.con_aae import ConAAE
+from scmmgan.model.nets.jamie import JAMIE
+from scmmgan.model.nets.latent import Fitted, Mapper
 from scmmgan.model.nets.losses import GEOMETRIES
+from scmmgan.model.nets.scmodal import ScMODAL
 from scmmgan.model.nets.training import Recipe
 from scmmgan.model.problem import Pair, Problem, Sections
 
@@ -37,10 +44,17 @@ class Method:
     plain: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     fit: Callable[[Problem, Mapping[str, Any]], Fitted] | None = None
-    rebuild: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Decoder] | None = None
+    rebuild: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Mapper] | None = None
     takes: Collection[str] = ("links", "pairs", "labels")
     most: int | None = None
     geometries: Collection[str] = tuple(GEOMETRIES)
+
+
+def _of(system: type[System]) -> Method:
+    """A method that is a system of autoencoders."""
+    own = {f: getattr(system, f) for f in ("max_steps", "batch_size", "lr", "geometry", "geometries", "takes", "most")}
+    rebuild = partial(Autoencoder.from_state, system)
+    return Method(weights=dict(system.weights), fit=partial(autoencoder.fit, system), rebuild=rebuild, **own)
 
 
 METHODS = {
@@ -61,6 +75,10 @@ METHODS = {
         geometry=None,
         settings={"coupled": False},
     ),
+    "cmae": _of(CMAE),
+    "con-aae": _of(ConAAE),
+    "scmodal": _of(ScMODAL),
+    "jamie": _of(JAMIE),
 }
 
 
@@ -114,7 +132,7 @@ def _uses(method: Method, argument: str) -> bool:
     return argument in method.takes or (method.fit is None and argument != "hidden")
 
 
-def rebuilt(method: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Decoder:
+def rebuilt(method: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Mapper:
     """What maps cells with a stored model of a method without a coupling; ValueError where it keeps none."""
     rebuild = lookup(method).rebuild
     if rebuild is None:

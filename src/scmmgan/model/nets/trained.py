@@ -11,7 +11,7 @@ import numpy as np
 
 from scmmgan.model.nets import methods
 from scmmgan.model.nets.aligner import Aligner
-from scmmgan.model.nets.latent import Decoder
+from scmmgan.model.nets.latent import Mapper
 from scmmgan.model.problem import Values
 from scmmgan.model.space.imputation import Imputation
 from scmmgan.model.space.reference import Located, Reference, located
@@ -75,9 +75,21 @@ class Trained:
         """What predicts features that only the target has from counts of the source."""
         return self.imputations.get(source, {}).get(target)
 
-    def decode(self, y: np.ndarray, target: str, features: np.ndarray | None = None) -> np.ndarray:
-        """Values (n × g) of all features, or of chosen positions, of cells in the model space of `target`."""
-        return self.transforms[target].inverse(y, features)
+    def decode(
+        self,
+        y: np.ndarray,
+        target: str,
+        features: np.ndarray | None = None,
+        imputed: tuple[Imputation, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Values (n × g) of all features, or of chosen positions, of cells in the model space of `target`.
+
+        `imputed`: what predicts features that only the target has, and the scores of the cells that it reads.
+        """
+        if imputed is None:
+            return self.transforms[target].inverse(y, features)
+        at = np.arange(len(self.features[target])) if features is None else features
+        return imputed[0].decoded(self.transforms[target], y, imputed[1], at)
 
     def needed(self, modality: str) -> np.ndarray:
         """Positions of the features that new cells of a modality are located by."""
@@ -114,9 +126,80 @@ class Trained:
         return cls(aligner, transforms, references, features, inputs, record["diagnosis"], imputations)
 
 
-def rebuilt(record: Mapping[str, Any]) -> Trained | Decoder:
+@dataclass(frozen=True)
+class TrainedLatent:
+    """The same of a method without a coupling: what maps cells by way of one space of all modalities.
+
+    Nothing is smoothed, so that no training cells are kept.
+    """
+
+    mapper: Mapper
+    features: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Input]
+    diagnosis: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    method: str
+    imputations: Mapping[str, Mapping[str, Imputation]] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names in order."""
+        return list(self.features)
+
+    @property
+    def aligner(self) -> Aligner:
+        """None: ValueError."""
+        raise ValueError(f"method {self.method!r} has no coupling and no networks from one model space to another.")
+
+    def locate(
+        self, values: Values, columns: np.ndarray, modality: str, batch: np.ndarray, *, batch_size: int
+    ) -> Located:
+        """New cells as the method reads them, from their values (n × g') of the features at `columns`."""
+        if len(self.inputs[modality].batches):
+            raise ValueError(
+                f"method {self.method!r} keeps nothing of the batches that {modality!r} was aligned in: new cells cannot be moved as "
+                "those were. Align without `batch`."
+            )
+        return Located(self.mapper.read(values, columns, modality), {}, np.empty(0, np.float32))
+
+    def translate(self, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        """Cells as the method reads them (n × p) in the space of all modalities (n × q)."""
+        return self.mapper.embed(x, source)
+
+    def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
+        """The same: the joint embedding."""
+        return self.mapper.embed(x, modality)
+
+    def imputation(self, source: str, target: str) -> Imputation | None:
+        """Nothing is predicted from counts."""
+        return None
+
+    def decode(
+        self,
+        y: np.ndarray,
+        target: str,
+        features: np.ndarray | None = None,
+        imputed: tuple[Imputation, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Values (n × g) of all features of `target`, or of chosen positions, of cells in the joint space."""
+        at = np.arange(len(self.features[target])) if features is None else features
+        return self.mapper.decode(y, target, at)
+
+    def needed(self, modality: str) -> np.ndarray:
+        """Positions of the features that new cells of a modality are read by."""
+        return self.mapper.needed(modality)
+
+    def weights(self, modality: str) -> np.ndarray:
+        """Share (g,) of what is read that each feature carries."""
+        return self.mapper.shares(modality)
+
+
+def rebuilt(record: Mapping[str, Any]) -> Trained | TrainedLatent:
     """The model of a record that is whole, with or without a coupling; errors as of `Trained.from_record`."""
     config = json.loads(str(record["model"]["config"]))
     if "method" not in config:
         return Trained.from_record(record)
-    return methods.rebuilt(str(config["method"]), config, record["model"]["weights"])
+    method = str(config["method"])
+    features = {str(m): np.array(config["var_names"][m], dtype=object) for m in config["modalities"]}
+    inputs = {m: Input(**config["inputs"][m]) for m in features}
+    mapper = methods.rebuilt(method, config, record["model"]["weights"])
+    return TrainedLatent(mapper, features, inputs, record["diagnosis"], method)

@@ -28,7 +28,8 @@ class Located:
     """New cells in model space (n × p, float32), and what is known of them.
 
     `unmatched` (n,): by target, mean unmatched share of the neighbours. `ood` (n,): share of the training cells that are
-    nearer to their neighbours, in [0, 1]; new cells of the kinds that were trained on are spread evenly over it.
+    nearer to their neighbours, in [0, 1]; new cells of the kinds that were trained on are spread evenly over it. Empty where no
+    training cells are kept.
     """
 
     x: np.ndarray
