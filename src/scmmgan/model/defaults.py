@@ -132,6 +132,11 @@ MAX_COVERED = 0.9  # of the cells of the larger modality in known pairs, above w
 PAIRED_SHARE = 0.8  # of JAMIE's batches that are known pairs
 N_CHECKS = 200  # looks at the held-out cells in a training, at most, and rows of the history
 
+BASELINE_WIDTH = (
+    15  # of the space of baselines that have no width of their own: canonical variates are 2-15 in the field
+)
+CCA_RIDGE = 0.1  # penalty, of the mean variance, of canonical variates of few pairs
+
 # --- evidence ----------------------------------------------------------------------------------------------------
 
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables

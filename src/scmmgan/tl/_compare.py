@@ -257,7 +257,8 @@ def _methods(
     from scmmgan.model.nets import methods as _known_methods
 
     if methods is None:
-        methods = _known_methods.compared(common)
+        common_names = mdata[names[0]].var_names.isin(mdata[names[1]].var_names).sum()
+        methods = _known_methods.compared(common, common_names=0 if common["use_rep"] else int(common_names))
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping):
         raise TypeError(f"`methods` must be a list of methods, or a dict from names to arguments, got {methods!r}.")
     found = []

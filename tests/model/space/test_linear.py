@@ -7,6 +7,7 @@ import pytest
 
 from scmmgan.model.defaults import STRAIGHT_RIDGE
 from scmmgan.model.space.linear import (
+    canonical_axes,
     column_correlation,
     constant,
     one_thread,
@@ -205,3 +206,35 @@ def test_correlation_with_a_constant_column_is_none(constant: float):
     a[:, 2] = b[:, 2] = constant
     for weight in (None, rng.dirichlet(np.ones(31))):
         np.testing.assert_allclose(column_correlation(a, b, weight), 0, atol=1e-7)
+
+
+# --- canonical variates ------------------------------------------------------------------------------------------
+
+
+def test_canonical_variates_without_a_penalty_correlate_as_said():
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(300, 2))
+    x = np.hstack([latent[:, :1] + 0.3 * rng.normal(size=(300, 1)), rng.normal(size=(300, 3))]) @ rng.normal(
+        size=(4, 4)
+    )
+    y = np.hstack([rng.normal(size=(300, 2)), latent[:, :1]]) * 5 + 7
+    found = canonical_axes(x, y, n=2, penalty=0)
+    first, second = found.first(x), found.second(y)
+    r = [np.corrcoef(first[:, i], second[:, i])[0, 1] for i in range(2)]
+    np.testing.assert_allclose(r, found.strength, atol=1e-8)
+    assert r[0] > 0.9
+    np.testing.assert_allclose(first.T @ first / 300, np.eye(2), atol=1e-8)
+    # a weight of 0 is a row that is not there
+    weight = np.r_[np.ones(200), np.zeros(100)]
+    part, weighted = (
+        canonical_axes(x[:200], y[:200], n=2, penalty=0.1),
+        canonical_axes(x, y, n=2, penalty=0.1, weight=weight),
+    )
+    np.testing.assert_allclose(weighted.strength, part.strength)
+
+
+def test_a_penalty_shrinks_canonical_correlations_of_noise():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30, 20))
+    assert canonical_axes(x, y, n=1, penalty=0).strength[0] > 0.95
+    assert canonical_axes(x, y, n=1, penalty=10).strength[0] < 0.3

@@ -12,8 +12,8 @@ import numpy as np
 
 from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
-from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, N_PCS
-from scmmgan.model.nets import autoencoder
+from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, MIN_LINKS, N_PCS
+from scmmgan.model.nets import autoencoder, baselines
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.autoencoder import Autoencoder, System
 from scmmgan.model.nets.cmae import CMAE
@@ -57,6 +57,13 @@ def _of(system: type[System]) -> Method:
     return Method(weights=dict(system.weights), fit=partial(autoencoder.fit, system), rebuild=rebuild, **own)
 
 
+def _baseline(name: str) -> Method:
+    """A method without networks and weights."""
+    of = baselines.BASELINES[name]
+    takes = (*of.needs, *(("counts",) if name == "depth" else ()))
+    return Method(weights={}, geometry=None, geometries=(), fit=partial(baselines.fit, name), takes=takes, most=of.most)
+
+
 METHODS = {
     "scmmgan": Method(),
     "coupling": Method(settings={"networks": "coupling"}),
@@ -79,6 +86,7 @@ METHODS = {
     "con-aae": _of(ConAAE),
     "scmodal": _of(ScMODAL),
     "jamie": _of(JAMIE),
+    **{name: _baseline(name) for name in baselines.BASELINES},
 }
 
 
@@ -150,9 +158,18 @@ def can_use(method: str, argument: str) -> bool:
     return argument not in OPTIONAL or _uses(lookup(method), argument)
 
 
-def compared(given: Mapping[str, Any]) -> list[str]:
-    """Methods and baselines that can use what is given: those that are compared by default."""
-    return ["scmmgan", "coupling"]
+def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[str, Any]]:
+    """Methods and baselines, with arguments of their own, that are compared by default: those for which all is given.
+
+    `common_names`: number of features of one name.
+    """
+    found: dict[str, dict[str, Any]] = {"scmmgan": {}, "coupling": {}}
+    if given.get("links") is not None:
+        # what shapes alone would have given
+        found["gw"] = {"method": "coupling", "links": None}
+    there = {name for name in ("links", "pairs", "labels") if given.get(name) is not None}
+    usable = [name for name, of in baselines.BASELINES.items() if set(of.needs) <= there]
+    return found | {name: {} for name in usable if name != "moment-matching" or common_names >= MIN_LINKS}
 
 
 # arguments of `tl.align` that the training takes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -85,3 +86,40 @@ def column_correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray | None =
     w = weight[:, None]
     norm = np.sqrt((w * a**2).sum(-2) * (w * b**2).sum(-2))
     return (w * a * b).sum(-2) / np.maximum(norm, 1e-12)
+
+
+@dataclass(frozen=True)
+class CanonicalAxes:
+    """Canonical variates of two spaces: a mean and axes (p × k) of each, and their correlations (k,)."""
+
+    means: tuple[np.ndarray, np.ndarray]
+    axes: tuple[np.ndarray, np.ndarray]
+    strength: np.ndarray
+
+    def first(self, x: np.ndarray) -> np.ndarray:
+        """Variates (n × k) of cells (n × p) of the first space."""
+        return np.asarray((x - self.means[0]) @ self.axes[0])
+
+    def second(self, y: np.ndarray) -> np.ndarray:
+        """Variates (n × k) of cells (n × p') of the second."""
+        return np.asarray((y - self.means[1]) @ self.axes[1])
+
+
+def canonical_axes(
+    x: np.ndarray, y: np.ndarray, *, n: int, penalty: float, weight: np.ndarray | None = None
+) -> CanonicalAxes:
+    """At most n canonical variates of rows that belong together (k × p and k × p'); `penalty` of the mean variance.
+
+    `weight` (k,): shares of the rows; alike by default.
+    """
+    share = _shares(np.ones(len(x)) if weight is None else weight.astype(np.float64))
+    means = share @ x, share @ y
+    a, b = x - means[0], y - means[1]
+    whitenings = []
+    for of in (a, b):
+        values, vectors = np.linalg.eigh((of.T * share) @ of)
+        shrunk = np.maximum(values, 0) + max(penalty * float(values.mean()), 1e-12)
+        whitenings.append(vectors / np.sqrt(shrunk))
+    left, strength, right = np.linalg.svd(whitenings[0].T @ (a.T * share) @ b @ whitenings[1], full_matrices=False)
+    axes = whitenings[0] @ left[:, :n], whitenings[1] @ right[:n].T
+    return CanonicalAxes(means, axes, strength[:n])
