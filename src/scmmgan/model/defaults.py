@@ -137,6 +137,19 @@ BASELINE_WIDTH = (
 )
 CCA_RIDGE = 0.1  # penalty, of the mean variance, of canonical variates of few pairs
 
+MATCHING_WIDTHS = (
+    40,
+    15,
+)  # components of a modality, and of a panel of at most 50 features (as the next ones, published)
+MATCHING_RANK = 25  # of linked features
+MATCHING_VARIATES = 20  # canonical variates that matches are made by
+MATCHING_WIDTH = 15  # of the joint space
+MATCHING_OWN = 0.7  # of a cell; the rest is the mean of its cluster
+MATCHING_ROUNDS = 3  # of canonical variates and matches
+MATCHING_DROPPED = 0.3  # of the matches, those that correlate least
+MATCHING_CLUSTERS = 30  # by k-means, in which cells are smoothed; published: Leiden at resolution 2
+ASSIGNED_CELLS = 3_000  # of either side in one assignment: 72 MB and seconds; published 5,000 × 15,000
+
 # --- evidence ----------------------------------------------------------------------------------------------------
 
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables

@@ -13,7 +13,7 @@ import numpy as np
 from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, MIN_LINKS, N_PCS
-from scmmgan.model.nets import autoencoder, baselines
+from scmmgan.model.nets import autoencoder, baselines, links_matching
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.autoencoder import Autoencoder, System
 from scmmgan.model.nets.cmae import CMAE
@@ -86,6 +86,9 @@ METHODS = {
     "con-aae": _of(ConAAE),
     "scmodal": _of(ScMODAL),
     "jamie": _of(JAMIE),
+    "links-matching": Method(
+        weights={}, geometry=None, geometries=(), fit=links_matching.fit, takes=("links", "labels"), most=2
+    ),
     **{name: _baseline(name) for name in baselines.BASELINES},
 }
 
