@@ -150,6 +150,15 @@ MATCHING_DROPPED = 0.3  # of the matches, those that correlate least
 MATCHING_CLUSTERS = 30  # by k-means, in which cells are smoothed; published: Leiden at resolution 2
 ASSIGNED_CELLS = 3_000  # of either side in one assignment: 72 MB and seconds; published 5,000 × 15,000
 
+FOUND_CLUSTERS = 50  # of each side over which links are looked for, at least 20 cells each
+FOUND_PAIRS = 300  # known pairs that are rows beside clusters
+FOUND_COMPONENTS = 20  # of each side from which canonical variates are made
+FOUND_VARIATES = 10  # at most a fifth of the rows
+FOUND_SHUFFLED = 100  # orders of the second side's rows that variates and scores must exceed
+FOUND_SCORE = 0.5  # of features that are linked
+FOUND_ROUNDS = 3  # of couplings and links
+MAX_FOUND = 100  # links
+
 # --- evidence ----------------------------------------------------------------------------------------------------
 
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables

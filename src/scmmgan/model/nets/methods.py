@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from scmmgan.model.coupling.couple import Domains, Loadings
 from scmmgan.model.coupling.coupling import Coupling
 from scmmgan.model.defaults import BATCH_SIZE, LEARNING_RATE, LOSS_WEIGHTS, MAX_STEPS, MIN_LINKS, N_PCS
-from scmmgan.model.nets import autoencoder, baselines, links_matching
+from scmmgan.model.nets import autoencoder, baselines, links_matching, scmodal_cca
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.autoencoder import Autoencoder, System
 from scmmgan.model.nets.cmae import CMAE
@@ -86,6 +86,8 @@ METHODS = {
     "con-aae": _of(ConAAE),
     "scmodal": _of(ScMODAL),
     "jamie": _of(JAMIE),
+    # scMODAL's networks
+    "scmodal-cca": replace(_of(ScMODAL), fit=scmodal_cca.fit, takes=("links", "pairs", "hidden"), most=2),
     "links-matching": Method(
         weights={}, geometry=None, geometries=(), fit=links_matching.fit, takes=("links", "labels"), most=2
     ),
