@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mudata as md
 import numpy as np
+import torch
 
 import scmmgan as smm
 from scmmgan.model.space.transform import Transform
@@ -39,3 +42,21 @@ def noisy(n: int = 256, seed: int = 0) -> np.ndarray:
     x[:, :2] += 4 * rng.normal(size=(3, 2))[rng.integers(3, size=n)]
     x[:, 0] += 3 * rng.random(n)
     return x
+
+
+def check_slopes(
+    loss: Callable[..., torch.Tensor], reference: Callable[..., float], *values: np.ndarray, step: float = 1e-6
+) -> None:
+    """A loss of float64 tensors has the value of a reference, and its gradient is that of central differences."""
+    tensors = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
+    found = loss(*tensors)
+    np.testing.assert_allclose(float(found.detach()), reference(*values), rtol=1e-9, atol=1e-11)
+    found.backward()
+    for i, tensor in enumerate(tensors):
+        slope = np.zeros(values[i].shape)
+        for at in np.ndindex(*slope.shape):
+            moved = [[v.copy() for v in values] for _ in range(2)]
+            moved[0][i][at] += step
+            moved[1][i][at] -= step
+            slope[at] = (reference(*moved[0]) - reference(*moved[1])) / (2 * step)
+        np.testing.assert_allclose(tensor.grad.numpy(), slope, rtol=1e-5, atol=1e-7)

@@ -128,7 +128,7 @@ class System:
     clip: ClassVar[float] = math.inf
 
     def __init__(self, task: Task, hidden: int | str | None, device: str) -> None:
-        self.task = task
+        self.task, self.hidden = task, hidden
         self.encoders, self.decoders = self.networks({m: r.width for m, r in task.readings.items()}, hidden)
         self.critics: Nets = {}
         self.others: Nets = {}  # trained with the encoders and decoders, not stored
@@ -406,7 +406,7 @@ class Autoencoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """JSON-able settings and plain arrays from which `from_state` rebuilds it."""
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for kind, nets in (("encoder", self.encoders), ("decoder", self.decoders)):
             for i, net in enumerate(nets.values()):
                 found = net.state_dict()
@@ -422,8 +422,8 @@ class Autoencoder:
         names, hidden = [str(m) for m in config["modalities"]], config["hidden"]
         parts: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for name, value in arrays.items():
-            kind, i, rest = str(name).split(":", 2)
-            parts[f"{kind}:{i}"][rest] = np.asarray(value)
+            kind, number, rest = str(name).split(":", 2)
+            parts[f"{kind}:{number}"][rest] = np.asarray(value)
         readings = {m: Reading.from_state(parts[f"reading:{i}"]) for i, m in enumerate(names)}
         # without memory: the weights come from the record
         with torch.device("meta"):

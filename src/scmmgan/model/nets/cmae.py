@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class CMAE(System):
 
     def optimizers(self, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
         """Adam for both sides."""
-        how = {"lr": lr, "betas": (0.5, 0.999), "weight_decay": 1e-4}
+        how: dict[str, Any] = {"lr": lr, "betas": (0.5, 0.999), "weight_decay": 1e-4}
         return torch.optim.Adam(self.parameters(), **how), torch.optim.Adam(self.critics["z"].parameters(), **how)
 
     def schedule(self, step: int) -> float:

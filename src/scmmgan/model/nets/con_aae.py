@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class ConAAE(System):
         others = [p for net in self.others.values() for p in net.parameters()]
         known = set(others)
         rest = [p for p in self.parameters() if p not in known]
-        groups = [{"params": rest, "betas": (0.5, 0.999), "weight_decay": 1e-4}]
+        groups: list[dict[str, Any]] = [{"params": rest, "betas": (0.5, 0.999), "weight_decay": 1e-4}]
         main = torch.optim.Adam([*groups, *([{"params": others}] if others else [])], lr=lr)
         return main, torch.optim.Adam(self.critics["z"].parameters(), lr=lr)
 

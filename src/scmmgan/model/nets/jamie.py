@@ -125,12 +125,12 @@ class JAMIE(System):
         """No better batch for 500 epochs, after 2,500."""
         self.lowest = min(self.lowest, loss)
         epoch, end = divmod(step + 1, self.per_epoch)
-        if end or epoch < JAMIE_EPOCHS:
+        if end:
             return False
-        if self.lowest < self.best - 1e-8:
-            self.best, self.better_at = self.lowest, epoch
-        self.lowest = math.inf
-        return epoch - self.better_at >= JAMIE_PATIENCE
+        lowest, self.lowest = self.lowest, math.inf
+        if epoch >= JAMIE_EPOCHS and lowest < self.best - 1e-8:
+            self.best, self.better_at = lowest, epoch
+        return epoch >= JAMIE_EPOCHS and epoch - self.better_at >= JAMIE_PATIENCE
 
 
 class _Shares(nn.Module):

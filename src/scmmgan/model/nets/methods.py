@@ -50,8 +50,8 @@ class Method:
     geometries: Collection[str] = tuple(GEOMETRIES)
 
 
-def _of(system: type[System]) -> Method:
-    """A method that is a system of autoencoders."""
+def of_system(system: type[System]) -> Method:
+    """The method that fits a system of autoencoders."""
     own = {f: getattr(system, f) for f in ("max_steps", "batch_size", "lr", "geometry", "geometries", "takes", "most")}
     rebuild = partial(Autoencoder.from_state, system)
     return Method(weights=dict(system.weights), fit=partial(autoencoder.fit, system), rebuild=rebuild, **own)
@@ -82,12 +82,12 @@ METHODS = {
         geometry=None,
         settings={"coupled": False},
     ),
-    "cmae": _of(CMAE),
-    "con-aae": _of(ConAAE),
-    "scmodal": _of(ScMODAL),
-    "jamie": _of(JAMIE),
+    "cmae": of_system(CMAE),
+    "con-aae": of_system(ConAAE),
+    "scmodal": of_system(ScMODAL),
+    "jamie": of_system(JAMIE),
     # scMODAL's networks
-    "scmodal-cca": replace(_of(ScMODAL), fit=scmodal_cca.fit, takes=("links", "pairs", "hidden"), most=2),
+    "scmodal-cca": replace(of_system(ScMODAL), fit=scmodal_cca.fit, takes=("links", "pairs", "hidden"), most=2),
     "links-matching": Method(
         weights={}, geometry=None, geometries=(), fit=links_matching.fit, takes=("links", "labels"), most=2
     ),

@@ -42,7 +42,7 @@ class ScMODAL(System):
 
     def build(self) -> None:
         """A critic 20-512-512-1 for each two modalities in a row, and the columns of their links."""
-        names = list(self.task.x)
+        names, w = list(self.task.x), at_most(512, self.hidden)
         self.chain: list[Pair] = list(itertools.pairwise(names))
         self.linked: dict[Pair, tuple[Cells, Tensor]] = {}
         for pair in self.chain:
@@ -55,7 +55,7 @@ class ScMODAL(System):
             if known.n_links < MIN_TESTED_LINKS:
                 logger.warning("%r and %r have %d links: mutual nearest neighbours over so few say little.", *pair, known.n_links)  # fmt: skip
             self.linked[pair] = self._columns(pair, known)
-            self.critics[f"{pair[0]}, {pair[1]}"] = _layers(20, 512, 512, 1)
+            self.critics[f"{pair[0]}, {pair[1]}"] = _layers(20, w, w, 1)
 
     def _columns(self, pair: Pair, known: Known) -> tuple[Cells, Tensor]:
         """Columns (l,) of what is read of both, and what those of the first are multiplied with before they are compared."""

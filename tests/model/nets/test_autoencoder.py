@@ -1,0 +1,244 @@
+"""What autoencoder methods share: losses, batches, the loop, best weights, state; and that none reads the order of rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import check_slopes
+from scmmgan.metrics import foscttm
+from scmmgan.model.nets import autoencoder, methods
+from scmmgan.model.nets.autoencoder import Autoencoder, Batch, System
+from scmmgan.model.nets.con_aae import ConAAE
+from scmmgan.model.nets.latent import Fitted
+from scmmgan.model.nets.networks import BatchNorm
+from scmmgan.model.problem import Problem
+from systems import made, problem
+
+NAMES = ["cmae", "con-aae", "scmodal", "jamie"]
+# what each is given
+KNOWN: dict[str, dict[str, bool]] = {
+    "cmae": {"labels": True}, "con-aae": {"labels": True}, "scmodal": {"links": True}, "jamie": {"pairs": True},
+}  # fmt: skip
+
+
+def fit(name: str, found: Problem, **changed: Any) -> Fitted:
+    method = methods.lookup(name)
+    own = {of: getattr(method, of) for of in ("weights", "lr", "geometry")}
+    rest = {"max_steps": 5, "batch_size": 32, "hidden": 8, "random_state": 0, "device": "cpu", "progress_bar": False}
+    return methods.fit_latent(name, found, {**own, **rest, **changed})
+
+
+# --- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_errors_and_least_squares():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
+    mean = lambda of: lambda *v: sum(of(*entries) for entries in zip(*(u.ravel() for u in v))) / v[0].size  # noqa: E731
+    check_slopes(autoencoder.squared_error, mean(lambda u, v: (u - v) ** 2), a, b)
+    check_slopes(autoencoder.absolute_error, mean(lambda u, v: abs(u - v)), a, b)
+    first, second = rng.normal(size=(7, 1)), rng.normal(size=(5, 1))
+    expected = lambda u, v: float(np.mean(u**2) + np.mean((v - 1) ** 2))  # noqa: E731
+    check_slopes(autoencoder.least_squares, expected, first, second)
+    assert float(autoencoder.least_squares(torch.zeros(3), torch.ones(3))) == 0
+
+
+def test_cross_entropy_of_cells_with_labels():
+    logits, labels = np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 2, -1, 1, 1, -1, 0, 2])
+
+    def expected(v: np.ndarray) -> float:
+        return float(np.mean([math.log(np.exp(v[i]).sum()) - v[i][labels[i]] for i in np.flatnonzero(labels >= 0)]))
+
+    check_slopes(lambda v: autoencoder.cross_entropy(v, torch.as_tensor(labels)), expected, logits)
+    assert float(autoencoder.cross_entropy(torch.randn(4, 3), torch.full((4,), -1))) == 0
+
+
+class Linear(System):
+    """Linear maps without biases."""
+
+    latent = 2
+    weights = {"reconstruction": 1.0}
+
+    @staticmethod
+    def networks(widths: Mapping[str, int], hidden: int | str | None) -> tuple[dict, dict]:
+        nets = [
+            {m: nn.Linear(*of, bias=False).double() for m, of in sizes.items()}
+            for sizes in ({m: (p, 2) for m, p in widths.items()}, {m: (2, p) for m, p in widths.items()})
+        ]
+        return nets[0], nets[1]
+
+
+def test_reconstruction_and_latent_cycle():
+    system, rng = made(Linear), np.random.default_rng(0)
+    e, f = ({m: net.weight.detach().numpy() for m, net in nets.items()} for nets in (system.encoders, system.decoders))
+    z, x = [rng.normal(size=(6, 2)) for _ in "ab"], [rng.normal(size=(6, width)) for width in (12, 8)]
+
+    def cycle(a: np.ndarray, b: np.ndarray) -> float:
+        return float(((a - a @ f["b"].T @ e["b"].T) ** 2).mean() + ((b - b @ f["a"].T @ e["a"].T) ** 2).mean())
+
+    check_slopes(lambda *v: system.latent_cycle(dict(zip("ab", v)), [("a", "b")]), cycle, *z)
+
+    def error(a: np.ndarray, b: np.ndarray) -> float:
+        return float(sum(((of - v @ f[m].T) ** 2).mean() for m, v, of in zip("ab", (a, b), x)))
+
+    cells = {m: torch.as_tensor(v) for m, v in zip("ab", x)}
+    check_slopes(lambda *v: system.reconstruction(Batch(0, {}, cells, dict(zip("ab", v)))), error, *z)
+
+
+def test_known_pairs_of_both_sides():
+    system = made(ConAAE, pairs=True)
+    system.train(False)
+    first, second = system.anchored(system.task.pairs[[4, 2]])
+    for m, got in (("a", first), ("b", second)):
+        np.testing.assert_allclose(got.detach(), system.encoders[m](system.task.x[m][[4, 2]]).detach(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "expected"), [(None, (30, 512)), ("published", (30, 700)), (8, (8, 8)), (600, (30, 600))]
+)
+def test_width_of_hidden_layers(hidden: Any, expected: tuple[int, int]):
+    assert (autoencoder.at_most(30, hidden), autoencoder.at_most(700, hidden)) == expected
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_drawn_without_replacement_and_by_their_seed():
+    rows = torch.arange(10, 45)
+    drawn = [found.tolist() for found, _ in zip(autoencoder.draw(rows, 12, 0), range(4))]
+    assert all(len(set(of)) == 12 for of in drawn)
+    assert len({i for of in drawn[:2] for i in of}) == 24
+    assert {i for of in drawn for i in of} <= set(range(10, 45))
+    assert drawn == [found.tolist() for found, _ in zip(autoencoder.draw(rows, 12, 0), range(4))]
+    assert drawn != [found.tolist() for found, _ in zip(autoencoder.draw(rows, 12, 1), range(4))]
+    assert len(next(autoencoder.draw(rows, 99, 0))) == 35
+
+
+@pytest.mark.parametrize("name", ["cmae", "con-aae", "scmodal"])
+def test_sides_are_drawn_independently(name: str):
+    """Of equal numbers of cells with equal names: as often the same as chance has it."""
+    system = made(methods.lookup(name).fit.args[0], **KNOWN[name])
+    same = [float((rows["a"] == rows["b"]).float().mean()) for rows, _ in zip(system.batches(), range(60))]
+    assert np.mean(same) < 0.05
+
+
+def test_generated_input_counts_in_no_batch_norm():
+    system = made(ConAAE, labels=True, pairs=True)
+    norm = next(layer for layer in system.encoders["b"] if isinstance(layer, BatchNorm))
+    inputs = []
+    before = system.encoders["b"][1].register_forward_hook(lambda _, __, out: inputs.append(out.detach().clone()))
+    system.step()
+    before.remove()
+    # the cells themselves, cells of the other side that come back, known pairs
+    assert len(inputs) == 3
+    np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * inputs[0].mean(0).numpy(), atol=1e-6)
+
+
+# --- the loop ----------------------------------------------------------------------------------------------------
+
+
+def test_history_and_best_weights():
+    found = problem(120)
+    result = fit("con-aae", found, max_steps=320)
+    history, used = result.history, result.info["steps_used"]
+    assert history["step"] == [50, 100, 150, 200, 250, 300, 320]
+    assert len({len(of) for of in history.values()}) == 1
+    assert {"reconstruction", "adversarial", "cycle", "discriminator", "loss", "held out"} < set(history)
+    assert used == history["step"][int(np.argmin(history["held out"]))]
+    assert result.info["steps"] == 320
+    assert history["reconstruction"][-1] < history["reconstruction"][0]
+
+
+def test_no_finite_loss_is_an_error():
+    with pytest.raises(ValueError, match=r"times in a row a loss was not finite.*Lower `lr`"):
+        fit("cmae", problem(40), lr=1e30, max_steps=40)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_bits(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scmmgan.model.nets.jamie.MAX_COVERED", -1)
+    found = problem(40, **KNOWN[name])
+    state, numbers = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first = fit(name, found)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numbers)
+    torch.manual_seed(9)
+    second, third = fit(name, found), fit(name, found, random_state=1)
+    for m in "ab":
+        np.testing.assert_array_equal(first.embeddings[m], second.embeddings[m])
+        assert not np.array_equal(first.embeddings[m], third.embeddings[m])
+    assert first.history == second.history
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_cell_alone_and_state(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scmmgan.model.nets.jamie.MAX_COVERED", -1)
+    found = problem(40, m=37, **KNOWN[name])
+    result = fit(name, found)
+    model = result.model
+    config, arrays = model.state()
+    assert all(type(v) is np.ndarray for v in arrays.values())
+    config = json.loads(json.dumps({**config, "modalities": ["a", "b"]}))
+    again = methods.rebuilt(name, config, arrays)
+    for s, t, width in (("a", "b", 8), ("b", "a", 12)):
+        x = again.read(found.modalities[s].values, np.arange(12 if s == "a" else 8), s)
+        np.testing.assert_allclose(again.embed(x, s), result.embeddings[s], atol=1e-5)
+        there = model.translate(x, s, t)
+        assert there.shape == (len(x), again.readings[t].width)
+        np.testing.assert_allclose(model.translate(x[3:4], s, t), there[3:4], atol=1e-5)
+        features = np.arange(width)[::-1]
+        values = model.decode(result.embeddings[s], t, features)
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+        np.testing.assert_array_equal(again.decode(result.embeddings[s], t, features), values)
+        np.testing.assert_allclose(model.decode(result.embeddings[s], t, features[:2]), values[:, :2], rtol=1e-5)
+
+
+def test_damaged_states_are_refused():
+    model = fit("cmae", problem(40)).model
+    config, arrays = model.state()
+    config |= {"modalities": ["a", "b"]}
+    name = next(of for of in arrays if of.startswith("encoder"))
+    for damage in (np.full_like(arrays[name], np.nan), arrays[name][:1]):
+        with pytest.raises(ValueError, match="weights"):
+            Autoencoder.from_state(methods.CMAE, config, {**arrays, name: damage})
+
+
+# --- the order of rows -------------------------------------------------------------------------------------------
+
+
+def permuted(found: Problem, order: np.ndarray) -> Problem:
+    """The cells of b in another order."""
+    known = found.known["a", "b"]
+    place = np.argsort(order)
+    b = replace(found.modalities["b"], values=found.modalities["b"].values[order])
+    pairs = None if known.pairs is None else np.stack([known.pairs[:, 0], place[known.pairs[:, 1]]], axis=1)
+    labels = None if known.labels is None else {**known.labels, "b": known.labels["b"][order]}
+    return replace(
+        found, modalities={**found.modalities, "b": b}, known={("a", "b"): replace(known, pairs=pairs, labels=labels)}
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_rows_says_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Row i is the same cell in both, or b is shuffled: as near to the truth, up to what seeds differ by."""
+    monkeypatch.setattr("scmmgan.model.nets.jamie.MAX_COVERED", -1)
+    found, scores = problem(120, **KNOWN[name]), {}
+    order = np.random.default_rng(1).permutation(120)
+    for way, of in (("in order", found), ("shuffled", permuted(found, order))):
+        place = np.arange(120) if way == "in order" else np.argsort(order)
+        scores[way] = []
+        for seed in range(3):
+            z = fit(name, of, max_steps=40, lr=1e-3, random_state=seed).embeddings
+            scores[way].append(foscttm(z["a"], z["b"][place]))
+    noise = max(np.std(of) for of in scores.values())
+    assert abs(np.mean(scores["in order"]) - np.mean(scores["shuffled"])) < 3 * noise + 0.05

@@ -1,0 +1,70 @@
+"""Cross-modal autoencoders: shared middle layers, terms by what is known, schedule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scmmgan.model.nets.autoencoder import Autoencoder
+from scmmgan.model.nets.cmae import CMAE
+from systems import made
+
+
+def test_middle_layers_are_one_object_also_when_loaded():
+    system = made(CMAE)
+    model = Autoencoder(system.task.readings, system.encoders, system.decoders, 50, 8)
+    config, arrays = model.state()
+    again = Autoencoder.from_state(CMAE, {**config, "modalities": ["a", "b"]}, arrays)
+    for found in (model, again):
+        assert found.encoders["a"][1] is found.encoders["b"][1]
+        assert found.decoders["a"][0] is found.decoders["b"][0]
+        assert found.encoders["a"][0] is not found.encoders["b"][0]
+    x = system.task.x["a"].numpy()
+    np.testing.assert_array_equal(again.embed(x, "a"), model.embed(x, "a"))
+    # each weight is trained once
+    assert len(system.parameters()) == len({id(p) for p in system.parameters()}) == 2 * 2 * 8 + 2 * 2
+
+
+def test_networks_as_published():
+    encoders, decoders = CMAE.networks({"a": 30, "b": 700}, None)
+    shapes = [tuple(v.shape) for v in encoders["b"].parameters() if v.ndim == 2]
+    assert shapes == [(512, 700), (512, 512), (512, 512), (100, 512), (50, 100)]
+    assert [tuple(v.shape) for v in decoders["a"].parameters() if v.ndim == 2] == [
+        (100, 50),
+        (30, 100),
+        (30, 30),
+        (30, 30),
+        (30, 30),
+    ]
+    # nothing is cut off the latent cells and the output
+    assert [type(net[-1]).__name__ for net in (encoders["a"][1], decoders["a"][1])] == ["Linear", "Linear"]
+    assert tuple(CMAE.networks({"b": 700}, "published")[0]["b"][0][0].weight.shape) == (700, 700)
+
+
+@pytest.mark.parametrize("known", [(), ("labels",), ("pairs",), ("labels", "pairs")])
+def test_terms_by_what_is_known(known: tuple[str, ...]):
+    system = made(CMAE, **dict.fromkeys(known, True))
+    assert set(system.step()) == {"reconstruction", "adversarial", *(n.replace("pairs", "anchors") for n in known)}
+    assert ("labels" in system.others) == ("labels" in known)
+
+
+def test_encoders_move_towards_the_other_side():
+    """With a critic that tells the sides apart the critic has no loss, and the encoders have the most."""
+    system = made(CMAE)
+    system.critics["z"] = torch.nn.Linear(50, 1)
+    with torch.no_grad():
+        system.critics["z"].weight.zero_()
+        system.critics["z"].weight[0, 0] = 1
+        system.critics["z"].bias.zero_()
+    system.critics["z"].requires_grad_(False)
+    z = {"a": torch.zeros(4, 50), "b": torch.ones(4, 50)}
+    assert float(system.critic_loss(z)) == 0
+    batch = type("Batch", (), {"z": z, "rows": {}, "x": {"a": torch.zeros(4, 12), "b": torch.zeros(4, 8)}})
+    assert float(system.terms(batch)["adversarial"].detach()) == pytest.approx(2)
+
+
+def test_rate_is_halved():
+    system = made(CMAE)
+    assert [system.schedule(step) for step in (0, 99_999, 100_000, 191_999)] == [1, 1, 0.5, 0.5]
+    assert all(of.param_groups[0]["betas"] == (0.5, 0.999) for of in system.optimizers(1e-4))

@@ -1,0 +1,76 @@
+"""Con-AAE: its margin loss against a reference, and what is trained by which optimizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import check_slopes
+from scmmgan.model.nets.con_aae import ConAAE, contrastive_loss
+from systems import made
+
+
+def reference(z: np.ndarray, labels: np.ndarray, margin: float = 0.3) -> float:
+    found = []
+    for i in np.flatnonzero(labels >= 0):
+        own = [np.sqrt(((z[i] - z[j]) ** 2).sum()) for j in np.flatnonzero(labels == labels[i]) if j != i]
+        other = [np.sqrt(((z[i] - z[j]) ** 2).sum()) for j in np.flatnonzero((labels >= 0) & (labels != labels[i]))]
+        # a lone cell is from itself as far as the root has a slope
+        found.append(max(0.0, max(own, default=1e-6) - min(other) + margin))
+    return float(np.mean(found))
+
+
+def test_margin_between_labels():
+    """One cell without a label, one label with a single cell."""
+    labels = np.array([0, 0, 1, 1, 1, 0, -1, 2, 0, 1, 0, 1])
+    z = np.random.default_rng(0).normal(size=(12, 3))
+    check_slopes(lambda v: contrastive_loss(v, torch.as_tensor(labels)), lambda v: reference(v, labels), z)
+    # near enough for the lone cell to count
+    check_slopes(lambda v: contrastive_loss(v, torch.as_tensor(labels)), lambda v: reference(v, labels), z / 20)
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([0, 0, 1, 1], 0.3), ([0, 0, 0, 0], 0.0), ([-1, -1, -1, -1], 0.0)])
+def test_margin_at_its_bounds(labels: list[int], expected: float):
+    """All cells alike: the margin; a batch of one label, or of none, says nothing."""
+    z = torch.ones(4, 5, dtype=torch.float64, requires_grad=True)
+    found = contrastive_loss(z, torch.tensor(labels))
+    assert float(found.detach()) == pytest.approx(expected)
+    found.backward()
+    assert torch.isfinite(z.grad).all()
+    far = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
+    assert float(contrastive_loss(far, torch.tensor([0, 0, 1, 1]))) == 0
+
+
+def test_optimizers_are_those_of_the_program():
+    system = made(ConAAE, labels=True)
+    main, critic = system.optimizers(1e-4)
+    rest, classifier = main.param_groups
+    assert (rest["betas"], rest["weight_decay"]) == ((0.5, 0.999), 1e-4)
+    assert (classifier["betas"], classifier["weight_decay"]) == ((0.9, 0.999), 0)
+    assert len(classifier["params"]) == 2
+    assert len(rest["params"]) + 2 == len(system.parameters())
+    assert (critic.param_groups[0]["betas"], critic.param_groups[0]["weight_decay"]) == ((0.9, 0.999), 0)
+
+
+def test_networks_as_published():
+    encoders, decoders = ConAAE.networks({"a": 30, "b": 700}, None)
+    kinds = [type(layer).__name__ for layer in encoders["a"]]
+    assert kinds[:6] == ["Linear", "LeakyReLU", "BatchNorm", "Linear", "BatchNorm", "LeakyReLU"]
+    sizes = {m: [tuple(v.shape) for v in net.parameters() if v.ndim == 2] for m, net in encoders.items()}
+    assert sizes["a"] == [(30, 30), (30, 30), (30, 30), (100, 30), (50, 100)]
+    assert sizes["b"] == [(512, 700), (512, 512), (512, 512), (100, 512), (50, 100)]
+    assert [tuple(v.shape) for v in decoders["a"].parameters() if v.ndim == 2] == [
+        (100, 50),
+        (30, 100),
+        (30, 30),
+        (30, 30),
+        (30, 30),
+    ]
+    wide = ConAAE.networks({"b": 700}, "published")[0]["b"]
+    assert tuple(next(iter(wide.parameters())).shape) == (700, 700)
+
+
+def test_terms_by_what_is_known():
+    assert set(made(ConAAE).step()) == {"reconstruction", "adversarial", "cycle"}
+    assert set(made(ConAAE, labels=True, pairs=True).step()) == set(ConAAE.weights)

@@ -1,0 +1,165 @@
+"""JAMIE: every loss against a reference, averages over partners, batches of pairs, schedule and end of the training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import check_slopes
+from scmmgan.model.nets import jamie
+from scmmgan.model.nets.jamie import JAMIE
+from systems import made, problem
+
+
+@pytest.fixture
+def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Correspondence is not inferred: that takes a second."""
+    monkeypatch.setattr(jamie, "MAX_COVERED", -1)
+
+
+def rows_to_one(c: np.ndarray) -> np.ndarray:
+    return np.array([row / row.sum() if row.sum() else row for row in c])
+
+
+def aggregated(a: np.ndarray, b: np.ndarray, c: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    out = []
+    for own, other, of, (w, v) in ((a, b, c, weight), (b, a, c.T, weight[::-1])):
+        share = rows_to_one(of)
+        out.append(np.stack([(w * own[i] + v * share[i] @ other) / (w + v * share[i].sum()) for i in range(len(own))]))
+    return out[0], out[1]
+
+
+def partners() -> np.ndarray:
+    """Some cells with one partner, one with two, some with none."""
+    c = np.zeros((6, 5))
+    c[0, 1] = c[2, 2] = c[3, 0] = 1
+    c[4, 3], c[4, 4] = 1, 1
+    return c
+
+
+def test_average_over_partners():
+    rng = np.random.default_rng(0)
+    a, b, weight, c = rng.normal(size=(6, 3)), rng.normal(size=(5, 3)), np.array([0.3, 0.8]), partners()
+    for side in (0, 1):
+        check_slopes(
+            lambda *v, side=side: (jamie.aggregate(v[0], v[1], torch.as_tensor(c), v[2])[side] ** 3).sum(),
+            lambda *v, side=side: float((aggregated(v[0], v[1], c, v[2])[side] ** 3).sum()),
+            a, b, weight,
+        )  # fmt: skip
+    alone = jamie.aggregate(
+        torch.as_tensor(a), torch.as_tensor(b), torch.zeros(6, 5, dtype=torch.float64), torch.as_tensor(weight)
+    )
+    np.testing.assert_allclose(alone[0].numpy(), a)
+    np.testing.assert_allclose(alone[1].numpy(), b)
+    # all paired with equal weights: both are the mean
+    both = jamie.aggregate(
+        torch.as_tensor(a[:5]),
+        torch.as_tensor(b),
+        torch.eye(5, dtype=torch.float64),
+        torch.ones(2, dtype=torch.float64),
+    )
+    np.testing.assert_allclose(both[0].numpy(), (a[:5] + b) / 2)
+    np.testing.assert_allclose(both[1].numpy(), both[0].numpy())
+    # a row that sums to 2 is an average
+    np.testing.assert_allclose(
+        jamie.aggregate(torch.as_tensor(a), torch.as_tensor(b), torch.as_tensor(c), torch.ones(2, dtype=torch.float64))[
+            0
+        ][4].numpy(),
+        (a[4] + b[3:].mean(0)) / 2,
+    )
+
+
+def test_divergence():
+    rng = np.random.default_rng(0)
+    check_slopes(
+        jamie.kl_loss,
+        lambda m, s: float(np.mean((m**2 + np.exp(s) - s - 1) / 2)),
+        rng.normal(size=(7, 4)),
+        rng.normal(size=(7, 4)),
+    )
+    # of N(2, 9) from N(0, 1): log(1/3) + (9 + 4) / 2 - 1 / 2
+    known = jamie.kl_loss(torch.tensor([[2.0]]), torch.tensor([[np.log(9.0)]]))
+    assert float(known) == pytest.approx(np.log(1 / 3) + 6.5 - 0.5, rel=1e-5)
+    assert float(jamie.kl_loss(torch.zeros(3, 2), torch.zeros(3, 2))) == 0
+
+
+def test_weight_of_the_divergence():
+    assert [jamie.kl_weight(e) for e in (0, 1_250, 2_500)] == pytest.approx([0.0067, 0.5, 0.9933], abs=1e-4)
+
+
+def test_terms_by_what_is_known():
+    """Without pairs no cell is averaged; with all of them nothing is inferred."""
+    alone = made(JAMIE)
+    terms = alone.step()
+    assert set(terms) == set(JAMIE.weights)
+    assert float(terms["combination"].detach()) < 1e-12
+    whole = problem()
+    whole.known["a", "b"].__dict__["pairs"] = np.stack([np.arange(40)] * 2, axis=1)
+    paired = made(JAMIE, whole)
+    terms = paired.step()
+    assert set(terms) == {"kl", "combination", "reconstruction"}
+    assert float(terms["combination"].detach()) > 0
+
+
+def test_inferred_correspondence_is_that_of_the_plan():
+    system = made(JAMIE)
+    share, label = system.plan
+    a, b = (len(v) for v in system.task.x.values())
+    whole = share[:, label]
+    assert whole.shape == (a, b)
+    # cells of a landmark share its mass
+    np.testing.assert_allclose(whole.sum(1).numpy(), 1, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_equal_sizes_and_names_are_no_pairs():
+    system = made(JAMIE)
+    assert (system.partner < 0).all()
+    drawn = system.batches()
+    same = [float((rows["a"] == rows["b"]).float().mean()) for rows, _ in zip(drawn, range(50))]
+    # chance is 1 in 40
+    assert np.mean(same) < 0.06
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_known_pairs_are_drawn_together():
+    found = problem(200)
+    found.known["a", "b"].__dict__["pairs"] = np.stack([np.arange(60), np.arange(60)[::-1] + 100], axis=1)
+    system = made(JAMIE, found, batch_size=64)
+    for rows, _ in zip(system.batches(), range(5)):
+        assert len(rows["a"]) == len(rows["b"]) == 64
+        assert len(set(rows["a"].tolist())) == len(set(rows["b"].tolist())) == 64
+        known = system.partner[rows["a"]][:, None] == rows["b"]
+        assert known.sum() >= round(0.8 * 64)
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_all_pairs_are_the_same_cells_on_both_sides():
+    found = problem(40)
+    found.known["a", "b"].__dict__["pairs"] = np.stack([np.arange(40), np.arange(40)[::-1]], axis=1)
+    rows = next(made(JAMIE, found).batches())
+    np.testing.assert_array_equal(rows["a"].numpy(), 39 - rows["b"].numpy())
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_training_ends_without_a_better_batch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jamie, "JAMIE_EPOCHS", 10)
+    monkeypatch.setattr(jamie, "JAMIE_PATIENCE", 5)
+    system = made(JAMIE, pairs=True)
+    losses = [1.0] * 9 + [3.0, 2.0, 2.5, 2.0, 2.0, 2.0, 2.0, 2.0]
+    ends = [system.done(step, loss) for step, loss in enumerate(losses)]
+    # the best from the 10th epoch on is that of the 11th
+    assert ends.index(True) == 15
+
+
+def test_networks_as_published():
+    encoders, decoders = JAMIE.networks({"a": 30, "b": 300}, None)
+    shapes = {
+        m: [tuple(v.shape) for v in net.parameters() if v.ndim == 2]
+        for m, net in {**encoders, "c": decoders["a"]}.items()
+    }
+    assert shapes["a"] == [(60, 30), (30, 60), (64, 30)]
+    assert shapes["b"] == [(512, 300), (300, 512), (64, 300)]
+    assert shapes["c"] == [(30, 32), (60, 30), (30, 60)]
+    assert JAMIE.networks({"b": 300}, "published")[0]["b"][0].weight.shape == (600, 300)
