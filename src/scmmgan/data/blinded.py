@@ -71,7 +71,8 @@ def _part(
     """One modality with what the arguments name."""
     from anndata import AnnData
 
-    adata, columns = mdata[name], slice(None)
+    adata = mdata[name]
+    columns: Any = slice(None)
     if name == names[0] and len(hidden):
         columns = np.flatnonzero(~adata.var_names.isin(list(hidden)))
     read = slots_read(mdata, names, name, arguments)

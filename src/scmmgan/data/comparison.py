@@ -47,7 +47,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.Data
     text_error = columns is RUN
     out = {}
     for column in columns:
-        kind = _NUMBERS.get(column) or (np.float64 if column == "error" and not text_error else object)
+        kind: Any = _NUMBERS.get(column) or (np.float64 if column == "error" and not text_error else object)
         out[column] = np.array([row[column] for row in rows], dtype=kind)
     return pd.DataFrame(out)
 
@@ -87,9 +87,9 @@ def summary(runs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             **{name: "; ".join(dict.fromkeys(v for v in of[name].astype(str) if v)) for name in RUN[5:]},
         }
         done = of[of["error"] == ""]
-        for metric in _COSTS:
-            values = done[metric].to_numpy(dtype=float)
-            rows.append(_row(str(method), (metric, "both"), values, (np.nan, 0.0), 1, "nothing", about))
+        for cost in _COSTS:
+            values = done[cost].to_numpy(dtype=float)
+            rows.append(_row(str(method), (cost, "both"), values, (np.nan, 0.0), 1, "nothing", about))
         own = scores[scores["method"] == method]
         for (metric, direction), each in own.groupby(["metric", "direction"], sort=False):
             first = each.iloc[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ def mapped(mdata: MuData, source: str, target: str, key: str) -> tuple[np.ndarra
         return np.asarray(part(adata, slice(None), adata.var_names.isin(features), key)), there
     if key not in adata.obsm:
         return None
-    values = adata.obsm[key]
+    values: Any = adata.obsm[key]
     if isinstance(values, pd.DataFrame):
         there = features[features.isin(values.columns)]
         return values[there].to_numpy(dtype=np.float32), there

@@ -34,7 +34,8 @@ class Read:
         nothing = np.empty(0, dtype=int)
         found = {m: fit_reading(of, nothing, n_pcs=N_PCS) for m, of in problem.modalities.items()}
         x = {m: reading.of_matrix(matrix).astype(np.float64) for m, (reading, matrix) in found.items()}
-        matrices, readings = ({m: of[i] for m, of in found.items()} for i in (1, 0))
+        matrices = {m: matrix for m, (_, matrix) in found.items()}
+        readings = {m: reading for m, (reading, _) in found.items()}
         return cls(problem, x, matrices, readings, random_state)
 
     @property
