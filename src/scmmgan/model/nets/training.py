@@ -1,17 +1,17 @@
-"""The training loop on lightning-fabric: history, guard against non-finite steps, best weights."""
+"""The training loop: history, guard against non-finite steps, best weights."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from scmmgan.model.defaults import (
     BAD_STEPS,
@@ -93,8 +93,8 @@ def fit(
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
     from tqdm.auto import tqdm
 
-    fabric, max_steps = _fabric(device), recipe.max_steps
-    players = [_Player(fabric, nets, recipe) for nets in (generators, discriminators)]
+    max_steps = recipe.max_steps
+    players = [_Player(nets, recipe) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
     history: dict[str, list[float]] = defaultdict(list)
@@ -127,32 +127,26 @@ def fit(
     return dict(history)
 
 
-def _fabric(device: torch.device) -> Fabric:
-    """Lightning on that device: of several GPUs the one that is named, else the current one."""
-    if device.type != "cuda":
-        return Fabric(accelerator=device.type, devices=1)
-    return Fabric(accelerator="cuda", devices=[torch.cuda.current_device() if device.index is None else device.index])
-
-
 class _Player:
-    """The networks of one side of the game with their optimizer."""
+    """The networks of one side of the game with their optimizer: torch's Adam as a function.
 
-    def __init__(self, fabric: Fabric, nets: Mapping[Any, nn.Module], recipe: Recipe) -> None:
+    The class of torch imports its compiler, which takes longer than a short training.
+    """
+
+    def __init__(self, nets: Mapping[Any, nn.Module], recipe: Recipe) -> None:
         self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
         self.buffers: list[Tensor] = [b for net in nets.values() for b in net.buffers()]
         self.norms = [m for net in nets.values() for m in net.modules() if isinstance(m, BatchNorm)]
-        self.nets = {name: fabric.setup_module(net) for name, net in nets.items()}
-        adam = torch.optim.Adam(self.parameters, lr=recipe.lr, betas=recipe.betas, fused=True)
-        self.adam = adam
-        self.optimizer: Any = fabric.setup_optimizers(adam)
+        self.nets, self.recipe, self.steps = dict(nets), recipe, 0
         self.clip = math.inf if recipe.plain else 5.0
+        self.mean, self.square = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self.counts = [p.new_zeros(()) for p in self.parameters]  # of steps that were taken
 
-        def rate(step: int) -> float:
-            # warm-up over 50 steps, linear decay over the last 40 %
-            return 1.0 if recipe.plain else min(1.0, (step + 1) / 50, (1 - step / recipe.max_steps) / 0.4)
-
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
-        self.backward: Callable[[Tensor], None] = fabric.backward
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step: warm-up over 50 steps, linear decay over the last 40 %."""
+        recipe, step = self.recipe, self.steps
+        return recipe.lr * (1.0 if recipe.plain else min(1.0, (step + 1) / 50, (1 - step / recipe.max_steps) / 0.4))
 
     def update(self, loss: Tensor, broken: Tensor | None = None) -> Tensor:
         """One clipped step down the loss; returns the gradient norm.
@@ -160,14 +154,23 @@ class _Player:
         Where the loss or the gradient is not finite, or the step was `broken` before, nothing changes: decided on the
         device, which the host does not wait for.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backward(loss)
+        for p in self.parameters:
+            p.grad = None
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         found = ~torch.isfinite(norm + loss.detach())
-        # fused Adam leaves parameters and moments as they are where this is 1
-        self.adam.found_inf = (found if broken is None else found | broken).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.schedule.step()
+        state = zip(self.parameters, self.mean, self.square, self.counts)
+        moved = [(p, p.grad, *of) for p, *of in state if p.grad is not None]
+        parameters, slopes, mean, square, counts = (list(of) for of in zip(*moved))
+        with torch.no_grad():
+            # where `found_inf` is 1 parameters, moments and counts stay as they are
+            adam(
+                parameters, slopes, mean, square, [], counts,
+                fused=True, found_inf=(found if broken is None else found | broken).float(), amsgrad=False,
+                beta1=self.recipe.betas[0], beta2=self.recipe.betas[1], lr=self.rate, weight_decay=0.0, eps=1e-8,
+                maximize=False,
+            )  # fmt: skip
+        self.steps += 1
         return norm
 
     def freeze(self, frozen: bool) -> None:
