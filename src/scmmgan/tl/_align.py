@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan import metrics
+from scmmgan.data import kept as _kept
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
@@ -241,6 +242,7 @@ def align(
             mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
             diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, save_model=save_model, keys=keys,
         )  # fmt: skip
+        _kept.keep(mdata, problem, domains, (couplings, loadings), keys)
     return mdata if copy else None
 
 
