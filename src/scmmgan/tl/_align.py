@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan import metrics
+from scmmgan.data import kept as _kept
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     import torch
     from mudata import MuData
 
-    from scmmgan.model.problem import Problem
+    from scmmgan.model.coupling.couple import Domains, Loadings
+    from scmmgan.model.coupling.coupling import Coupling
+    from scmmgan.model.problem import Pair, Problem
+
+    Coupled = tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]]
 
 
 def align(
@@ -266,10 +271,18 @@ def _after_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Cal
     scores = quality.score_map(aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed)
     depths = quality.depth_correlations(domains, images)
     write = partial(
-        _slots.write, domains=domains, aligner=aligner, couplings=couplings, imputations=imputations, history=history,
-        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
+        _write_and_keep, problem=problem, domains=domains, coupled=(couplings, loadings), aligner=aligner,
+        imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
     )  # fmt: skip
     return write, {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
+
+
+def _write_and_keep(
+    mdata: MuData, *, problem: Problem, domains: Domains, coupled: Coupled, keys: Keys, **results: Any
+) -> None:
+    """Write the results, and keep what they were made of for tools that follow."""
+    _slots.write(mdata, domains=domains, couplings=coupled[0], keys=keys, **results)
+    _kept.keep(mdata, problem, domains, coupled, keys)
 
 
 def _without_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:
