@@ -85,6 +85,23 @@ def test_method_names_what_exists():
     assert wrong == []
 
 
+def test_extending_runs(monkeypatch: pytest.MonkeyPatch):
+    """The code of extending.md, from top to bottom; a new method has at most 30 lines."""
+    from scmmgan.model.nets import methods
+
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 30
+    found: dict[str, Any] = {"__name__": "extending"}
+    for block in blocks:
+        exec(compile(block, "extending.md", "exec"), found)
+    mdata, mapped, new = (found[name] for name in ("mdata", "mapped", "new"))
+    assert mapped.shape == (mdata["rna"].n_obs, mdata["protein"].n_vars)
+    np.testing.assert_allclose(new.X, mapped.X[:5], atol=1e-4)
+    assert mdata.uns["scmmgan"]["params"]["method"] == "moments"
+    assert mdata["rna"].obsm["X_anywhere"].shape == (mdata["rna"].n_obs, 2)
+
+
 ALIGNED: dict[str, md.MuData] = {}  # by data and arguments
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan import metrics
+from scmmgan.data import kept as _kept
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     import torch
     from mudata import MuData
 
-    from scmmgan.model.problem import Problem
+    from scmmgan.model.coupling.couple import Domains, Loadings
+    from scmmgan.model.coupling.coupling import Coupling
+    from scmmgan.model.problem import Pair, Problem
+
+    Coupled = tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]]
 
 
 def align(
@@ -116,21 +121,29 @@ def align(
         where there seem to be several frames and no column.
     method
         `"scmmgan"` (default). For comparison: `"coupling"` (no training), `"scmmgan-paper"` (published networks and
-        weights), `"cyclegan"` (adversarial and cycle terms alone).
+        weights), `"cyclegan"` (adversarial and cycle terms alone). Or autoencoders with one latent space, which need no coupling: `"cmae"`
+        and `"con-aae"` (labels, pairs or nothing), `"scmodal"` (links), `"jamie"` (pairs or nothing). They read at most
+        2,000 features and the linked ones, not smoothed (`"jamie"`: 512 principal components), and have no verdict, since there is no
+        coupling that could be tested. What a method cannot use is refused.
     geometry
         How a batch's geometry is compared with its images': `"heat"`, `"subspace"`, `"eigvec"` or `None`. Default
-        `"auto"`: heat; eigvec for `"scmmgan-paper"`, none for `"cyclegan"`.
+        `"auto"`: heat; eigvec for `"scmmgan-paper"`, none for `"cyclegan"`. Of `"scmodal"`: `"kernel"` (default, as published; on many
+        features it says nothing), `"centred"` or `None`.
     cycle_as_real
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
         Loss weights to change: `adversarial` .5, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .1, `identity` 10 (shared genes only). 0 leaves a term out. Other methods have weights of their own.
+        `geometry` .1, `identity` 10 (shared genes only). 0 leaves a term out. Other methods have weights of their own, which an
+        unknown name lists.
     max_steps
-        Training steps (default 1,000; `"scmmgan-paper"`: 20,000).
+        Training steps (default 1,000; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
+        `"con-aae"`: 180,000, `"scmodal"` and `"jamie"`: 10,000). Autoencoders end with the weights that do best on held-out cells:
+        `params["fit"]["steps_used"]`.
     batch_size
-        Cells of each modality per step, at least 32 (default 256; fewer where there are fewer).
+        Cells of each modality per step, at least 32 (default 256; `"cmae"` and `"con-aae"`: 32, `"scmodal"`: 500, `"jamie"`: 512;
+        fewer where there are fewer).
     lr
-        Adam's learning rate (default 1e-3; `"scmmgan-paper"`: 1e-4).
+        Adam's learning rate (default 1e-3; `"scmmgan-paper"`, `"cmae"`, `"con-aae"`: 1e-4).
     hidden
         Widest hidden layer of the autoencoder methods. Default `None`: as published, but at most 512; `"published"`: without
         that limit; or a number.
@@ -154,18 +167,20 @@ def align(
 
     Returns
     -------
-    `None`, or a copy of `mdata` if `copy=True`. Sets, for all modalities a and b aligned:
+    `None`, or a copy of `mdata` if `copy=True`. Sets, for all modalities a and b aligned (without a coupling only mapped values,
+    joint embedding and `uns`):
 
     `mdata[a].layers[f"{key_added}_{b}"]` : float32, cells × features of b
         Cells of a in the features of b, in the units of b's smoothed layer: never counts. Where both have the same
         `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
-        What only b has is partly (.4) decoded from the mapped cell, partly predicted from the counts of a (`counts`). Not
+        Methods without a coupling: in the units of b's layer; features that they do not read are predicted from the latent cells by
+        ridge regression. What only b has is partly (.4) decoded from the mapped cell, partly predicted from the counts of a (`counts`). Not
         below 0 where the layer of b is not.
     `mdata[a].obsm[f"{key_added}_counts_{b}"]` : float32, cells × 90
         Scores of a's counts from which that part is predicted; only where it is.
     `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
         Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells. Axes of a block count
-        by their round-trip reliability under the coupling.
+        by their round-trip reliability under the coupling. Of a method without a coupling: its latent cells.
     `mdata.obsm[f"X_{key_added}"]` : float32
         The same for all cells, only when all modalities are aligned and no cell name occurs twice.
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
@@ -196,7 +211,8 @@ def align(
     ValueError
         If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
         fewer than 3 features, there are fewer than 3 pairs or a cell has two partners, labels have different
-        vocabularies, a batch has fewer than 32 cells, a column of sections has gaps, or training does not get off the ground.
+        vocabularies, a batch has fewer than 32 cells, a column of sections has gaps, the method cannot use an argument or lacks
+        one that it needs, or training does not get off the ground.
 
     Examples
     --------
@@ -255,10 +271,18 @@ def _after_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Cal
     scores = quality.score_map(aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed)
     depths = quality.depth_correlations(domains, images)
     write = partial(
-        _slots.write, domains=domains, aligner=aligner, couplings=couplings, imputations=imputations, history=history,
-        diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
+        _write_and_keep, problem=problem, domains=domains, coupled=(couplings, loadings), aligner=aligner,
+        imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
     )  # fmt: skip
     return write, {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
+
+
+def _write_and_keep(
+    mdata: MuData, *, problem: Problem, domains: Domains, coupled: Coupled, keys: Keys, **results: Any
+) -> None:
+    """Write the results, and keep what they were made of for tools that follow."""
+    _slots.write(mdata, domains=domains, couplings=coupled[0], keys=keys, **results)
+    _kept.keep(mdata, problem, domains, coupled, keys)
 
 
 def _without_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:

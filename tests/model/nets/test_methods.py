@@ -19,6 +19,7 @@ from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.nets.networks import BarycentricMap, Generator, PaperGenerator
 
 NAMES = ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"]
+LATENT = {"cmae": {"pairs", "labels"}, "con-aae": {"pairs", "labels"}, "scmodal": {"links"}, "jamie": {"pairs"}}
 
 
 def marks(x: dict) -> dict:
@@ -58,13 +59,14 @@ def same(first: Aligner, second: Aligner) -> bool:
 
 
 def test_names():
-    assert list(methods.METHODS) == NAMES
+    assert [name for name, of in methods.METHODS.items() if of.fit is None] == NAMES
+    assert set(LATENT) <= set(methods.METHODS)
 
 
 @pytest.mark.parametrize("wrong", ["scMMGAN", "gan", "", None, 3, ["scmmgan"]])
 def test_unknown_methods_are_refused(wrong: Any):
     with pytest.raises(
-        ValueError, match=r"`method` must be one of \['scmmgan', 'coupling', 'scmmgan-paper', 'cyclegan'\]"
+        ValueError, match=r"`method` must be one of \['scmmgan', 'coupling', 'scmmgan-paper', 'cyclegan', 'cmae'"
     ):
         methods.lookup(wrong)
 
@@ -112,6 +114,74 @@ def test_settings_of_the_methods():
 def test_networks(method: str, kind: type):
     aligner, _ = fit(method, *data(), max_steps=1)
     assert {type(net) for net in aligner.generators.values()} == {kind}
+
+
+# --- what they cannot use ----------------------------------------------------------------------------------------
+
+PLAIN: dict[str, Any] = {
+    "links": "auto", "pairs": None, "labels": None, "hidden": None, "smooth": {"a": "auto"}, "n_pcs": 50, "counts": "auto",
+    "noise_dim": 0, "cycle_as_real": False, "spatial": None, "library_key": None,
+}  # fmt: skip
+OTHERS: dict[str, Any] = {
+    "links": "gene", "pairs": "obs_names", "labels": {"a": "cell_type"}, "hidden": 8, "smooth": 2, "n_pcs": 20,
+    "counts": "counts", "noise_dim": {"a": 3}, "cycle_as_real": True, "spatial": "spatial", "library_key": "section",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", OTHERS)
+@pytest.mark.parametrize("method", LATENT)
+def test_arguments_that_a_method_cannot_use_are_refused(method: str, argument: str):
+    """Every cell of the table; the message names the methods that can."""
+    given = PLAIN | {argument: OTHERS[argument]}
+    if argument in LATENT[method] | {"hidden"}:
+        assert argument not in methods.check_arguments(method, given, ["a", "b"])
+        return
+    with pytest.raises(
+        ValueError, match=rf"`method='{method}'` cannot use `{argument}`: leave it out. Methods .*'scmmgan'"
+    ):
+        methods.check_arguments(method, given, ["a", "b"])
+
+
+@pytest.mark.parametrize("method", LATENT)
+def test_what_is_left_out_reads_nothing(method: str):
+    left = methods.check_arguments(method, PLAIN, ["a", "b"])
+    assert set(left) == set(PLAIN) - LATENT[method] - {"hidden"}
+    assert {name: value for name, value in left.items() if value} == {}
+
+
+def test_tables_are_refused_too_and_hidden_by_others():
+    with pytest.raises(ValueError, match=r"cannot use `pairs`.*'cmae', 'con-aae', 'jamie'"):
+        methods.check_arguments("scmodal", PLAIN | {"pairs": {"a": ["x"], "b": ["y"]}}, ["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"`method='scmmgan'` cannot use `hidden`.*'cmae', 'con-aae', 'scmodal', 'jamie'"
+    ):
+        methods.check_arguments("scmmgan", PLAIN | {"hidden": "published"}, ["a", "b"])
+    assert methods.check_arguments("scmmgan", PLAIN | OTHERS | {"hidden": None}, ["a", "b"]) == {"hidden": None}
+
+
+@pytest.mark.parametrize("method", ["cmae", "con-aae", "jamie"])
+def test_methods_for_two_modalities(method: str):
+    with pytest.raises(
+        ValueError, match=rf"`method='{method}'` maps between 2 modalities, got \['a', 'b', 'c'\].*'scmodal'"
+    ):
+        methods.check_arguments(method, PLAIN, ["a", "b", "c"])
+    assert "links" not in methods.check_arguments("scmodal", PLAIN, ["a", "b", "c"])
+
+
+def test_published_settings_are_the_defaults():
+    found = {name: methods.lookup(name) for name in LATENT}
+    assert {n: (m.max_steps, m.batch_size, m.lr) for n, m in found.items()} == {
+        "cmae": (192_000, 32, 1e-4),
+        "con-aae": (180_000, 32, 1e-4),
+        "scmodal": (10_000, 500, 1e-3),
+        "jamie": (10_000, 512, 1e-3),
+    }
+    assert found["cmae"].weights == {"reconstruction": 10, "adversarial": 10, "labels": 10, "anchors": 0.1}
+    expected = {"reconstruction": 10, "adversarial": 10, "cycle": 10, "contrast": 10, "labels": 1, "anchors": 0.1}
+    assert found["con-aae"].weights == expected
+    assert found["scmodal"].weights == {"adversarial": 1, "reconstruction": 10, "cycle": 10, "links": 1, "geometry": 10}
+    assert found["jamie"].weights == {"kl": 0.032, "combination": 32, "reconstruction": 1, "alignment": 1}
+    assert [of.geometries for of in found.values()] == [(), (), ("kernel", "centred"), ()]
 
 
 # --- what they follow --------------------------------------------------------------------------------------------

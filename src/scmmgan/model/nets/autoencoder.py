@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import permutations
@@ -60,6 +60,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def at_most(width: int, hidden: int | str | None) -> int:
     """Width of a hidden layer: as published up to 512, as published, or a number that it may not exceed."""
     return width if hidden == "published" else min(width, MAX_HIDDEN if hidden is None else int(hidden))
+
+
+def adam(parameters: Iterable[Any], *, lr: float, **how: Any) -> torch.optim.Optimizer:
+    """Adam, of parameters or groups of them."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True, **how)
 
 
 # --- methods -----------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ class System:
     def optimizers(self, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
         """Of encoders, decoders and other networks; and of the critics."""
         critic = [p for net in self.critics.values() for p in net.parameters()]
-        return torch.optim.Adam(self.parameters(), lr=lr), torch.optim.Adam(critic, lr=lr) if critic else None
+        return adam(self.parameters(), lr=lr), adam(critic, lr=lr) if critic else None
 
     def schedule(self, step: int) -> float:
         """Factor of the learning rate."""

@@ -15,6 +15,7 @@ from scmmgan.model.nets.autoencoder import (
     Nets,
     System,
     absolute_error,
+    adam,
     at_most,
     cross_entropy,
     least_squares,
@@ -60,7 +61,7 @@ class CMAE(System):
     def optimizers(self, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
         """Adam for both sides."""
         how: dict[str, Any] = {"lr": lr, "betas": (0.5, 0.999), "weight_decay": 1e-4}
-        return torch.optim.Adam(self.parameters(), **how), torch.optim.Adam(self.critics["z"].parameters(), **how)
+        return adam(self.parameters(), **how), adam(self.critics["z"].parameters(), **how)
 
     def schedule(self, step: int) -> float:
         """Halved every 100,000 steps."""

@@ -14,6 +14,7 @@ from scmmgan.model.nets.autoencoder import (
     Cells,
     Nets,
     System,
+    adam,
     at_most,
     cross_entropy,
     draw,
@@ -73,8 +74,8 @@ class ConAAE(System):
         known = set(others)
         rest = [p for p in self.parameters() if p not in known]
         groups: list[dict[str, Any]] = [{"params": rest, "betas": (0.5, 0.999), "weight_decay": 1e-4}]
-        main = torch.optim.Adam([*groups, *([{"params": others}] if others else [])], lr=lr)
-        return main, torch.optim.Adam(self.critics["z"].parameters(), lr=lr)
+        main = adam([*groups, *([{"params": others}] if others else [])], lr=lr)
+        return main, adam(self.critics["z"].parameters(), lr=lr)
 
     def critic_loss(self, z: Cells) -> Tensor:
         """The first modality is 0, the second 1."""

@@ -75,10 +75,6 @@ class JAMIE(System):
         self.per_epoch = max(1, max(len(v) for v in x.values()) // 512)
         self.best, self.better_at, self.lowest = math.inf, 0, math.inf
 
-    def optimizers(self, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
-        """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=lr), None
-
     def batches(self) -> Iterator[Cells]:
         """Known pairs together, up to 80 % of a batch, the rest independently; all pairs known: the same cells on both sides."""
         pairs, (a, b), task = self.task.pairs, self.task.first_two, self.task

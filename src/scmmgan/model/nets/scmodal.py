@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scmmgan.model.defaults import MIN_TESTED_LINKS
-from scmmgan.model.nets.autoencoder import Batch, Cells, Nets, System, at_most
+from scmmgan.model.nets.autoencoder import Batch, Cells, Nets, System, adam, at_most
 from scmmgan.model.problem import Known, Pair
 
 logger = logging.getLogger("scmmgan")
@@ -76,9 +76,7 @@ class ScMODAL(System):
     def optimizers(self, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
         """Adam for both sides."""
         critic = [p for net in self.critics.values() for p in net.parameters()]
-        return torch.optim.Adam(self.parameters(), lr=lr, weight_decay=1e-3), torch.optim.Adam(
-            critic, lr=lr, weight_decay=1e-3
-        )
+        return adam(self.parameters(), lr=lr, weight_decay=1e-3), adam(critic, lr=lr, weight_decay=1e-3)
 
     def critic_loss(self, z: Cells) -> Tensor:
         """Each first modality is real."""
