@@ -87,6 +87,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
             "scmmgan.get",
             "scmmgan.archive",
             "scmmgan.metrics",
+            "scmmgan.settings",
             "scmmgan.tl",
         },
         {"torch", "anndata", "tqdm"},  # which devices there are; what is returned; progress
@@ -559,6 +560,7 @@ TABLES = {
     "GENERATORS",
     "DISCRIMINATORS",
     "OTHER_TERMS",
+    "BASELINES",
 }
 CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 

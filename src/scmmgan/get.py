@@ -354,10 +354,9 @@ def comparison(
 
     Returns
     -------
-    A new table, one row for each `method`, `metric` (`seconds` and peak `memory` in MB among them) and `direction`: `median`
-    and `worst` of the `seeds` that did not fail (`failed`: how many did; `error`: why), `chance`, `best`, `n` and `needs` of
-    :func:`scmmgan.tl.evaluate`, what the method `uses`, whether predictions are its own `mapped` "values" or those of the
-    nearest "neighbors" in its embedding, and its `verdict`. Nothing is written to `mdata`.
+    A new table, one row for each `method`, `metric` (`seconds`, peak `memory` in MB, too), `direction`: `median` and `worst`
+    of the `seeds` that did not fail (`failed`: how many did; `error`: why), `chance`, `best`, `n`, `needs` (as `tl.evaluate`),
+    what it `uses`, whether predictions are `mapped` "values" or those of "neighbors", its `verdict`. `mdata` stays as it is.
 
     Raises
     ------
@@ -374,10 +373,7 @@ def comparison(
     >>> smm.get.comparison(mdata, "rna", "protein").equals(table)
     True
     """
-    found = _comparison.found(mdata, (source, target), Keys(key))
-    if found is None:
-        raise KeyError(f"No comparison of {source!r} and {target!r} named {key!r}. Run `scmmgan.tl.compare` first.")
-    return found[2] if every_seed else _comparison.summary(*found[1:])
+    return _comparison.table(mdata, (source, target), Keys(key), every_seed=every_seed)
 
 
 def uncertainty(

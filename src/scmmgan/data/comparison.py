@@ -77,6 +77,16 @@ def found(mdata: MuData, pair: tuple[str, str], keys: Keys) -> tuple[str, pd.Dat
     return str(entry["scoring"]), runs, scores
 
 
+def table(mdata: MuData, pair: tuple[str, str], keys: Keys, *, every_seed: bool) -> pd.DataFrame:
+    """Rows of every seed, or their summary; KeyError where nothing was compared."""
+    stored = found(mdata, pair, keys)
+    if stored is None:
+        raise KeyError(
+            f"No comparison of {pair[0]!r} and {pair[1]!r} named {keys.key!r}. Run `scmmgan.tl.compare` first."
+        )
+    return stored[2] if every_seed else summary(*stored[1:])
+
+
 def summary(runs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Median and worst seed of every metric and direction of every method; what it cost, and what failed, beside it."""
     rows = []

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from scmmgan.data.modality import part
 
@@ -26,7 +25,7 @@ def mapped(mdata: MuData, source: str, target: str, key: str) -> tuple[np.ndarra
     if isinstance(values, pd.DataFrame):
         there = features[features.isin(values.columns)]
         return values[there].to_numpy(dtype=np.float32), there
-    values = np.asarray(values.toarray() if sp.issparse(values) else values)
+    values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
     if values.shape[1] != len(features):
         raise ValueError(
             f"obsm[{key!r}] of {source!r} has {values.shape[1]} columns and {target!r} {len(features)} features: store a "

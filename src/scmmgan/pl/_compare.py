@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -179,8 +179,9 @@ def _dots(ax: Axes, row: int, at: np.ndarray, median: np.ndarray, scaled: np.nda
     colors = colormaps[CMAP](Normalize(0, 1)(scaled[there]))
     ax.scatter(at[there], y, s=area(scaled), c=colors, linewidths=0, zorder=2)
     ring = ["white" if of < 0.55 else "black" for of in scaled[there]]
-    edges = np.array([to_rgba(of) for of in ring]).reshape(-1, 4)
-    ax.scatter(at[there], y, s=area(scaled_worst), facecolors="none", edgecolors=edges, linewidths=0.7, zorder=3)
+    ax.scatter(
+        at[there], y, s=area(scaled_worst), facecolors="none", edgecolors=ring or "none", linewidths=0.7, zorder=3
+    )
     for x, value, known in zip(at, median, there):
         text = _number(value) if known else "–"
         ax.text(x, row + 0.32 if known else row, text, fontsize=SMALL - 1.5, ha="center", va="center")
@@ -196,7 +197,7 @@ def _beside(ax: Axes, row: int, x: float, overall: float, about: pd.DataFrame) -
     ax.add_patch(Rectangle((x - 0.3, row - 0.3), 1.5 * overall, 0.6, color=OKABE_ITO[5], linewidth=0, zorder=2))
     ax.text(x - 0.2, row, _number(overall), fontsize=SMALL, va="center", zorder=3)
     for i, (name, unit) in enumerate(zip(COSTS, ("s", "MB"))):
-        cost = float(about.loc[name, "median"])
+        cost = float(np.asarray(about.loc[name, "median"]))
         text = "" if not np.isfinite(cost) else f"{cost:,.0f} {unit}" if cost >= 10 else f"{cost:.1f} {unit}"
         ax.text(x + 2.5 + 1.5 * i, row, text, fontsize=SMALL - 0.5, va="center", ha="right")
     first = about.iloc[0]

@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-# arguments of `tl.align` that are the comparison's own
-_OWN = ("key_added", "copy", "random_state", "save_model", "progress_bar", "features", "layer", "use_rep", "method")
-_READ = ("layer", "use_rep")  # what all methods read, and are scored in the units of
-
 
 def compare(
     mdata: MuData,
@@ -150,7 +146,7 @@ def compare(
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     truth = _Truth.read(mdata, (source, target), entries, common, pairs, labels, heldout_features, random_state)
     kept = _Kept.of(mdata, (source, target), truth.fingerprint(mdata, k, random_state), keys)
-    runs = [(entry, seed) for entry in entries for seed in seeds]
+    runs: list[tuple[_Method | _Other, int]] = [(entry, seed) for entry in entries for seed in seeds]
     runs += [(other, seed) for other in others for seed in range(other.count)]
     todo = [(of, seed) for of, seed in runs if not kept.has(of.name, seed, of.fingerprint(mdata, truth))]
     with one_thread():
@@ -188,7 +184,20 @@ def _common(
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(_align.align).parameters if name not in ("mdata", "modalities", *_OWN)]
+    # the others are the comparison's own
+    own = {
+        "mdata",
+        "modalities",
+        "key_added",
+        "copy",
+        "random_state",
+        "save_model",
+        "progress_bar",
+        "features",
+        "method",
+    }
+    own |= {"layer", "use_rep"}
+    known = [name for name in inspect.signature(_align.align).parameters if name not in own]
     if unknown := [name for name in given if name not in known]:
         raise KeyError(f"`arguments` has {unknown[0]!r}, which is none that methods may be given. Known: {known}.")
 
@@ -384,7 +393,9 @@ class _Truth:
         random_state: int,
     ) -> _Truth:
         """Check and read everything; what a method is given is not scored, of any method."""
-        inputs = {m: {of: _modality.per_modality(common[of], names, of)[m] for of in _READ} for m in names}
+        inputs = {
+            m: {of: _modality.per_modality(common[of], names, of)[m] for of in ("layer", "use_rep")} for m in names
+        }
         hidden, linked = _held_out(mdata, names, heldout, common)
         of_all = {m: _modality.read_matrix(mdata, m, **inputs[m])[1] for m in names}
         drawn = {
@@ -466,7 +477,7 @@ class _Truth:
         if not there:
             return values
         own = _evaluate._measured(mdata, pair[0], pd.Index([a for a, _ in there], dtype=object), self.inputs[pair[0]])
-        return replace(values, hidden=names.get_indexer([b for _, b in there]), hidden_own=own)
+        return replace(values, hidden=names.get_indexer(pd.Index([b for _, b in there], dtype=object)), hidden_own=own)
 
 
 def _held_out(
@@ -549,7 +560,9 @@ class _Kept:
         if before != scoring:
             logger.info("The data or what they are scored by have changed since: all methods are compared again.")
             return cls(scoring, [], [])
-        return cls(scoring, runs.to_dict("records"), scores.to_dict("records"))
+        return cls(
+            scoring, *([{str(k): v for k, v in row.items()} for row in of.to_dict("records")] for of in (runs, scores))
+        )
 
     def has(self, name: str, seed: int, fingerprint: str) -> bool:
         """Whether that run is there and did not fail."""

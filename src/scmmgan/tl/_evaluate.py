@@ -361,7 +361,7 @@ def _asked(features: Sequence[str], config: dict[str, Any], source: str, target:
     return names[target].get_indexer([name for name in wanted if name in names[target]])
 
 
-def _measured(mdata: MuData, name: str, features: pd.Index, of: dict[str, Any]) -> np.ndarray:
+def _measured(mdata: MuData, name: str, features: pd.Index, of: Mapping[str, Any]) -> np.ndarray:
     """Values (n × features) that a modality was aligned with."""
     if of["use_rep"] is not None:
         values = np.asarray(_modality.read_values(mdata[name], name, use_rep=of["use_rep"]))

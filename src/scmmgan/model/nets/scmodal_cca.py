@@ -178,10 +178,8 @@ def search(pooled: Pooled, given: Links | None, random_state: int) -> Found:
     nothing = Found(*(np.empty(0, dtype=int),) * 2, *(np.empty(0),) * 2)
     if not kept:
         return nothing
-    free = [
-        ~np.isin(at, [] if given is None else of)
-        for at, of in ((pooled.first, given and given.first), (pooled.second, given and given.second))
-    ]
+    linked = (np.empty(0, dtype=int),) * 2 if given is None else (given.first, given.second)
+    free = [~np.isin(at, of) for at, of in zip((pooled.first, pooled.second), linked)]
     first, second, score = _mutual(pooled, n, kept, free)
     by_chance = np.concatenate([np.abs(_mutual(pooled.shuffled(order), n, kept, free)[2]) for order in orders])
     p = (1 + (by_chance[:, None] >= np.abs(score)).sum(0)) / (1 + len(by_chance))
