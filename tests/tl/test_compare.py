@@ -285,6 +285,8 @@ def test_only_what_is_missing_is_computed(mdata: md.MuData, computed: list):
     mdata["rna"].X[0, 0] += 1
     assert ran(methods=["cyclegan"], labels="cell_type") == [("cyclegan", 0)]
     assert ran(methods=["cyclegan"], labels="cell_type") == []
+    mdata["rna"].layers["counts"] = mdata["rna"].X.round()
+    assert ran(methods=["cyclegan"], labels="cell_type") == [("cyclegan", 0)]
 
 
 def test_what_was_done_before_an_interruption_is_kept(mdata: md.MuData, computed: list):
@@ -320,6 +322,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"heldout_features": [f"rna_gene_{i}" for i in range(14)]},
         ValueError,
         "1 of 15 links are left",
+    ),
+    "one name twice": (
+        {"methods": ["coupling"], "embeddings": {"coupling": "X_none"}},
+        ValueError,
+        "choose another name",
     ),
     "seed": ({"seeds": [-1]}, ValueError, "`seeds` must be at least 0"),
 }

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,18 +142,21 @@ def compare(
     common = _common(arguments, links, layer)
     entries = _methods(methods, common, mdata, (source, target))
     others = _others(mdata, (source, target), embeddings, layers)
+    if twice := {of.name for of in entries} & {of.name for of in others}:
+        raise ValueError(f"{sorted(twice)[0]!r} names a method and what another tool wrote: choose another name.")
     seeds = [_modality.whole_number(seed, "seeds", low=0, high=MAX_SEED) for seed in seeds]
     k = _modality.whole_number(k, "k", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     truth = _Truth.read(mdata, (source, target), entries, common, pairs, labels, heldout_features, random_state)
-    kept = _Kept.of(mdata, (source, target), truth.fingerprint(mdata, k, random_state), keys)
+    kept = _Kept.of(mdata, (source, target), truth.fingerprint(mdata, common, k, random_state), keys)
+    given = {of.name: of.fingerprint(mdata, truth) for of in (*entries, *others)}
     runs: list[tuple[_Method | _Other, int]] = [(entry, seed) for entry in entries for seed in seeds]
     runs += [(other, seed) for other in others for seed in range(other.count)]
-    todo = [(of, seed) for of, seed in runs if not kept.has(of.name, seed, of.fingerprint(mdata, truth))]
+    todo = [(of, seed) for of, seed in runs if not kept.has(of.name, seed, given[of.name])]
     with one_thread():
         own = truth.own_spaces(mdata) if todo else {}
         for of, seed in _bar(todo, progress_bar):
-            kept.add(of.name, seed, of.fingerprint(mdata, truth), *of.run(mdata, truth, own, seed, k, random_state))
+            kept.add(of.name, seed, given[of.name], *of.run(mdata, truth, own, seed, k, random_state))
             # at once: what is interrupted is not lost
             kept.write(mdata, (source, target), keys)
     return get.comparison(mdata, source, target, key=key_added)
@@ -204,7 +208,7 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Method:
-    """A method of `tl.align` under a name, with its arguments; `dropped`: those for all methods that it cannot use."""
+    """A method of `tl.align` under a name, with its arguments."""
 
     name: str
     method: str
@@ -220,7 +224,8 @@ class _Method:
             }
             for m, of in slots.items()
         }
-        return _record.digest({"method": self.method, "arguments": _align._plain(self.arguments), "read": read})
+        how = {"method": self.method, "version": version("scmmgan"), "arguments": _align._plain(self.arguments)}
+        return _record.digest({**how, "read": read})
 
     def run(
         self, mdata: MuData, truth: _Truth, own: Mapping[str, np.ndarray], seed: int, k: int, random_state: int
@@ -416,18 +421,15 @@ class _Truth:
             logger.warning("Methods are given the labels of all cells: no label is left to score by.")
         return cls(names, known, codes, tested, drawn, hidden, linked, inputs)
 
-    def fingerprint(self, mdata: MuData, k: int, random_state: int) -> str:
+    def fingerprint(self, mdata: MuData, common: Mapping[str, Any], k: int, random_state: int) -> str:
         """Of the data and of the truth: runs with another one are not comparable."""
         found: dict[str, Any] = {"k": k, "random_state": random_state, "hidden": np.array(self.hidden, dtype=object)}
         for m in self.names:
-            values = _evaluate._every(mdata, m, self.inputs[m])
-            parts = (
-                {"data": values.data, "at": values.indices, "rows": values.indptr}
-                if sp.issparse(values)
-                else {"data": values}
-            )
+            values = _bits(_evaluate._every(mdata, m, self.inputs[m]))
+            layers = _blinded.slots_read(mdata, self.names, m, common)["layers"]
             var = {str(column): of.astype(str).to_numpy() for column, of in mdata[m].var.items()}
-            found[m] = {"values": parts, "features": mdata[m].var_names.to_numpy(dtype=object), "var": var}
+            found[m] = {"values": values, "features": mdata[m].var_names.to_numpy(dtype=object), "var": var}
+            found[m] |= {f"layer {layer}": _bits(mdata[m].layers[layer]) for layer in layers}
         for name in ("codes", "tested"):
             found[name] = getattr(self, name) or {}
         found["pairs"] = np.empty(0) if self.pairs is None else self.pairs
@@ -478,6 +480,14 @@ class _Truth:
             return values
         own = _evaluate._measured(mdata, pair[0], pd.Index([a for a, _ in there], dtype=object), self.inputs[pair[0]])
         return replace(values, hidden=names.get_indexer(pd.Index([b for _, b in there], dtype=object)), hidden_own=own)
+
+
+def _bits(values: Any) -> dict[str, np.ndarray]:
+    """All entries of a matrix, as arrays."""
+    if not sp.issparse(values):
+        return {"data": np.asarray(values)}
+    rows = values.tocsr()
+    return {"data": rows.data, "at": rows.indices, "rows": rows.indptr}
 
 
 def _held_out(
