@@ -1,0 +1,39 @@
+"""Mapped values of other tools, in every form that they write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import scmmgan as smm
+from scmmgan.data.others import mapped
+
+
+def test_layers_obsm_tables_and_nothing():
+    mdata = smm.datasets.toy(n_cells=50, n_features=[20, 20])
+    rna, protein = mdata["rna"], mdata["protein"]
+    values = np.random.default_rng(0).random((50, 20)).astype(np.float32)
+    rna.obsm["dense"], rna.obsm["sparse"] = values, sp.csr_matrix(values)
+    rna.obsm["table"] = pd.DataFrame(values[:, :3], index=rna.obs_names, columns=[*protein.var_names[[5, 2]], "other"])
+    for key in ("dense", "sparse"):
+        found, names = mapped(mdata, "rna", "protein", key)
+        np.testing.assert_array_equal(found, values)
+        assert names.tolist() == protein.var_names.tolist()
+    found, names = mapped(mdata, "rna", "protein", "table")
+    assert names.tolist() == protein.var_names[[2, 5]].tolist()
+    np.testing.assert_array_equal(found, values[:, [1, 0]])
+    assert mapped(mdata, "protein", "rna", "dense") is None
+    rna.obsm["dense"] = values[:, :7]
+    with pytest.raises(ValueError, match="has 7 columns and 'protein' 20 features"):
+        mapped(mdata, "rna", "protein", "dense")
+
+
+def test_a_layer_has_the_features_that_both_have():
+    mdata = smm.datasets.toy(n_cells=50, shared_genes=True)
+    mdata = type(mdata)({"rna": mdata["rna"][:, :40].copy(), "protein": mdata["protein"][:, 10:].copy()})
+    mdata["rna"].layers["theirs"] = sp.csr_matrix(mdata["rna"].X * 2)
+    found, names = mapped(mdata, "rna", "protein", "theirs")
+    assert names.tolist() == mdata["rna"].var_names[10:].tolist()
+    np.testing.assert_array_equal(found, mdata["rna"].X[:, 10:] * 2)
