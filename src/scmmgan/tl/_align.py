@@ -125,7 +125,7 @@ def align(
     max_steps
         Training steps (default 1,000; `"scmmgan-paper"`: 20,000).
     batch_size
-        Cells of each modality per step, at least 32 (default 256; fewer where there are fewer).
+        Cells of each modality per step, at least 32 (default 128; fewer where there are fewer).
     lr
         Adam's learning rate (default 1e-3; `"scmmgan-paper"`: 1e-4).
     noise_dim
