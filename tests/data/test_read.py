@@ -734,16 +734,20 @@ def untouchable(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
         state.update(closed=1, read=state["read"] + 1)
         return problem
 
-    def opening(*arguments: Any, **settings: Any) -> None:
-        state.update(closed=0, written=state["written"] + 1)
-        write_now(*arguments, **settings)
+    def opening(write: Callable) -> Callable:
+        def written(*arguments: Any, **settings: Any) -> None:
+            state.update(closed=0, written=state["written"] + 1)
+            write(*arguments, **settings)
 
-    read_now, write_now = _read.read, _slots.write
+        return written
+
+    read_now = _read.read
     with monkeypatch.context() as patch:
         for cls in (md.MuData, ad.AnnData):
             patch.setattr(cls, "__getattribute__", guarded(cls))
         patch.setattr(_read, "read", closing)
-        patch.setattr(_slots, "write", opening)
+        for name in ("write", "write_latent"):
+            patch.setattr(_slots, name, opening(getattr(_slots, name)))
         try:
             yield state
         finally:
@@ -757,6 +761,7 @@ PATHS: dict[str, Mapping[str, Any]] = {
     "tissue": {"links": "gene", "spatial": "spatial", "max_steps": 2, "smooth": 2, "features": []},
     "representation": {"use_rep": {"protein": "X_rep"}, "links": None, "method": "coupling"},
     "shared space": {"links": "var_names", "max_steps": 2},
+    "no coupling": {"labels": "cell_type", "method": "con-aae", "max_steps": 2, "hidden": 8},
 }
 
 

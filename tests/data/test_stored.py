@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -92,6 +93,7 @@ NEED: dict[str, Callable[[md.MuData], Any]] = {
     "uncertainty": lambda m: smm.tl.uncertainty(m, "rna", "protein"),
     "correlations": lambda m: smm.tl.correlations(m, "rna", "protein", gene="gene_0"),
     "importance": lambda m: smm.tl.importance(m, "rna", "protein", features=[m["protein"].var_names[0]]),
+    "pl.diagnosis": lambda m: smm.pl.diagnosis(m, "rna", "protein", show=False),
     "place": lambda m: smm.tl.place(m, "rna", "protein"),
 }
 
@@ -113,6 +115,14 @@ def test_what_reads_the_embedding_works(fitted: tuple[str, md.MuData]):
     assert mdata["rna"].obs["scmmgan_match_protein"].isin(mdata["protein"].obs_names).all()
     assert mdata["rna"].obs["scmmgan_cluster"].nunique() == 3
     assert {"mmd", "label_transfer"} <= set(smm.tl.evaluate(mdata, "rna", "protein", labels="cell_type")["metric"])
+
+
+def test_pictures(fitted: tuple[str, md.MuData]):
+    """One panel of the joint embedding: there are no spaces before."""
+    mdata = fitted[1]
+    assert len(smm.pl.alignment(mdata, color="cell_type", show=False)) == 1
+    smm.pl.history(mdata, show=False)
+    plt.close("all")
 
 
 @pytest.mark.parametrize(("given", "grade"), [({"labels": "cell_type"}, "not assessed"), ({}, "not identifiable")])

@@ -160,6 +160,9 @@ class Cloud:
 def clouds(x: np.ndarray, modality: np.ndarray, block: np.ndarray, target: str | None, *, shared: bool) -> list[Cloud]:
     """Panels before and after: `x` cells × dimensions, the modality of each cell and of each dimension."""
     names = list(dict.fromkeys(modality))
+    if not set(names) & set(block):
+        # a method with one latent space has no spaces before
+        return [Cloud("joint embedding", np.arange(len(x)), *principal_components(x))]
     rows = {name: np.flatnonzero(modality == name) for name in names}
     own = {name: x[modality == name][:, block == name] for name in names}
     found = []

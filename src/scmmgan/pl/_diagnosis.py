@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def diagnosis(
         `mdata.uns[key]` holds no alignment or no diagnosis of the two.
     ValueError
         The record is damaged or of another version, cells were added, renamed or come from another alignment,
-        `ax` does not have four axes.
+        the method has no coupling, `ax` does not have four axes.
 
     Examples
     --------
@@ -81,6 +83,7 @@ def diagnosis(
     4
     """
     record = get.diagnosis(mdata, source, target, key=key)
+    _slots.check_coupled(mdata, Keys(key))
     table = pd.DataFrame(record["populations"]).reset_index(drop=True)
     rows = max(len(table), min(len(record.get("links", ())), MANY), 12)
     height = (40 + 3.6 * rows + 38) * MM

@@ -140,7 +140,7 @@ def align(
         `"con-aae"`: 180,000, `"scmodal"` and `"jamie"`: 10,000). Autoencoders end with the weights that do best on held-out cells:
         `params["fit"]["steps_used"]`.
     batch_size
-        Cells of each modality per step, at least 32 (default 256; `"cmae"` and `"con-aae"`: 32, `"scmodal"`: 500, `"jamie"`: 512;
+        Cells of each modality per step, at least 32 (default 128; `"cmae"` and `"con-aae"`: 32, `"scmodal"`: 500, `"jamie"`: 512;
         fewer where there are fewer).
     lr
         Adam's learning rate (default 1e-3; `"scmmgan-paper"`, `"cmae"`, `"con-aae"`: 1e-4).

@@ -255,7 +255,7 @@ def _another(
     coupled: tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]],
     i: int,
     seed: int,
-) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
+) -> tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]]:
     """Rival couplings where shapes decided, for the i-th restart; else couplings on other landmarks."""
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import restarts

@@ -19,7 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scmmgan.model.defaults import BAD_STEPS, CHECK_EVERY, MAP_CHUNK, MAX_HIDDEN, N_CHECKS
+from scmmgan.model.defaults import (
+    BAD_STEPS,
+    BATCH_SIZE,
+    CHECK_EVERY,
+    LEARNING_RATE,
+    MAP_CHUNK,
+    MAX_HIDDEN,
+    MAX_STEPS,
+    N_CHECKS,
+)
 from scmmgan.model.nets.aligner import split
 from scmmgan.model.nets.latent import Fitted
 from scmmgan.model.nets.networks import BatchNorm, frozen_statistics
@@ -120,9 +129,9 @@ class System:
 
     latent: ClassVar[int]
     weights: ClassVar[dict[str, float]]
-    max_steps: ClassVar[int] = 10_000
-    batch_size: ClassVar[int] = 256
-    lr: ClassVar[float] = 1e-3
+    max_steps: ClassVar[int] = MAX_STEPS
+    batch_size: ClassVar[int] = BATCH_SIZE
+    lr: ClassVar[float] = LEARNING_RATE
     geometry: ClassVar[str | None] = None
     geometries: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
