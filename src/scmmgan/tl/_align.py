@@ -124,7 +124,10 @@ def align(
         weights), `"cyclegan"` (adversarial and cycle terms alone). Or autoencoders with one latent space, which need no coupling: `"cmae"`
         and `"con-aae"` (labels, pairs or nothing), `"scmodal"` (links), `"jamie"` (pairs or nothing). They read at most
         2,000 features and the linked ones, not smoothed (`"jamie"`: 512 principal components), and have no verdict, since there is no
-        coupling that could be tested. What a method cannot use is refused.
+        coupling that could be tested. What a method cannot use is refused. `"scmodal-cca"` looks for links first (links, pairs or
+        nothing given), `"links-matching"` matches cells one to one (links). Baselines without networks, for
+        :func:`scmmgan.tl.compare`: `"random"`, `"depth"`, `"label-only"`, `"label-probability"`, `"links-correlation"`,
+        `"links-cca"`, `"procrustes"` and `"paired-cca"` (pairs), `"moment-matching"` (equal names).
     geometry
         How a batch's geometry is compared with its images': `"heat"`, `"subspace"`, `"eigvec"` or `None`. Default
         `"auto"`: heat; eigvec for `"scmmgan-paper"`, none for `"cyclegan"`. Of `"scmodal"`: `"kernel"` (default, as published; on many
