@@ -315,7 +315,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "embedding": ({"embeddings": {"x": "X_non"}}, KeyError, "'X_non'"),
     "layer": ({"layers": {"x": "their_value"}}, KeyError, "'their_value'"),
     "pairs": ({"pairs": pd.DataFrame({m: [f"{m}_{i}" for i in range(4)] for m in NAMES})}, ValueError, "are too few"),
-    "label": ({"labels": "typ"}, KeyError, "No obs column in 'rna' for `labels` 'typ'"),
+    "label": ({"methods": ["coupling"], "labels": "typ"}, KeyError, "No obs column in 'rna' for `labels` 'typ'"),
     "feature": ({"heldout_features": ["rna_gene_X"]}, KeyError, "No feature in 'rna'"),
     "not linked": ({"heldout_features": ["rna_gene_20"]}, ValueError, "linked with no feature"),
     "all links": (
@@ -323,6 +323,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "1 of 15 links are left",
     ),
+    "nothing": ({}, ValueError, "nothing to compare"),
     "one name twice": (
         {"methods": ["coupling"], "embeddings": {"coupling": "X_none"}},
         ValueError,

@@ -124,7 +124,7 @@ def compare(
     TypeError
         If `arguments` or `methods` are of no known kind.
     ValueError
-        If `source` is `target`, fewer than 10 pairs are left to score by, features are held out that are not linked, too few
+        If `source` is `target`, there is nothing to compare, fewer than 10 pairs are left to score by, features are held out that are not linked, too few
         links are left, `mdata` is a view, or what is stored record is damaged or of another version.
 
     Examples
@@ -149,9 +149,14 @@ def compare(
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     truth = _Truth.read(mdata, (source, target), entries, common, pairs, labels, heldout_features, random_state)
     kept = _Kept.of(mdata, (source, target), truth.fingerprint(mdata, common, k, random_state), keys)
-    given = {of.name: of.fingerprint(mdata, truth) for of in (*entries, *others)}
+    every: list[_Method | _Other] = [*entries, *others]
+    given = {of.name: of.fingerprint(mdata, truth) for of in every}
     runs: list[tuple[_Method | _Other, int]] = [(entry, seed) for entry in entries for seed in seeds]
     runs += [(other, seed) for other in others for seed in range(other.count)]
+    if not runs:
+        raise ValueError(
+            "There is nothing to compare: name `methods`, `embeddings` or `layers`, and at least one seed."
+        )
     todo = [(of, seed) for of, seed in runs if not kept.has(of.name, seed, given[of.name])]
     with one_thread():
         own = truth.own_spaces(mdata) if todo else {}
@@ -189,18 +194,8 @@ def _common(
 
 def _check_arguments(given: Mapping[str, Any]) -> None:
     # the others are the comparison's own
-    own = {
-        "mdata",
-        "modalities",
-        "key_added",
-        "copy",
-        "random_state",
-        "save_model",
-        "progress_bar",
-        "features",
-        "method",
-    }
-    own |= {"layer", "use_rep"}
+    own = {"mdata", "modalities", "key_added", "copy", "random_state", "save_model", "progress_bar"}
+    own |= {"features", "method", "layer", "use_rep"}
     known = [name for name in inspect.signature(_align.align).parameters if name not in own]
     if unknown := [name for name in given if name not in known]:
         raise KeyError(f"`arguments` has {unknown[0]!r}, which is none that methods may be given. Known: {known}.")
@@ -484,7 +479,7 @@ class _Truth:
 
 def _bits(values: Any) -> dict[str, np.ndarray]:
     """All entries of a matrix, as arrays."""
-    if not sp.issparse(values):
+    if not hasattr(values, "tocsr"):
         return {"data": np.asarray(values)}
     rows = values.tocsr()
     return {"data": rows.data, "at": rows.indices, "rows": rows.indptr}
