@@ -458,8 +458,9 @@ class _Truth:
                 found = _by_embedding(z[s], z[t], _evaluate._measured(mdata, t, names, self.inputs[t]))
             if found is None or not len(names):
                 continue
-            # a feature that is held out is none that both have
-            shared = self.features[s] if s != self.names[0] else mdata[s].var_names.difference(self.hidden)
+            # a feature that is held out is none that both have, and columns of representations are no features
+            both = not any(of["use_rep"] for of in self.inputs.values())
+            shared = mdata[s].var_names.difference(self.hidden if s == self.names[0] else []) if both else []
             values[s, t] = self._with_hidden(
                 mdata, (s, t), names, _evaluate._with_mapped(mdata, (s, t), names, pd.Index(shared), self.inputs, found)
             )

@@ -199,6 +199,6 @@ def test_what_they_cannot_use_is_refused(name: str):
 def test_compared_by_default():
     given = methods.compared({"links": "auto", "pairs": None}, common_names=0)
     assert {"scmmgan", "coupling", "gw", "random", "depth", "links-correlation", "links-cca"} == set(given)
-    assert given["gw"] == {"method": "coupling", "links": None}
+    assert given["gw"] == {"method": "coupling", "links": None, "pairs": None, "labels": None}
     everything = methods.compared({"links": "auto", "pairs": "obs_names", "labels": "x"}, common_names=9)
     assert set(BASELINES) < set(everything)

@@ -172,7 +172,7 @@ def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[s
     found: dict[str, dict[str, Any]] = {"scmmgan": {}, "coupling": {}}
     if given.get("links") is not None:
         # what shapes alone would have given
-        found["gw"] = {"method": "coupling", "links": None}
+        found["gw"] = {"method": "coupling", "links": None, "pairs": None, "labels": None}
     there = {name for name in ("links", "pairs", "labels") if given.get(name) is not None}
     usable = [name for name, of in baselines.BASELINES.items() if set(of.needs) <= there]
     return found | {name: {} for name in usable if name != "moment-matching" or common_names >= MIN_LINKS}
