@@ -174,7 +174,7 @@ def test_params_say_what_was_used(small_aligned: md.MuData):
         "geometry": 0.1,
         "identity": 10,
     }
-    assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 256, 1e-3, 0)
+    assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 128, 1e-3, 0)
     assert params["device"] in ("cpu", "cuda")
     assert params["shared_space"] is False
     # the steps that were taken, not that they were left to what is known
