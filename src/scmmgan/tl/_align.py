@@ -149,9 +149,9 @@ def align(
     -------
     `None`, or a copy of `mdata` if `copy=True`. Sets, for all modalities a and b aligned:
 
-    `mdata[a].layers[f"{key_added}_{b}"]` : float32, cells × features of b
-        Cells of a in the features of b, in the units of b's smoothed layer: never counts. Where both have the same
-        `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
+    `mdata[a].obsm[f"{key_added}_{b}"]` : float32, cells × features of b
+        Cells of a in the features of b (names in `uns`), in the units of b's smoothed layer: never counts. Where both have
+        the same `var_names` once more in `mdata[a].layers[f"{key_added}_{b}"]`.
         What only b has is partly (.4) decoded from the mapped cell, partly predicted from the counts of a (`counts`). Not
         below 0 where the layer of b is not.
     `mdata[a].obsm[f"{key_added}_counts_{b}"]` : float32, cells × 90

@@ -96,8 +96,7 @@ def importance(
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
     >>> smm.tl.importance(mdata, "rna", "protein", features="protein_gene_0")
-    >>> table = mdata.uns["scmmgan"]["importance"]["rna"]["protein"]
-    >>> table.columns.tolist()
+    >>> smm.get.importance(mdata, "rna", "protein").columns.tolist()
     ['feature', 'source_feature', 'share', 'importance', 'effect']
     """
     keys = Keys(key)
