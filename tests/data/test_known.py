@@ -215,8 +215,8 @@ def labelled(a: Any, b: Any) -> md.MuData:
     return make(a={"type": a}, b={"type": b})
 
 
-def read_labels(mdata: md.MuData, **columns: str | None) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    return _known.read_labels(mdata, list(columns), columns)
+def read_labels(mdata: md.MuData, **columns: str | None) -> tuple[dict[str, np.ndarray], list[str]]:
+    return _known.read_labels(mdata, list(columns), columns)[:2]
 
 
 def codes_of(mdata: md.MuData, **columns: str | None) -> dict[str, np.ndarray]:
@@ -255,7 +255,7 @@ def test_labels_have_one_vocabulary(dtype: str):
 
 
 def test_no_labels():
-    assert read_labels(make(), a=None, b=None) == (None, [])
+    assert read_labels(make(), a=None, b=None) == ({}, [])
 
 
 def test_labels_of_other_columns():

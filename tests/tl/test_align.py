@@ -1081,7 +1081,7 @@ def test_equal_names_are_no_pairs_unless_asked_for(tiny: md.MuData):
 
 
 def test_pairs_in_three_modalities(monkeypatch: pytest.MonkeyPatch):
-    """Protein is paired with both others; they are paired through it nowhere."""
+    """Protein is paired with both others, which are coupled through it."""
     monkeypatch.setattr(_couple, "SHAPE_LANDMARKS", 50)
     mdata = smm.datasets.toy(n_cells=200, n_modalities=3, n_features=[40, 30, 35])
     whole = true_pairs(mdata, 180)
@@ -1090,9 +1090,13 @@ def test_pairs_in_three_modalities(monkeypatch: pytest.MonkeyPatch):
     for a, b in (("rna", "protein"), ("protein", "atac")):
         assert foscttm_without(mdata, whole, a, b) < 0.12
     kinds = {a: {b: c["kind"] for b, c in of.items()} for a, of in mdata.uns["scmmgan"]["params"]["coupling"].items()}
-    assert kinds["rna"] == {"protein": "pairs", "atac": "geometry"}
+    assert kinds["rna"] == {"protein": "pairs", "atac": "through"}
+    assert foscttm(mdata, "rna", "atac") < 0.15
+    verdict = smm.get.diagnosis(mdata, "rna", "atac")
+    assert (verdict["grade"], verdict["verdict"]) == ("in part", "supported in part through protein")
+    assert "rna and protein are supported by pairs" in verdict["statement"]
     assert {"scmmgan_unmatched_rna", "scmmgan_unmatched_atac"} <= set(mdata["protein"].obs)
-    assert [c for c in mdata["rna"].obs if "unmatched" in c] == ["scmmgan_unmatched_protein"]
+    assert {"scmmgan_unmatched_protein", "scmmgan_unmatched_atac"} <= set(mdata["rna"].obs)
     # known cells have partners
     known = mdata["rna"].obs_names.isin(pairs["rna"].dropna())
     assert mdata["rna"].obs["scmmgan_unmatched_protein"][known].max() == 0

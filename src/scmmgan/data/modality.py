@@ -93,12 +93,29 @@ def copied(mdata: MuData) -> MuData:
         return mdata.copy()
 
 
+def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
+    """A new MuData of copies where there is a dict of AnnData, in memory; a MuData as it is."""
+    from anndata import AnnData
+    from mudata import MuData, set_options
+
+    if not isinstance(mdata, Mapping):
+        check_mudata(mdata)
+        return mdata
+    if wrong := [name for name, of in mdata.items() if not isinstance(of, AnnData)]:
+        raise TypeError(f"{wrong[0]!r} of the dict must be an AnnData, got {type(mdata[wrong[0]]).__name__}.")
+    with set_options(pull_on_update=False):
+        return MuData({name: of.to_memory() if of.isbacked else of.copy() for name, of in mdata.items()})
+
+
 def storable(name: str) -> bool:
     """Whether HDF5 and zarr take the name for one key and not for a path."""
     return not ("/" in name or "\\" in name or name in ("", ".", ".."))
 
 
-def check_mudata(mdata: MuData, must: str = "`mdata` must be a MuData with one modality per technology") -> None:
+def check_mudata(
+    mdata: MuData,
+    must: str = "`mdata` must be a MuData with one modality per technology (or, to align, a dict of AnnData)",
+) -> None:
     """TypeError unless it is a MuData."""
     from mudata import MuData
 

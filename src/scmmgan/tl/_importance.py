@@ -128,7 +128,7 @@ def _explain(
     rows = np.sort(np.random.default_rng(random_state).permutation(len(source.x))[:n_cells])
     own, other = source.transform, target.transform
     loadings = float(other.scale) * other.decoder[:, chosen] * other.sd[chosen]
-    generator = get.model(mdata, key=key).aligner.generators[source.name, target.name]
+    generator = get.model(mdata, key=key).aligner.generator(source.name, target.name)
     paths = attribution.path_gradients(generator, source.x[rows], loadings)
     for position, gap in zip(chosen, paths.gap(source.x[rows])):
         if gap > ATTRIBUTION_GAP:

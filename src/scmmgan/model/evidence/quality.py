@@ -27,17 +27,22 @@ def score_map(
     `quality_cycle`: squared error of the round trip over the variance; `quality_overlap`: share of a cell's 20
     neighbours that stay, and `quality_overlap_chance`; `quality_auc`: of classifying mapped against measured cells;
     `quality_follows`: share of cells nearer to a mapped cell than its anchor, 0 where the map follows the coupling, .5
-    where it does not. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
+    where it does not. `quality_consistency`, of three modalities or more: squared difference between the direct map and
+    those round about a third one, over the variance of the target's cells. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
     """
     held_out = {m: of.test for m, of in split({m: len(d.x) for m, d in domains.items()}, random_state).items()}
     found: dict[Pair, dict[str, float | bool]] = {}
     for a, b in combinations(domains, 2):
+        around = []
         enough = min(len(held_out[m]) for m in (a, b)) >= MIN_SCORED
         scores = []
         for s, t in ((a, b), (b, a)):
             rows, others = (held_out[m] if enough else slice(None) for m in (s, t))
             cells, measured = domains[s].x[rows], domains[t].x[others]
             mapped = aligner.translate(cells, s, t)
+            for third in set(domains) - {s, t, aligner.through(s, t)}:
+                other = aligner.translate(aligner.translate(cells, s, third), third, t)
+                around.append(((other - mapped) ** 2).mean() / measured.var(0).mean())
             back = aligner.translate(mapped, t, s)
             scores.append(
                 {
@@ -50,6 +55,8 @@ def score_map(
             )
         mean = {k: (scores[0][k] + scores[1][k]) / 2 for k in scores[0]}
         found[a, b] = {**mean, "quality_held_out": enough}
+        if around:
+            found[a, b]["quality_consistency"] = float(np.mean(around))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _hint(name: object, known: Mapping[str, Any]) -> str:
 # arguments of `tl.align` that the training takes
 SETTINGS = (
     "method", "weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device",
-    "noise_dim", "progress_bar",
+    "noise_dim", "progress_bar", "checkpoint_dir",
 )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def fit_problem(
     x = {m: d.x for m, d in domains.items()}
     return fit(
         x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
-        sections=sections, **settings,
+        sections=sections, **{"centre": problem.centre, **settings},
     )  # fmt: skip
 
 
@@ -116,11 +117,15 @@ def fit(
     noise_dim: int | Mapping[str, int] = 0,
     coordinates: Mapping[str, np.ndarray] | None = None,
     sections: Mapping[str, Sections] | None = None,
+    centre: str | None = None,
+    init: Aligner | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
     `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
-    (n × d) of some modalities are mapped along, inside their `sections`.
+    (n × d) of some modalities are mapped along, inside their `sections`. `centre`: of a star. `init`: whose networks
+    are trained on. `checkpoint_dir`: where the state of the training is kept.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
@@ -138,5 +143,8 @@ def fit(
         noise=noise,
         coordinates=coordinates,
         sections=sections,
+        centre=centre,
+        init=init,
+        checkpoint_dir=checkpoint_dir,
         **found.settings,
     )
