@@ -260,8 +260,9 @@ def align(
         images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
         imputations = fit_imputations(problem, domains, images, random_state=arguments["random_state"])
         scores = quality.score_map(
-            aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"]
-        )
+            aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=arguments["random_state"],
+            centre=problem.centre,
+        )  # fmt: skip
         depths = quality.depth_correlations(domains, images)
     params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
     params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"

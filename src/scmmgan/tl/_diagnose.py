@@ -189,10 +189,12 @@ def diagnose(
         couplings, loadings = couple(problem, domains, random_state=trained)
         records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
         aligner = get.model(mdata, key=key).aligner
-        auc = metrics.two_sample_auc
-        more: dict[Pair, dict[str, Any]] = {
-            **quality.score_map(aligner, domains, couplings, two_sample_auc=auc, random_state=trained)
+        how: dict[str, Any] = {
+            "two_sample_auc": metrics.two_sample_auc,
+            "random_state": trained,
+            "centre": problem.centre,
         }
+        more: dict[Pair, dict[str, Any]] = {**quality.score_map(aligner, domains, couplings, **how)}
         images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
         depths = quality.depth_correlations(domains, images)
         if full:

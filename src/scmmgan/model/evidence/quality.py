@@ -20,7 +20,13 @@ Auc = Callable[[np.ndarray, np.ndarray], float]
 
 
 def score_map(
-    aligner: Aligner, domains: Domains, couplings: Mapping[Pair, Coupling], *, two_sample_auc: Auc, random_state: int
+    aligner: Aligner,
+    domains: Domains,
+    couplings: Mapping[Pair, Coupling],
+    *,
+    two_sample_auc: Auc,
+    random_state: int,
+    centre: str | None = None,
 ) -> dict[Pair, dict[str, float | bool]]:
     """Scores of the trained map, mean of both directions, on cells that took no part in the training.
 
@@ -28,7 +34,7 @@ def score_map(
     neighbours that stay, and `quality_overlap_chance`; `quality_auc`: of classifying mapped against measured cells;
     `quality_follows`: share of cells nearer to a mapped cell than its anchor, 0 where the map follows the coupling, .5
     where it does not. `quality_consistency`, of three modalities or more: squared difference between the direct map and
-    those round about a third one, over the variance of the target's cells. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
+    those round about a third one, over the variance of the target's cells; through the `centre` of a star no way leads round. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
     """
     held_out = {m: of.test for m, of in split({m: len(d.x) for m, d in domains.items()}, random_state).items()}
     found: dict[Pair, dict[str, float | bool]] = {}
@@ -40,7 +46,7 @@ def score_map(
             rows, others = (held_out[m] if enough else slice(None) for m in (s, t))
             cells, measured = domains[s].x[rows], domains[t].x[others]
             mapped = aligner.translate(cells, s, t)
-            for third in set(domains) - {s, t, aligner.through(s, t)}:
+            for third in (m for m in domains if m not in (s, t, centre)):
                 other = aligner.translate(aligner.translate(cells, s, third), third, t)
                 around.append(((other - mapped) ** 2).mean() / measured.var(0).mean())
             back = aligner.translate(mapped, t, s)
