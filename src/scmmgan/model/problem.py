@@ -152,7 +152,9 @@ class Problem:
         for pair, known in self.known.items():
             if known.links is not None or known.pairs is not None:
                 continue
-            legs = {c: [self.of(m, c) for m in pair] for c in self.modalities if c not in pair}
+            there = {frozenset(names) for names in self.known}
+            thirds = [c for c in self.modalities if all(frozenset((m, c)) in there for m in pair)]
+            legs = {c: [self.of(m, c) for m in pair] for c in thirds}
             # labels count only where both legs have them
             usable = {
                 c: min(leg.n_links + leg.n_pairs for leg in of)

@@ -42,7 +42,7 @@ def networks(kind: str = "default") -> tuple[dict, dict]:
         return found, {m: critic(p) for m, p in widths.items()}
 
 
-def train(where: Path | None, kind: str = "default", steps: int = 120, of: TrainingData | None = None, **how: Any):
+def train(where: Path | None, kind: str = "default", steps: int = 25, of: TrainingData | None = None, **how: Any):
     nets = networks(kind)
     recipe = Recipe(steps, 32, **{"lr": 1e-3, "plain": kind == "paper", **how})
     history = training.fit(
@@ -71,8 +71,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseExceptio
 @pytest.mark.parametrize("kind", ["default", "paper"])
 def test_a_training_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Interrupted twice: weights, running means, history."""
+    monkeypatch.setattr(training, "CHECK_EVERY", 10)
     whole, history = train(None, kind)
-    for at, error in ((77, KeyboardInterrupt), (111, RuntimeError)):
+    for at, error in ((17, KeyboardInterrupt), (23, RuntimeError)):
         with monkeypatch.context() as patch:
             interrupt(patch, at, error)
             with pytest.raises(error):
@@ -82,12 +83,12 @@ def test_a_training_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkeypa
     real = training._step
     monkeypatch.setattr(training, "_step", lambda step, *rest: steps.append(step) or real(step, *rest))
     again, their_history = train(tmp_path / "sub", kind)
-    assert steps == list(range(100, 120))
+    assert steps == list(range(20, 25))
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
     np.testing.assert_equal(history, their_history)
     # what is done is not done again
     once_more, _ = train(tmp_path / "sub", kind)
-    assert len(steps) == 20
+    assert len(steps) == 5
     assert all(torch.equal(a, b) for a, b in zip(whole, once_more, strict=True))
 
 
