@@ -696,7 +696,6 @@ def test_lacking_population():
     assert (labels.to_numpy()[nearest] == truth).mean() > 0.7
 
 
-@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
 def test_a_dict_of_anndata(tiny: md.MuData, fingerprint: Callable, tmp_path: Path):
     """A new MuData of copies is returned; backed files are read, and what other packages keep in `uns` stays."""
     tiny["rna"].uns["spatialdata_attrs"] = {"region": "r", "region_key": "region", "instance_key": "id"}
@@ -818,6 +817,7 @@ def test_training_goes_on_with_other_cells(tmp_path: Path):
         align(second, init=3)
 
 
+@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
 def test_backed(tiny: md.MuData, fmt: Callable, tmp_path: Path):
     for adata in tiny.mod.values():
         adata.X = fmt(adata.X)
