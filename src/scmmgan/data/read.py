@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
+from scmmgan.data import kept as _kept
 from scmmgan.data import known as _known
 from scmmgan.data import links as _links
 from scmmgan.data import modality as _modality
@@ -245,9 +246,11 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
             "again."
         )
+    if kept := _kept.find(mdata, problem, keys):
+        return problem, dict(kept.domains)
     # networks that were trained on have the model space of then
-    kept = {m: _slots.stored_transform(mdata, m, keys) for m in names} if params.get("init") else None
-    domains = model_space(problem, random_state=int(params["random_state"]), transforms=kept)
+    then = {m: _slots.stored_transform(mdata, m, keys) for m in names} if params.get("init") else None
+    domains = model_space(problem, random_state=int(params["random_state"]), transforms=then)
     for name, domain in domains.items():
         before = _slots.model_space(mdata, name, name, keys)
         # another machine may round otherwise

@@ -74,17 +74,12 @@ def digest(values: Iterable[object]) -> str:
 
 
 def arrays_of(players: Iterable[Any], **lists: list[Tensor]) -> dict[str, np.ndarray]:
-    """Parameters, buffers, moments and rates of players (networks with an optimizer), and lists of tensors."""
+    """The state of players (networks with moments, numbers of steps and noise), and lists of tensors."""
     found: dict[str, Tensor] = {}
     for i, player in enumerate(players):
-        for j, tensor in enumerate((*player.parameters, *player.buffers)):
-            found[f"{i}:net:{j}"] = tensor
-        for j, parameter in enumerate(player.parameters):
-            for name, tensor in player.schedule.optimizer.state[parameter].items():
-                found[f"{i}:adam:{j}:{name}"] = tensor
-        found[f"{i}:rate"] = torch.tensor(player.schedule.last_epoch)
-        for j, rng in enumerate(player.noise):
-            found[f"{i}:noise:{j}"] = rng.get_state()
+        found |= {f"{i}:{j}": tensor for j, tensor in enumerate(_tensors(player))}
+        found |= {f"{i}:noise:{j}": rng.get_state() for j, rng in enumerate(player.noise)}
+        found[f"{i}:steps"] = torch.tensor(player.steps)
     found |= {f"{name}:{j}": tensor for name, of in lists.items() for j, tensor in enumerate(of)}
     # copies: the next step changes the tensors
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in found.items()}
@@ -94,19 +89,15 @@ def arrays_of(players: Iterable[Any], **lists: list[Tensor]) -> dict[str, np.nda
 def restore(arrays: Mapping[str, np.ndarray], players: Iterable[Any], **lists: list[Tensor]) -> None:
     """Put back, in place, what `arrays_of` gave."""
     for i, player in enumerate(players):
-        for j, tensor in enumerate((*player.parameters, *player.buffers)):
-            tensor.copy_(torch.from_numpy(arrays[f"{i}:net:{j}"]))
-        adam = player.schedule.optimizer
-        for j, parameter in enumerate(player.parameters):
-            start = f"{i}:adam:{j}:"
-            moments = {name.removeprefix(start): of for name, of in arrays.items() if name.startswith(start)}
-            if moments:
-                adam.state[parameter] = {name: torch.from_numpy(of).to(parameter) for name, of in moments.items()}
-        player.schedule.last_epoch = int(arrays[f"{i}:rate"])
-        for group, rate, base in zip(adam.param_groups, player.schedule.lr_lambdas, player.schedule.base_lrs):
-            group["lr"] = base * rate(player.schedule.last_epoch)
+        for j, tensor in enumerate(_tensors(player)):
+            tensor.copy_(torch.from_numpy(arrays[f"{i}:{j}"]))
         for j, rng in enumerate(player.noise):
             rng.set_state(torch.from_numpy(arrays[f"{i}:noise:{j}"]))
+        player.steps = int(arrays[f"{i}:steps"])
     for name, of in lists.items():
         for j, tensor in enumerate(of):
             tensor.copy_(torch.from_numpy(arrays[f"{name}:{j}"]))
+
+
+def _tensors(player: Any) -> list[Tensor]:
+    return [*player.parameters, *player.buffers, *player.mean, *player.square, *player.counts]
