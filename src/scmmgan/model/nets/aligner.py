@@ -189,21 +189,35 @@ class Aligner:
             shared=shared,
             widths={m: aligner.widths[m] for m in places},
         )
-        for net in (*aligner.generators.values(), *discriminators.values()):
+        history = aligner._train(discriminators, problem, recipe, random_state, device, progress_bar, checkpoint_dir)
+        return aligner, history
+
+    def _train(
+        self,
+        discriminators: Mapping[str, torch.nn.Module],
+        data: training.TrainingData,
+        recipe: training.Recipe,
+        random_state: int,
+        device: str,
+        progress_bar: bool,
+        checkpoint_dir: str | PathLike[str] | None,
+    ) -> dict[str, list[float]]:
+        """Train on the device and come back to the CPU; returns the history."""
+        for net in (*self.generators.values(), *discriminators.values()):
             net.to(device)
         history = training.fit(
-            dict(aligner.generators),
+            dict(self.generators),
             dict(discriminators),
-            problem,
+            data,
             recipe,
             random_state=random_state,
             device=torch.device(device),
             progress_bar=progress_bar,
             checkpoint_dir=checkpoint_dir,
         )
-        for generator in aligner.generators.values():
+        for generator in self.generators.values():
             generator.to("cpu").eval()
-        return aligner, history
+        return history
 
     def _start(
         self,
