@@ -127,13 +127,12 @@ def in_memory(values: Any) -> Any:
         return values.to_memory()
     if not (hasattr(values, "dask") and hasattr(values, "blocks")):
         return values
-    parts = []
+    parts: list[Any] = []
     for i in range(values.numblocks[0]):
-        row = [values.blocks[i, j].compute() for j in range(values.numblocks[1])]
-        sparse = sp.issparse(row[0])
-        part = sp.hstack(row, format="csr") if sparse else np.hstack([np.asarray(of) for of in row])
-        parts.append(part.astype(np.float32))
-    return sp.vstack(parts, format="csr") if sparse else np.vstack(parts)
+        row: list[Any] = [values.blocks[i, j].compute() for j in range(values.numblocks[1])]
+        whole: Any = sp.hstack(row, format="csr") if sp.issparse(row[0]) else np.hstack([np.asarray(of) for of in row])
+        parts.append(whole.astype(np.float32))
+    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.vstack(parts)
 
 
 def storable(name: str) -> bool:
