@@ -148,7 +148,7 @@ def test_equal_names_in_two_of_three_modalities():
     assert set(_known.read_pairs(mdata, ["a", "b", "c"], "paired")) == {("a", "b")}
     # a column of the third alone marks nothing
     mdata["c"].obs["elsewhere"] = True
-    with pytest.raises(ValueError, match=r"no pair of any two of the modalities \['a', 'b', 'c'\]"):
+    with pytest.raises(ValueError, match=r"no 3 pairs of any two of the modalities \['a', 'b', 'c'\]"):
         _known.read_pairs(mdata, ["a", "b", "c"], "elsewhere")
 
 
@@ -424,7 +424,7 @@ def test_pairs_marked_in_other_forms(form: str):
 @pytest.mark.parametrize("dtype", [int, float, object, "category", "Int64"])
 def test_cluster_numbers_are_labels(dtype: Any):
     mdata = make(a={"c": pd.Series(np.arange(60) % 3).astype(dtype).to_numpy()}, b={"c": np.arange(50) % 3})
-    codes, vocabulary = _known.read_labels(mdata, ["a", "b"], {"a": "c", "b": "c"})
+    codes, vocabulary, _ = _known.read_labels(mdata, ["a", "b"], {"a": "c", "b": "c"})
     assert vocabulary == ["0", "1", "2"]
     assert codes is not None
     np.testing.assert_array_equal(codes["a"], mdata["a"].obs["c"].astype(int))

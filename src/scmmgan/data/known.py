@@ -119,7 +119,7 @@ def read_labels(
     Of several modalities some may have none, or those of another vocabulary.
     """
     if len(names) > 2:
-        having = [m for m in names if labels[m] is not None and labels[m] in modality(mdata, m).obs]
+        having = [m for m in names if isinstance(labels[m], str) and labels[m] in modality(mdata, m).obs]
         if len(having) >= 2 and (without := [m for m in names if m not in having]):
             logger.warning("%s have no column that `labels` names: they go by what else is known of them.", without)
             names = having
