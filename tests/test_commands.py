@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,3 +199,18 @@ def test_every_argument_is_an_option_with_its_help(capsys: pytest.CaptureFixture
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "scmmgan", "--version"], capture_output=True, text=True)
     assert done.stdout == f"scmmgan {smm.__version__}\n"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Slow: real cells, each command in a process of its own."""
+    text = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text(encoding="utf-8")
+    python, shell = re.findall(r"```(?:python|bash)\n(.*?)```", text.partition("## From two files")[2], re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(python, {})
+    for command in shell.splitlines():
+        words = [sys.executable, "-m", "scmmgan", *command.split()[1:]]
+        assert subprocess.run(words, capture_output=True, text=True).returncode == 0, command
+    scores = pd.read_csv("scores.csv").set_index(["metric", "direction"])["value"]
+    assert scores.loc["foscttm"].iloc[0] < 0.2
+    assert ad.read_h5ad("mapped.h5ad").shape == (100, ad.read_h5ad("panel_b.h5ad").n_vars)

@@ -211,7 +211,7 @@ class TestToy:
         ("kwargs", "message"),
         [
             ({"n_cells": 49}, "at least 50"),
-            ({"n_modalities": 4}, "2 or 3"),
+            ({"n_modalities": 6}, "2 to 5"),
             ({"n_features": (60,)}, "one number for each"),
             ({"n_features": (60, 61), "shared_genes": True}, "equal with"),
             ({"n_features": (60, 10)}, "`n_linked` is 15"),

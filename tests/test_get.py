@@ -67,6 +67,26 @@ def test_mapped_is_a_complete_annotated_matrix():
     assert smm.get.mapped(mdata, "rna", "protein", features=got.var_names[:3]).var.dtypes.equals(got.var.dtypes)
 
 
+def test_mapped_with_what_is_known_of_its_features():
+    """Evidence and uncertainty of one source of two, and for chosen features cell by cell."""
+    mdata = smm.datasets.toy(n_cells=60, n_modalities=3, n_features=[20, 15, 15], n_linked=8)
+    align(mdata, method="coupling")
+    smm.tl.uncertainty(mdata, "rna", "protein")
+    names = mdata["protein"].var_names[[4, 1]]
+    got = smm.get.mapped(mdata, "rna", "protein", features=names)
+    for column in ("scmmgan_evidence", "scmmgan_evidence_q", "scmmgan_uncertainty", "scmmgan_uncertainty_coupling"):
+        np.testing.assert_array_equal(got.var[column], mdata["protein"].var.loc[names, f"{column}_rna"])
+    relative = smm.get.uncertainty(mdata, "rna", "protein", features=names).layers["relative"]
+    np.testing.assert_array_equal(got.layers["uncertainty"], relative)
+    np.testing.assert_array_equal(got.obsm["X_scmmgan"], mdata["rna"].obsm["X_scmmgan"])
+    # of all features, and of another source, it is not computed
+    assert "uncertainty" not in smm.get.mapped(mdata, "rna", "protein").layers
+    other = smm.get.mapped(mdata, "atac", "protein", features=names)
+    assert list(other.layers) == []
+    assert "scmmgan_uncertainty" not in other.var
+    assert "scmmgan_evidence" in other.var
+
+
 def test_mapped_is_a_copy(small_aligned: md.MuData, fingerprint: Callable):
     small_aligned["rna"].obsm["spatial"] = np.random.default_rng(0).random((120, 2))
     small_aligned["rna"].uns["spatial"] = {"lib": {"scale": np.ones(2)}}
@@ -164,6 +184,11 @@ def test_features_are_cut_along():
     align(mdata, links="var_names")
     whole = smm.get.mapped(mdata, "rna", "protein")
     mdata.mod["rna"] = mdata["rna"][:, 20:30].copy()
+    got = smm.get.mapped(mdata, "rna", "protein")
+    assert got.var_names.tolist() == whole.var_names.tolist()
+    np.testing.assert_array_equal(got.X, whole.X)
+    # files of earlier versions have the layer alone, which is cut along
+    del mdata["rna"].obsm["scmmgan_protein"]
     got = smm.get.mapped(mdata, "rna", "protein")
     assert got.var_names.tolist() == whole.var_names[20:30].tolist()
     np.testing.assert_array_equal(got.X, whole.X[:, 20:30])
@@ -300,6 +325,64 @@ def test_refusals(read: Callable, small: md.MuData):
         read(small, key="truth")
     with pytest.raises(TypeError, match=r"must be a MuData.*got AnnData"):
         read(small["rna"])
+
+
+# --- matches, transferred columns, importance --------------------------------------------------------------------
+
+
+def test_match(small_aligned: md.MuData):
+    with pytest.raises(KeyError, match=r"No partners of 'rna' in 'protein'.*Run `scmmgan.tl.match\(mdata, 'rna'"):
+        smm.get.match(small_aligned, "rna", "protein")
+    smm.tl.match(small_aligned, "rna", "protein", k=3)
+    got, obs = smm.get.match(small_aligned, "rna", "protein"), small_aligned["rna"].obs
+    assert got.index.equals(small_aligned["rna"].obs_names)
+    assert got["match"].tolist() == obs["scmmgan_match_protein"].tolist()
+    np.testing.assert_array_equal(got["confidence"], obs["scmmgan_match_protein_confidence"])
+    # of a part, in another order
+    part = small_aligned[[*small_aligned["rna"].obs_names[[9, 2]], *small_aligned["protein"].obs_names]].copy()
+    cut = smm.get.match(part, "rna", "protein")
+    pd.testing.assert_frame_equal(cut, got.loc[cut.index])
+
+
+def test_transfer(small_aligned: md.MuData):
+    mdata = small_aligned
+    smm.tl.transfer(mdata, "rna", "protein", obs=["cell_type", "gradient"])
+    got = smm.get.transfer(mdata, "rna", "protein", obs="cell_type")
+    names = [f"share_{label}" for label in mdata.uns["scmmgan"]["transfer"]["rna"]["scmmgan_protein_cell_type"]]
+    assert list(got) == ["value", "unassigned", "probability", *names]
+    assert got["value"].tolist() == mdata["rna"].obs["scmmgan_protein_cell_type"].tolist()
+    np.testing.assert_allclose(got[names].sum(axis=1) + got["unassigned"], 1, atol=1e-5)
+    certain = got["value"].notna()
+    best = got.loc[certain, names].to_numpy().argmax(1)
+    assert [names[i].removeprefix("share_") for i in best] == got.loc[certain, "value"].tolist()
+    numbers = smm.get.transfer(mdata, "rna", "protein", obs="gradient")
+    assert list(numbers) == ["value", "unassigned", "spread"]
+    np.testing.assert_array_equal(numbers["value"], mdata["rna"].obs["scmmgan_protein_gradient"])
+    with pytest.raises(
+        KeyError, match=r"'celltype'\. Closest: \['cell_type'.*tl.transfer\(mdata, 'rna', 'protein', obs='celltype'"
+    ):
+        smm.get.transfer(mdata, "rna", "protein", obs="celltype")
+    with pytest.raises(KeyError, match="column of 'rna' that 'protein' got"):
+        smm.get.transfer(mdata, "protein", "rna", obs="cell_type")
+    del mdata["rna"].obsm["scmmgan_protein_cell_type"]
+    with pytest.raises(KeyError, match=r"run `scmmgan\.tl\.transfer` again"):
+        smm.get.transfer(mdata, "rna", "protein", obs="cell_type")
+
+
+def test_importance(small_aligned: md.MuData):
+    with pytest.raises(KeyError, match=r"Run `scmmgan.tl.importance\(mdata, 'rna', 'protein', features"):
+        smm.get.importance(small_aligned, "rna", "protein")
+    names = small_aligned["protein"].var_names[:2]
+    smm.tl.importance(small_aligned, "rna", "protein", features=names, n_cells=20)
+    stored = small_aligned.uns["scmmgan"]["importance"]["rna"]["protein"]
+    whole = smm.get.importance(small_aligned, "rna", "protein")
+    pd.testing.assert_frame_equal(whole, stored)
+    one = smm.get.importance(small_aligned, "rna", "protein", features=names[1])
+    pd.testing.assert_frame_equal(one, stored[stored["feature"] == names[1]].reset_index(drop=True))
+    one["share"] = 0
+    assert smm.get.importance(small_aligned, "rna", "protein")["share"].any()
+    with pytest.raises(KeyError, match=r"No importance of \['x'\]. Found: "):
+        smm.get.importance(small_aligned, "rna", "protein", features="x")
 
 
 # --- correlations ------------------------------------------------------------------------------------------------

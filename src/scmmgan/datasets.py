@@ -15,7 +15,9 @@ from anndata import AnnData
 __all__ = ["pbmc5k_citeseq", "pbmc10k_citeseq", "pbmc68k_panels", "toy"]
 
 # toy: modality -> (default number of features, median expected count)
-_MODALITIES = {"rna": (60, 2.0), "protein": (40, 8.0), "atac": (50, 0.7)}
+_MODALITIES = {
+    "rna": (60, 2.0), "protein": (40, 8.0), "atac": (50, 0.7), "methylation": (45, 3.0), "histone": (45, 1.5),
+}  # fmt: skip
 # toy: populations of unequal size; centres at unequal distances, so that geometry alone can tell them apart
 _SHARES = {"type_A": 0.32, "type_B": 0.26, "type_C": 0.10, "type_D": 0.14, "type_E": 0.18}
 _CENTRES = np.array([[0, 0, 0, 0], [2.2, 0, 0, 0], [0.8, 2.8, 0, 0], [-1.5, 1.2, 2.6, 0], [-2.2, -1.6, 0.4, 2.4]])
@@ -52,11 +54,11 @@ def toy(
     n_cells
         Number of cells, at least 50; default 400.
     n_features
-        Number of features of each modality; default 60, 40 and 50, with `shared_genes` 60 each.
+        Number of features of each modality; default 60, 40, 50, 45 and 45, with `shared_genes` 60 each.
     n_linked
         Number of features that measure the same gene in all modalities, unless all do; default 15.
     n_modalities
-        2 (default): "rna" and "protein"; 3: "atac" as well.
+        2 (default): "rna" and "protein"; up to 5: "atac", "methylation" and "histone" as well.
     shared_genes
         Give all modalities the same `var_names`, with a shift and a scale per gene and platform; default `False`.
     spatial
@@ -93,8 +95,8 @@ def toy(
     >>> mdata["rna"].shape, mdata["protein"].shape
     ((400, 60), (400, 40))
     """
-    if n_modalities not in (2, 3):
-        raise ValueError(f"`n_modalities` is {n_modalities}; the toy has 2 or 3 modalities.")
+    if n_modalities not in range(2, len(_MODALITIES) + 1):
+        raise ValueError(f"`n_modalities` is {n_modalities}; the toy has 2 to {len(_MODALITIES)} modalities.")
     names = list(_MODALITIES)[:n_modalities]
     sizes = dict(zip(names, _toy_sizes(names, n_features, n_linked, shared_genes)))
     if n_cells < 50:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import comparison as _comparison
-from scmmgan.data import derived as _derived
 from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
+from scmmgan.data import tables as _tables
 from scmmgan.data.keys import Keys
 from scmmgan.data.modality import listed, missing_key, modality
 
@@ -29,8 +29,11 @@ __all__ = [
     "diagnosis",
     "embedding",
     "history",
+    "importance",
     "mapped",
+    "match",
     "model",
+    "transfer",
     "uncertainty",
     "uncertainty_summary",
 ]
@@ -57,9 +60,13 @@ def mapped(
 
     Returns
     -------
-    A new AnnData, cells of `source` × features of `target`: `X` float32 in the units of the (smoothed) layer of
-    `target` that was read, never counts; `obs`, and where there `obsm["spatial"]` and `uns["spatial"]`, of the
-    source; `var` of the target. Nothing is written to `mdata`.
+    A new AnnData, cells of `source` × features of `target`, that scanpy and squidpy work on as it is: `X` float32 in the units of
+    the (smoothed) layer of `target` that was read, never counts; `obs` of the source, with the colors of its columns, and
+    where there `obsm["spatial"]` and `uns["spatial"]`; `obsm[f"X_{key}"]`, the joint embedding of the cells; `var` of the
+    target, uncertainty and evidence of the map from `source` among it, without a suffix. With `features`, and after
+    :func:`scmmgan.tl.uncertainty` of the coupling, `layers["uncertainty"]`: the variance that the coupling leaves over the
+    feature's variance in the population, as `layers["relative"]` of :func:`scmmgan.get.uncertainty`. Nothing is written to
+    `mdata`.
 
     Raises
     ------
@@ -78,15 +85,12 @@ def mapped(
     >>> smm.get.mapped(mdata, "rna", "protein").n_vars == mdata["protein"].n_vars
     True
     """
-    from anndata import AnnData
-
-    values, names = _slots.mapped_values(mdata, source, target, features, Keys(key), lambda: model(mdata, key=key))
-    cells, var = modality(mdata, source), modality(mdata, target).var
-    # a representation (`use_rep`) has columns that are no features
-    known = set(names) <= set(var.index)
-    var = var.loc[names].copy() if known else pd.DataFrame(index=pd.Index(names, dtype=object))
-    out = AnnData(values.copy(), obs=cells.obs.copy(), var=var)
-    _copy_places(cells, out)
+    keys = Keys(key)
+    out = _tables.mapped_cells(mdata, source, target, features, keys, lambda: model(mdata, key=key))
+    measured = set(out.var_names) <= set(mdata[target].var_names)
+    if features is not None and measured and _is_of_coupling(mdata, source, target, keys):
+        variance, total, _ = _conditional_variance(mdata, source, target, list(out.var_names), keys)
+        out.layers["uncertainty"] = _relative(variance, total)
     return out
 
 
@@ -102,7 +106,7 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
 
     Returns
     -------
-    A new AnnData, all cells × dimensions: `X` the joint embedding (float32), the blocks of all modality spaces side
+    A new AnnData, all cells × dimensions: `X`, and once more `obsm[f"X_{key}"]`, the joint embedding (float32), the blocks of all modality spaces side
     by side, axes weighed by what returns of them (:func:`scmmgan.tl.align`); `obs_names` are `{modality}:{cell}`,
     `obs["modality"]` (categorical) next to the modalities' own columns, categories in their order (a column of theirs
     that is named so is `obs["own_modality"]`);
@@ -123,7 +127,7 @@ def embedding(mdata: MuData, *, key: str = "scmmgan") -> AnnData:
     >>> smm.get.embedding(mdata).n_obs == mdata.n_obs
     True
     """
-    return _joint(mdata, Keys(key))
+    return _tables.joint(mdata, Keys(key))
 
 
 def diagnosis(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> dict[str, Any]:
@@ -233,7 +237,7 @@ def coordinates(mdata: MuData, source: str, target: str, *, key: str = "scmmgan"
     >>> list(smm.get.coordinates(mdata, "protein", "rna"))
     ['x', 'y', 'spread']
     """
-    return _places(mdata, source, target, Keys(key))
+    return _tables.places(mdata, source, target, Keys(key))
 
 
 def model(mdata: MuData, *, key: str = "scmmgan") -> Trained | TrainedLatent:
@@ -325,13 +329,129 @@ def correlations(
             f"No correlations of {source!r} mapped to {target!r} for the alignment {key!r}. "
             f"Run `scmmgan.tl.correlations(mdata, {source!r}, {target!r}, gene=...)`."
         )
-    table = pd.DataFrame(found[target]["table"]).reset_index(drop=True)
-    if gene is None:
-        return table
-    wanted, there = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene)), table["query"].unique().tolist()
-    if unknown := [name for name in wanted if name not in there]:
-        raise KeyError(f"No correlations of {unknown}. Found: {there}. Run `scmmgan.tl.correlations` for them.")
-    return pd.concat([table[table["query"] == name] for name in wanted], ignore_index=True)
+    return _tables.chosen_rows(pd.DataFrame(found[target]["table"]), "query", gene, "correlations")
+
+
+def match(mdata: MuData, source: str, target: str, *, key: str = "scmmgan") -> pd.DataFrame:
+    """Partners that :func:`scmmgan.tl.match` found for the cells of `source`.
+
+    Parameters
+    ----------
+    mdata
+        Data after :func:`scmmgan.tl.match`.
+    source
+        Modality whose cells got partners.
+    target
+        Modality of the partners.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A table, cells of `source` × (`match`, name of the best partner; `confidence`, 0 to 1). The weights of all `k` partners
+    are in `mdata[source].obsm[f"{key}_match_{target}"]`. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment or modality, or cells were not matched.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.match(mdata, "rna", "protein")
+    >>> list(smm.get.match(mdata, "rna", "protein"))
+    ['match', 'confidence']
+    """
+    return _tables.matches(mdata, source, target, Keys(key))
+
+
+def transfer(mdata: MuData, source: str, target: str, *, obs: str, key: str = "scmmgan") -> pd.DataFrame:
+    """What :func:`scmmgan.tl.transfer` gave to the cells of `source`.
+
+    Parameters
+    ----------
+    mdata
+        Data after :func:`scmmgan.tl.transfer`.
+    source
+        Modality whose cells got labels or values.
+    target
+        Modality whose cells have them.
+    obs
+        Column of `mdata[target].obs` that was carried over.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A table, cells of `source` × columns: `value`, the label or number; `unassigned`, the share without one; of labels
+    `probability`, and for each of them `share_{label}`, which add up to 1 with `unassigned`; of numbers `spread`. Nothing
+    is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment or modality, the column was not carried over, or a part of it was deleted.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.transfer(mdata, "rna", "protein", obs="cell_type")
+    >>> list(smm.get.transfer(mdata, "rna", "protein", obs="cell_type"))[:4]
+    ['value', 'unassigned', 'probability', 'share_type_A']
+    """
+    return _tables.transferred(mdata, source, target, obs, Keys(key))
+
+
+def importance(
+    mdata: MuData, source: str, target: str, *, features: str | Sequence[str] | None = None, key: str = "scmmgan"
+) -> pd.DataFrame:
+    """Features of `source` that drive mapped features of `target`.
+
+    Parameters
+    ----------
+    mdata
+        Data after :func:`scmmgan.tl.importance`.
+    source
+        Modality whose cells were mapped.
+    target
+        Modality whose features were explained.
+    features
+        Explained features asked for; default: all.
+    key
+        `key_added` of the alignment.
+
+    Returns
+    -------
+    A new table, one row per explained feature and feature of `source`, largest share first;
+    :func:`scmmgan.tl.importance` describes the columns. Nothing is written to `mdata`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such alignment or modality, or no importance for the two or for a feature.
+    ValueError
+        If the record is damaged or of another version, or cells were added, renamed or come from another alignment.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.toy()
+    >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
+    >>> smm.tl.importance(mdata, "rna", "protein", features="protein_gene_0")
+    >>> table = smm.get.importance(mdata, "rna", "protein")
+    >>> round(float(table["share"].sum()), 3)
+    1.0
+    """
+    return _tables.importance(mdata, source, target, features, Keys(key))
 
 
 def comparison(
@@ -425,9 +545,8 @@ def uncertainty(
     variance, total, names = _conditional_variance(mdata, source, target, features, Keys(key))
     cells = modality(mdata, source)
     out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out.layers["relative"] = np.where(total > 0, variance / total, np.nan).astype(np.float32)
-    _copy_places(cells, out)
+    out.layers["relative"] = _relative(variance, total)
+    _tables.copy_places(cells, out)
     return out
 
 
@@ -468,70 +587,10 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     >>> list(smm.get.uncertainty_summary(mdata, "rna", "protein")["features"].columns)
     ['uncertainty', 'coupling', 'detection']
     """
-    return _summary(mdata, source, target, Keys(key))
+    return _tables.summary(mdata, source, target, Keys(key))
 
 
-# --- what is put together from the slots ---------------------------------------------------------------------------
-
-
-def _joint(mdata: MuData, keys: Keys) -> AnnData:
-    """Joint embedding of all aligned cells, see `get.embedding`."""
-    from anndata import AnnData
-
-    names = _slots.config(mdata, keys)["modalities"]
-    found = _slots.check_aligned(mdata, names, keys)
-    parts, own = [], []
-    for name in names:
-        obs = mdata[name].obs.rename(columns={"modality": "own_modality"})
-        own.append(obs)
-        # categories of one name may differ between modalities
-        obs = obs.astype({c: object for c in obs if isinstance(obs[c].dtype, pd.CategoricalDtype)})
-        obs["modality"] = name
-        parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
-    # a column without any value in one modality would decide the type of the others'
-    obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
-    for column in obs.select_dtypes(object).columns:
-        obs[column] = _as_categories(obs[column], [part[column] for part in own if column in part])
-    obs["modality"] = pd.Categorical(obs["modality"], categories=names)
-    x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
-    # methods without a coupling have one space of all
-    blocks = found.get("widths", {"joint": x.shape[1]})
-    var = pd.DataFrame(
-        {"modality": np.repeat(list(blocks), list(blocks.values()))},
-        index=[f"{m}_{i}" for m, width in blocks.items() for i in range(width)],
-    )
-    return AnnData(x, obs=obs, var=var)
-
-
-def _as_categories(values: pd.Series, own: Sequence[pd.Series]) -> pd.Categorical:
-    """Text of all modalities as categories, in the modalities' own order where they have one; ordered where all agree."""
-    text = values.where(values.isna(), values.astype(str))
-    typed = [column.cat for column in own if isinstance(column.dtype, pd.CategoricalDtype)]
-    first = dict.fromkeys(str(label) for of in typed for label in of.categories)
-    there = sorted(set(text.dropna()) - set(first))
-    lists = {tuple(of.categories) for of in typed}
-    ordered = len(lists) == 1 and len(typed) == len(own) and all(of.ordered for of in typed)
-    used = set(text.dropna())
-    return pd.Categorical(text, categories=[*(c for c in first if c in used), *there], ordered=ordered)
-
-
-def _copy_places(cells: AnnData, out: AnnData) -> None:
-    """Coordinates and pictures of the source's cells."""
-    if "spatial" in cells.obsm:
-        out.obsm["spatial"] = np.array(cells.obsm["spatial"])
-    if "spatial" in cells.uns:
-        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
-
-
-def _uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
-    """What `tl.uncertainty` wrote to `uns` for two modalities; KeyError where it was not run."""
-    found = _slots.added(mdata, keys, "uncertainty").get(source, {}).get(target)
-    if found is None:
-        raise KeyError(
-            f"No uncertainty from {source!r} to {target!r} in the alignment {keys.key!r}. "
-            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
-        )
-    return dict(found)
+# --- what needs the model ------------------------------------------------------------------------------------------
 
 
 def _conditional_variance(
@@ -542,8 +601,8 @@ def _conditional_variance(
 
     features_then = _slots.check_aligned(mdata, (source, target), keys)["var_names"][target]
     cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
-    table = _uncertainty_record(mdata, source, target, keys)
-    if "landmark_mass" not in table or plan not in cells.obsm or keys.landmark_moments()[0] not in other.varm:
+    table = _tables.uncertainty_record(mdata, source, target, keys)
+    if not _is_of_coupling(mdata, source, target, keys):
         raise KeyError(
             f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
             f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
@@ -563,37 +622,14 @@ def _conditional_variance(
     return found, total, names
 
 
-def _summary(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:
-    """Uncertainty of all mapped features, see `get.uncertainty_summary`."""
-    several = len(_slots.check_aligned(mdata, (source, target), keys)["modalities"]) > 2
-    found, var = _uncertainty_record(mdata, source, target, keys), mdata[target].var
-    suffix = source if several else None
-    columns = {"uncertainty": keys.uncertainty(None, suffix)}
-    columns |= {part: keys.uncertainty(part, suffix) for part in ("coupling", "noise", "seeds")}
-    columns |= {"interval": keys.interval(suffix), "detection": keys.detection()}
-    written = {slot for name, container, slot in _derived.recorded(_slots.record(mdata, keys)) if name == target}
-    for column in columns.values():
-        if column in written:
-            _slots.needed(mdata, target, "var", column, "uncertainty")
-    if columns["interval"] in var:
-        # the one column that has units
-        _slots.check_values(mdata, target, keys)
-    table = pd.DataFrame({name: var[column] for name, column in columns.items() if column in var}, index=var.index)
-    return {"features": table, **found}
+def _is_of_coupling(mdata: MuData, source: str, target: str, keys: Keys) -> bool:
+    """Whether there is the uncertainty that the coupling leaves, with all that it is computed from."""
+    found = _slots.added(mdata, keys, "uncertainty").get(source, {}).get(target, {})
+    there = keys.cell_plan(target) in mdata[source].obsm and keys.landmark_moments()[0] in mdata[target].varm
+    return "landmark_mass" in found and there
 
 
-def _places(mdata: MuData, source: str, target: str, keys: Keys) -> pd.DataFrame:
-    """Where cells were placed, see `get.coordinates`."""
-    found = _slots.check_aligned(mdata, (source, target), keys)
-    used = _slots.added(mdata, keys, "coordinates").get(source, {}).get(target)
-    slot = keys.coordinates(target)
-    if used is None or slot not in mdata[source].obsm:
-        raise KeyError(f"Cells of {source!r} have no place in {target!r}. Run `scmmgan.tl.place(mdata, ...)` first.")
-    where = np.asarray(mdata[source].obsm[slot])
-    out = pd.DataFrame(where, index=mdata[source].obs_names, columns=list("xyz")[: where.shape[1]])
-    spread = keys.spread(target if len(found["modalities"]) > 2 else None)
-    out["spread"] = np.asarray(_slots.needed(mdata, source, "obs", spread, "place"), dtype=float)
-    if "library_key" in used:
-        out["section"] = pd.Categorical(_slots.needed(mdata, source, "obs", keys.section(target), "place"))
-    out.attrs = {name: str(value) for name, value in used.items()}
-    return out
+def _relative(variance: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Variance (n × g) over that in the population (g,), NaN for features that do not vary there."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, variance / total, np.nan).astype(np.float32)

@@ -148,7 +148,7 @@ def test_equal_names_in_two_of_three_modalities():
     assert set(_known.read_pairs(mdata, ["a", "b", "c"], "paired")) == {("a", "b")}
     # a column of the third alone marks nothing
     mdata["c"].obs["elsewhere"] = True
-    with pytest.raises(ValueError, match=r"no pair of any two of the modalities \['a', 'b', 'c'\]"):
+    with pytest.raises(ValueError, match=r"no 3 pairs of any two of the modalities \['a', 'b', 'c'\]"):
         _known.read_pairs(mdata, ["a", "b", "c"], "elsewhere")
 
 
@@ -215,8 +215,8 @@ def labelled(a: Any, b: Any) -> md.MuData:
     return make(a={"type": a}, b={"type": b})
 
 
-def read_labels(mdata: md.MuData, **columns: str | None) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    return _known.read_labels(mdata, list(columns), columns)
+def read_labels(mdata: md.MuData, **columns: str | None) -> tuple[dict[str, np.ndarray], list[str]]:
+    return _known.read_labels(mdata, list(columns), columns)[:2]
 
 
 def codes_of(mdata: md.MuData, **columns: str | None) -> dict[str, np.ndarray]:
@@ -255,7 +255,7 @@ def test_labels_have_one_vocabulary(dtype: str):
 
 
 def test_no_labels():
-    assert read_labels(make(), a=None, b=None) == (None, [])
+    assert read_labels(make(), a=None, b=None) == ({}, [])
 
 
 def test_labels_of_other_columns():
@@ -424,7 +424,7 @@ def test_pairs_marked_in_other_forms(form: str):
 @pytest.mark.parametrize("dtype", [int, float, object, "category", "Int64"])
 def test_cluster_numbers_are_labels(dtype: Any):
     mdata = make(a={"c": pd.Series(np.arange(60) % 3).astype(dtype).to_numpy()}, b={"c": np.arange(50) % 3})
-    codes, vocabulary = _known.read_labels(mdata, ["a", "b"], {"a": "c", "b": "c"})
+    codes, vocabulary, _ = _known.read_labels(mdata, ["a", "b"], {"a": "c", "b": "c"})
     assert vocabulary == ["0", "1", "2"]
     assert codes is not None
     np.testing.assert_array_equal(codes["a"], mdata["a"].obs["c"].astype(int))

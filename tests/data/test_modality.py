@@ -509,3 +509,42 @@ def test_what_are_no_counts(kind: str, form: Callable, caplog: pytest.LogCapture
     assert "layers['counts'] of 'a' holds no whole numbers" in caplog.text
     with pytest.raises(ValueError, match=r"layers\['counts'\] of 'a' holds no counts"):
         _modality.read_counts(mdata, "a", "counts")
+
+
+# --- matrices that are not in memory -----------------------------------------------------------------------------
+
+
+class Blocks:
+    """A chunked matrix, as dask's: what it computes is counted."""
+
+    dask = None
+
+    def __init__(self, parts: list[list[Any]], computed: list[tuple[int, int]] | None = None) -> None:
+        self.parts, self.computed = parts, [] if computed is None else computed
+        self.numblocks = (len(parts), len(parts[0]))
+
+    @property
+    def blocks(self) -> Blocks:
+        return self
+
+    def __getitem__(self, at: tuple[int, int]) -> Blocks:
+        return Blocks([[self.parts[at[0]][at[1]]]], self.computed)
+
+    def compute(self) -> Any:
+        assert self.numblocks == (1, 1), "one chunk at a time"
+        self.computed.append(self.parts[0][0].shape)
+        return self.parts[0][0]
+
+
+@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_chunks_are_computed_one_by_one(fmt: Callable):
+    x = np.random.default_rng(0).random((7, 5)) * (np.random.default_rng(1).random((7, 5)) < 0.5)
+    chunked = Blocks(
+        [[fmt(x[rows, columns]) for columns in (slice(0, 2), slice(2, 5))] for rows in (slice(0, 4), slice(4, 7))]
+    )
+    got = _modality.in_memory(chunked)
+    assert chunked.computed == [(4, 2), (4, 3), (3, 2), (3, 3)]
+    assert got.dtype == np.float32
+    assert sp.issparse(got) == (fmt is not np.asarray)
+    np.testing.assert_array_equal(got.toarray() if sp.issparse(got) else got, x.astype(np.float32))
+    assert _modality.in_memory(x) is x

@@ -32,7 +32,7 @@ from scmmgan.model.space.graphs import graph_scores
 def read(mdata: md.MuData, names: list[str] | None = None, **arguments: Any) -> Problem:
     """The problem of these arguments; nothing is known of the cells, and nothing is smoothed, unless they say so."""
     defaults = {**_read.PER_MODALITY, "links": None, "pairs": None, "spatial": None, "smooth": 0}
-    assert set(arguments) <= set(defaults)
+    assert set(arguments) <= {*defaults, "maps"}
     return _read.read(mdata, names or list(mdata.mod), defaults | arguments)
 
 
@@ -416,6 +416,47 @@ def test_of_three_modalities_some_may_share_no_links(caplog: pytest.LogCaptureFi
         read(mdata, links="genes")
     with pytest.raises(ValueError, match="at least 3"):
         read(mdata, links=table[:2])
+
+
+def test_each_of_several_pairs_goes_by_what_it_has(caplog: pytest.LogCaptureFixture):
+    """Too few links, pairs or labels of one pair are no reason to refuse the others."""
+    mdata = three()
+    gene, truth = mdata["atac"].var["gene"].copy(), mdata.uns["truth"]
+    common = gene[gene.isin(mdata["rna"].var["gene"])]
+    gene[common.index[2:]] = "none"
+    mdata["atac"].var["gene"] = gene
+    cells = {m: mdata[m].obs_names[np.argsort(truth[m]["cell"])] for m in mdata.mod}
+    pairs = pd.concat([pd.DataFrame({"rna": cells["rna"][:9], "protein": cells["protein"][:9]}),
+                       pd.DataFrame({"rna": cells["rna"][9:11], "atac": cells["atac"][9:11]})])  # fmt: skip
+    del mdata["atac"].obs["cell_type"]
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        problem = read(mdata, links="gene", pairs=pairs, labels="cell_type")
+    of = {pair: (k.n_links, k.n_pairs, k.labels is not None) for pair, k in problem.known.items()}
+    assert of == {("rna", "protein"): (15, 9, True), ("rna", "atac"): (0, 0, False), ("protein", "atac"): (0, 0, False)}
+    for said in ("`pairs` gives 2 pairs of 'rna' and 'atac'", "['atac'] have no column that `labels` names"):
+        assert said in caplog.text
+    # another vocabulary
+    mdata["atac"].obs["cell_type"] = "x"
+    with caplog.at_level(logging.WARNING, logger="scmmgan"):
+        assert [p for p, k in read(mdata, labels="cell_type").known.items() if k.labels] == [("rna", "protein")]
+    assert "`labels` of 'rna' and 'atac' share 0 names" in caplog.text
+    mdata["protein"].obs["cell_type"] = "y"
+    with pytest.raises(ValueError, match=r"no two of the modalities .* share a vocabulary"):
+        read(mdata, labels="cell_type")
+
+
+def test_a_representation_beside_links_of_others():
+    mdata = three()
+    mdata["atac"].obsm["X_rep"] = mdata["atac"].X[:, :5].copy()
+    problem = read(mdata, links="gene", use_rep={"rna": None, "protein": None, "atac": "X_rep"})
+    assert [k.n_links for k in problem.known.values()] == [15, 0, 0]
+
+
+def test_the_centre_of_a_star_is_the_first_modality_named():
+    assert read(three()).centre is None
+    assert read(three(), maps="star").centre == "rna"
+    assert read(three(), ["atac", "rna", "protein"], maps="star").centre == "atac"
+    assert read(three(), ["atac", "rna"], maps="star").centre is None
 
 
 def test_link_tables_with_gaps():

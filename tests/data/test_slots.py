@@ -230,11 +230,13 @@ def test_whole_embedding_needs_all_cells():
 # --- layers and chosen features ----------------------------------------------------------------------------------
 
 
-def test_equal_names_go_to_layers():
+def test_equal_names_go_to_layers_too():
     mdata = shared()
     align(mdata, links="var_names")
     for name, target in (("rna", "protein"), ("protein", "rna")):
-        assert f"scmmgan_{target}" not in mdata[name].obsm
+        in_obsm, in_layers = (getattr(mdata[name], where)[f"scmmgan_{target}"] for where in ("obsm", "layers"))
+        np.testing.assert_array_equal(in_obsm, in_layers)
+        assert not np.shares_memory(in_obsm, in_layers)
         assert mdata[name].layers[f"scmmgan_{target}"].shape == (60, 60)
         assert type(mdata[name].layers[f"scmmgan_{target}"]) is np.ndarray
         assert mdata[name].layers[f"scmmgan_{target}"].dtype == np.float32

@@ -21,6 +21,36 @@ def problem(*known: Known, **given: object) -> Problem:
     return Problem(modalities, {k.names: k for k in known}, **given)  # type: ignore[arg-type]
 
 
+def test_pairs_of_which_nothing_is_known_go_through_a_third_modality():
+    few, many = Links(*(np.arange(3),) * 2, np.ones(3), np.ones(3)), np.zeros((4, 2), dtype=int)
+    ab, bc = Known(("a", "b"), few), Known(("b", "c"), few)
+    chain = problem(ab, Known(("a", "c")), bc)
+    assert chain.through == {("a", "c"): "b"}
+    assert list(chain.direct) == [("a", "b"), ("b", "c")]
+    assert not chain.by_shape
+    assert chain.only("c", "a").through == {}
+    # few pairs, or labels that the ways lack, are used themselves
+    codes = {"a": np.zeros(6, dtype=int), "c": np.zeros(8, dtype=int)}
+    for own in (Known(("a", "c"), pairs=many), Known(("a", "c"), labels=codes)):
+        assert problem(ab, own, bc).through == {}
+        assert problem(ab, own, bc).by_shape
+    # nothing leads there and on
+    assert problem(ab, Known(("a", "c")), Known(("b", "c"))).through == {}
+    # of several the one with most links and pairs
+    more = replace(problem(ab, Known(("a", "c")), bc), modalities={m: modality(m) for m in "abcd"})
+    known = {**more.known, **{k.names: k for k in (Known(("a", "d"), LINKS, many), Known(("c", "d"), LINKS, many))}}
+    known["b", "d"] = Known(("b", "d"))
+    assert replace(more, known=known).through == {("a", "c"): "d", ("b", "d"): "a"}
+
+
+def test_a_star_goes_through_its_centre():
+    star = problem(Known(("a", "b"), LINKS), Known(("a", "c"), LINKS), Known(("b", "c"), LINKS), centre="a")
+    assert star.through == {("b", "c"): "a"}
+    # by itself a pair is one of two modalities
+    assert star.only("b", "c").through == {}
+    assert star.only("b", "c").centre is None
+
+
 def test_modality():
     plain = modality("a", 9)
     assert len(plain) == 9
@@ -71,7 +101,8 @@ def test_shapes_decide_without_links_and_with_fewer_than_100_pairs(
     assert found.by_shape is by_shape
     assert found.steps == dict.fromkeys("abc", 3 if by_shape else 1)
     # shapes of any two
-    assert problem(known, Known(("a", "c"), LINKS), Known(("b", "c"))).by_shape
+    few = Known(("b", "c"), pairs=np.zeros((5, 2), dtype=int))
+    assert problem(known, Known(("a", "c"), LINKS), few).by_shape
 
 
 def test_steps_that_were_asked_for_stay():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import warnings
@@ -26,7 +27,9 @@ from planted import mixed_spots
 from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.defaults import UNMATCHED_HALF
+from scmmgan.model.evidence.ceiling import Ceiling
 from scmmgan.model.evidence.matching import own_neighbors
+from scmmgan.model.nets import training
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
 
@@ -137,6 +140,60 @@ def test_three_modalities():
         assert mdata[b].obsm[f"scmmgan_{a}"].shape == (120, mdata[a].n_vars)
     coupling = mdata.uns["scmmgan"]["params"]["coupling"]
     assert {a: set(found) for a, found in coupling.items()} == {a: set(mdata.mod) - {a} for a in mdata.mod}
+
+
+def test_a_star_of_five_modalities(monkeypatch: pytest.MonkeyPatch):
+    """Only pairs with the first one are coupled by what is known; all others through it, into the same slots."""
+    limit = Ceiling(np.full(10, 0.5), 0.5, 0.1)
+    monkeypatch.setattr("scmmgan.model.evidence.populations.ceiling", lambda *_, **__: limit)
+    monkeypatch.setattr("scmmgan.metrics.two_sample_auc", lambda *_, **__: 0.5)
+    mdata = smm.datasets.toy(n_cells=80, n_modalities=5, n_features=[24, 20, 20, 20, 20], n_linked=10)
+    align(mdata, "atac", "rna", "protein", "methylation", "histone", maps="star", max_steps=10)
+    names = list(mdata.mod)
+    kinds = {(a, b): c["kind"] for a, of in mdata.uns["scmmgan"]["params"]["coupling"].items() for b, c in of.items()}
+    assert {pair for pair, kind in kinds.items() if kind == "links"} == {pair for pair in kinds if "atac" in pair}
+    assert {kind for pair, kind in kinds.items() if "atac" not in pair} == {"through"}
+    model = smm.get.model(mdata)
+    assert len(model.aligner.generators) == 8
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            assert foscttm(mdata, a, b) < 0.2
+            assert mdata[a].obsm[f"scmmgan_{b}"].shape == (80, mdata[b].n_vars)
+            assert mdata[b].obsm[f"scmmgan_plan_{a}"].shape[0] == 80
+            assert np.isfinite(smm.get.diagnosis(mdata, a, b)["quality_consistency"])
+    # as a model, new cells go the same way
+    new = smm.tl.translate(mdata["rna"], "rna", "histone", model=mdata)
+    np.testing.assert_allclose(new.X, mdata["rna"].obsm["scmmgan_histone"], atol=1e-3)
+
+
+def test_a_star_of_two_is_the_map_between_them(tiny: md.MuData):
+    other = tiny.copy()
+    align(tiny, maps="star")
+    align(other)
+    np.testing.assert_array_equal(tiny["rna"].obsm["X_scmmgan"], other["rna"].obsm["X_scmmgan"])
+    with pytest.raises(ValueError, match="`maps` must be 'all' or 'star', got 'ring'"):
+        align(tiny, maps="ring")
+
+
+def test_two_modalities_without_links_go_through_a_third():
+    """Cells find their own kind over the third modality; shapes are not asked."""
+    mdata = smm.datasets.toy(n_cells=150, n_modalities=3, n_features=[30, 30, 30])
+    for m in ("rna", "atac"):
+        gene = mdata[m].var["gene"].to_numpy(dtype=object)
+        common = np.flatnonzero(mdata[m].var["gene"].isin(mdata["protein"].var["gene"]))
+        # half of the linked genes each
+        gene[common[np.argsort(gene[common])][m == "rna" :: 2]] = f"none_{m}"
+        mdata[m].var["gene"] = gene
+    align(mdata, method="coupling")
+    found = smm.get.diagnosis(mdata, "rna", "atac")
+    assert (found["kind"], found["through"]) == ("through", "protein")
+    assert foscttm(mdata, "rna", "atac") < 0.2
+    assert mdata.uns["scmmgan"]["params"]["smooth"] == dict.fromkeys(mdata.mod, 1)
+    smm.tl.uncertainty(mdata, "rna", "atac")
+    smm.tl.diagnose(mdata)
+    again = smm.get.diagnosis(mdata, "rna", "atac")
+    assert again["verdict"] == found["verdict"]
+    assert again["quality_consistency"] == pytest.approx(found["quality_consistency"])
 
 
 def test_signs_of_links_count():
@@ -639,6 +696,127 @@ def test_lacking_population():
     assert (labels.to_numpy()[nearest] == truth).mean() > 0.7
 
 
+def test_a_dict_of_anndata(tiny: md.MuData, fingerprint: Callable, tmp_path: Path):
+    """A new MuData of copies is returned; backed files are read, and what other packages keep in `uns` stays."""
+    tiny["rna"].uns["spatialdata_attrs"] = {"region": "r", "region_key": "region", "instance_key": "id"}
+    before = fingerprint(tiny)
+    tiny["protein"].write(tmp_path / "protein.h5ad")
+    backed = ad.read_h5ad(tmp_path / "protein.h5ad", backed="r")
+    got = align({"rna": tiny["rna"], "protein": backed})
+    backed.file.close()
+    assert isinstance(got, md.MuData)
+    assert fingerprint(tiny) == before
+    assert got["rna"].uns["spatialdata_attrs"]["region"] == "r"
+    assert not got["protein"].isbacked
+    align(tiny)
+    for m in tiny.mod:
+        np.testing.assert_array_equal(got[m].obsm["X_scmmgan"], tiny[m].obsm["X_scmmgan"])
+    with pytest.raises(TypeError, match="'rna' of the dict must be an AnnData, got ndarray"):
+        align({"rna": tiny["rna"].X, "protein": tiny["protein"]})
+
+
+def test_annotations_that_are_still_in_a_file_are_refused_with_the_way_out(tiny: md.MuData):
+    class Lazy:
+        """What `anndata.experimental.read_lazy` returns, as far as it is looked at."""
+
+        obs = object()
+
+    tiny.mod["rna"] = Lazy()
+    with pytest.raises(TypeError, match=r"'rna' was read lazily: .*`.to_memory\(\)`, or .*lazy.obs.to_memory"):
+        align(tiny)
+
+
+# --- training that goes on ---------------------------------------------------------------------------------------
+
+
+def test_the_same_call_goes_on_after_an_interruption(tiny: md.MuData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole, other, real = tiny.copy(), tiny.copy(), training._step
+    monkeypatch.setattr(training, "CHECK_EVERY", 5)
+    align(whole, max_steps=12)
+
+    def broken(step: int, *rest: Any) -> dict[str, float]:
+        if step == 8:
+            raise KeyboardInterrupt
+        return real(step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", broken)
+        with pytest.raises(KeyboardInterrupt):
+            align(tiny, max_steps=12, checkpoint_dir=tmp_path / "run")
+    assert "scmmgan" not in tiny.uns
+    align(tiny, max_steps=12, checkpoint_dir=tmp_path / "run")
+    for m in tiny.mod:
+        np.testing.assert_array_equal(tiny[m].obsm["X_scmmgan"], whole[m].obsm["X_scmmgan"])
+    pd.testing.assert_frame_equal(smm.get.history(tiny), smm.get.history(whole))
+    tiny.write(tmp_path / "t.h5mu")
+    other["rna"].X[0, 0] += 1
+    with pytest.raises(ValueError, match="of a training with other cells"):
+        align(other, max_steps=12, checkpoint_dir=tmp_path / "run")
+    (tmp_path / "file").touch()
+    for arguments, error, said in (
+        ({"checkpoint_dir": tmp_path / "file"}, ValueError, "is a file. Name a directory"),
+        ({"checkpoint_dir": 3}, TypeError, "must be a path, got 3"),
+        ({"checkpoint_dir": "x", "method": "coupling"}, ValueError, "trains nothing that could be kept"),
+    ):
+        with pytest.raises(error, match=said):
+            align(other, **arguments)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_terminated_leaves_its_checkpoint(tmp_path: Path):
+    """Slow: SIGTERM in another process."""
+    code = (
+        "import os, signal, sys, scmmgan as smm\n"
+        "from scmmgan.model.nets import training\n"
+        "real, training.CHECK_EVERY = training._step, 5\n"
+        "def step(i, *rest):\n"
+        "    if i == 7: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return real(i, *rest)\n"
+        "training._step = step\n"
+        "mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])\n"
+        f"smm.tl.align(mdata, links='gene', max_steps=12, progress_bar=False, checkpoint_dir={str(tmp_path)!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGTERM
+    mdata, whole = (smm.datasets.toy(n_cells=60, n_features=[30, 20]) for _ in range(2))
+    align(mdata, max_steps=12, checkpoint_dir=tmp_path)
+    align(whole, max_steps=12)
+    np.testing.assert_array_equal(mdata["rna"].obsm["X_scmmgan"], whole["rna"].obsm["X_scmmgan"])
+
+
+def test_training_goes_on_with_other_cells(tmp_path: Path):
+    """The model space of then, its networks as start; couplings and embedding are those of the new cells."""
+    both = smm.datasets.toy(n_cells=240, n_features=[30, 20])
+    first, second = ({m: a[i::2].copy() for m, a in both.mod.items()} for i in (0, 1))
+    first = align(first, max_steps=40)
+    smm.save(first, tmp_path / "model")
+    got = {kind: align(second, init=init, max_steps=1, lr=1e-9) for kind, init in (("mudata", first), ("directory", tmp_path / "model"))}  # fmt: skip
+    np.testing.assert_array_equal(*(found["rna"].obsm["X_scmmgan"] for found in got.values()))
+    tuned = got["mudata"]
+    assert tuned.uns["scmmgan"]["params"]["init"]
+    for m in both.mod:
+        assert transform_of(tuned, m).state().keys() == transform_of(first, m).state().keys()
+        np.testing.assert_array_equal(transform_of(tuned, m).encoder, transform_of(first, m).encoder)
+    # not trained on, cells are mapped as new ones are
+    mapped = smm.tl.translate(second["rna"], "rna", "protein", model=first)
+    own = tuned["rna"].obsm["scmmgan_protein"]
+    assert np.corrcoef(mapped.X.ravel(), own.ravel())[0, 1] > 0.9
+    fresh = align(second, max_steps=1, lr=1e-9)
+    assert not np.array_equal(transform_of(fresh, "rna").encoder, transform_of(first, "rna").encoder)
+    tuned.write(tmp_path / "tuned.h5mu")
+    smm.tl.diagnose(md.read_h5mu(tmp_path / "tuned.h5mu"))
+    with pytest.raises(ValueError, match=r"'rna' has 29 features, 0 of which .* and 1 of its are missing"):
+        align({"rna": second["rna"][:, :29].copy(), "protein": second["protein"]}, init=first)
+    with pytest.raises(ValueError, match="30 features, in another order"):
+        align({"rna": second["rna"][:, ::-1].copy(), "protein": second["protein"]}, init=first)
+    with pytest.raises(ValueError, match=r"`init` maps between \['rna', 'protein'\]"):
+        align({"protein": second["protein"], "rna": second["rna"]}, init=first)
+    with pytest.raises(ValueError, match="another `method`"):
+        align(second, init=first, method="coupling")
+    with pytest.raises(TypeError, match="`init` must be an aligned MuData, a directory, or"):
+        align(second, init=3)
+
+
 @pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
 def test_backed(tiny: md.MuData, fmt: Callable, tmp_path: Path):
     for adata in tiny.mod.values():
@@ -1081,7 +1259,7 @@ def test_equal_names_are_no_pairs_unless_asked_for(tiny: md.MuData):
 
 
 def test_pairs_in_three_modalities(monkeypatch: pytest.MonkeyPatch):
-    """Protein is paired with both others; they are paired through it nowhere."""
+    """Protein is paired with both others, which are coupled through it."""
     monkeypatch.setattr(_couple, "SHAPE_LANDMARKS", 50)
     mdata = smm.datasets.toy(n_cells=200, n_modalities=3, n_features=[40, 30, 35])
     whole = true_pairs(mdata, 180)
@@ -1090,9 +1268,13 @@ def test_pairs_in_three_modalities(monkeypatch: pytest.MonkeyPatch):
     for a, b in (("rna", "protein"), ("protein", "atac")):
         assert foscttm_without(mdata, whole, a, b) < 0.12
     kinds = {a: {b: c["kind"] for b, c in of.items()} for a, of in mdata.uns["scmmgan"]["params"]["coupling"].items()}
-    assert kinds["rna"] == {"protein": "pairs", "atac": "geometry"}
+    assert kinds["rna"] == {"protein": "pairs", "atac": "through"}
+    assert foscttm(mdata, "rna", "atac") < 0.15
+    verdict = smm.get.diagnosis(mdata, "rna", "atac")
+    assert (verdict["grade"], verdict["verdict"]) == ("in part", "supported in part through protein")
+    assert "rna and protein are supported by pairs" in verdict["statement"]
     assert {"scmmgan_unmatched_rna", "scmmgan_unmatched_atac"} <= set(mdata["protein"].obs)
-    assert [c for c in mdata["rna"].obs if "unmatched" in c] == ["scmmgan_unmatched_protein"]
+    assert {"scmmgan_unmatched_protein", "scmmgan_unmatched_atac"} <= set(mdata["rna"].obs)
     # known cells have partners
     known = mdata["rna"].obs_names.isin(pairs["rna"].dropna())
     assert mdata["rna"].obs["scmmgan_unmatched_protein"][known].max() == 0

@@ -61,7 +61,7 @@ def couplings(
 
 def digest(problem: Problem) -> bytes:
     """Of everything that model spaces and couplings are made of."""
-    found = hashlib.blake2b(f"{problem.fingerprint}{dict(problem.steps)}".encode(), digest_size=16)
+    found = hashlib.blake2b(f"{problem.fingerprint}{dict(problem.steps)}{problem.centre}".encode(), digest_size=16)
     for m in problem.modalities.values():
         for field in fields(m):
             if field.name not in NOT_IN_THE_SPACE:

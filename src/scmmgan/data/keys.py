@@ -24,7 +24,7 @@ class Keys:
         return f"X_{self.key}"
 
     def mapped(self, target: str) -> str:
-        """`mdata[source].layers` (equal var_names) or `.obsm`: source cells in the target's features."""
+        """`mdata[source].obsm`, and `.layers` where both have the same var_names: source cells in the target's features."""
         return f"{self.key}_{target}"
 
     def counts(self, target: str) -> str:

@@ -32,8 +32,10 @@ def read_pairs(
     found = {}
     for a, b in combinations(names, 2):
         cells = _named(mdata, a, b, pairs) if isinstance(pairs, str) else _tabled(mdata, a, b, pairs)
-        if len(names) > 2 and not len(cells):
+        if len(names) > 2 and len(cells) < MIN_PAIRS:
             # of several modalities some may have no cell in common
+            if len(cells):
+                logger.warning("`pairs` gives %d pairs of %r and %r: too few to be used.", len(cells), a, b)
             continue
         if len(cells) < MIN_PAIRS:
             raise ValueError(
@@ -43,7 +45,9 @@ def read_pairs(
         logger.info("%d known pairs of %r and %r.", len(cells), a, b)
         found[a, b] = cells
     if not found:
-        raise ValueError(f"`pairs` gives no pair of any two of the modalities {list(names)}. Check the names of cells.")
+        raise ValueError(
+            f"`pairs` gives no {MIN_PAIRS} pairs of any two of the modalities {list(names)}. Check the names of cells."
+        )
     return found
 
 
@@ -109,16 +113,29 @@ def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
 
 def read_labels(
     mdata: MuData, names: Sequence[str], labels: Mapping[str, str | None]
-) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    """Codes (n,) of one vocabulary per modality, -1 where there is a gap, and the vocabulary; None, empty without labels."""
+) -> tuple[dict[str, np.ndarray], list[str], set[tuple[str, str]]]:
+    """Codes (n,) of one vocabulary per modality, -1 where there is a gap; the vocabulary; pairs that share labels.
+
+    Of several modalities some may have none, or those of another vocabulary.
+    """
+    if len(names) > 2:
+        having = [m for m in names if isinstance(labels[m], str) and labels[m] in modality(mdata, m).obs]
+        if len(having) >= 2 and (without := [m for m in names if m not in having]):
+            logger.warning("%s have no column that `labels` names: they go by what else is known of them.", without)
+            names = having
     values = _columns(mdata, names, labels, "labels")
     if values is None:
-        return None, []
+        return {}, [], set()
+    labelled = set(combinations(names, 2))
     found = {m: set(v.dropna()) for m, v in values.items()}
     for a, b in combinations(names, 2):
         common = found[a] & found[b]
         smaller = min(len(found[a]), len(found[b]))
         if len(common) < 2 or 2 * len(common) < smaller:
+            if len(names) > 2:
+                logger.warning("`labels` of %r and %r share %d names: none are used for this pair.", a, b, len(common))
+                labelled.discard((a, b))
+                continue
             raise ValueError(
                 f"`labels` of {a!r} and {b!r} share {len(common)} names, too few for one vocabulary. {a!r} has "
                 f"{sorted(found[a])[:30]}, {b!r} has {sorted(found[b])[:30]}. Rename them alike, or leave `labels` out."
@@ -129,7 +146,13 @@ def read_labels(
                 end = "they may be among its cells without a label." if gaps else "those cells count as unmatched."
                 logger.warning("Labels %s of %r are missing in %r: %s", alone, m, other, end)
     vocabulary = sorted(set.union(*found.values()))
-    return {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}, vocabulary
+    if not labelled:
+        raise ValueError(
+            f"`labels` of no two of the modalities {list(names)} share a vocabulary: "
+            f"{ {m: sorted(of)[:10] for m, of in found.items()} }. Rename them alike, or leave `labels` out."
+        )
+    codes = {m: pd.Categorical(v, categories=vocabulary).codes.astype(int) for m, v in values.items()}
+    return codes, vocabulary, labelled
 
 
 def read_batches(

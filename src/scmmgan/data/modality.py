@@ -41,7 +41,7 @@ def check_modalities(mdata: MuData, modalities: Sequence[str]) -> list[str]:
     check_mudata(mdata)
     names = list(modalities) or list(mdata.mod)
     for name in names:
-        modality(mdata, name)
+        check_not_lazy(modality(mdata, name), name)
         if not storable(name):
             raise ValueError(
                 f"Modality name {name!r} cannot be stored: HDF5 and zarr read '/', '.' and an empty name as folders. "
@@ -93,12 +93,57 @@ def copied(mdata: MuData) -> MuData:
         return mdata.copy()
 
 
+def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
+    """A new MuData of copies where there is a dict of AnnData, in memory; a MuData as it is."""
+    from anndata import AnnData
+    from mudata import MuData, set_options
+
+    if not isinstance(mdata, Mapping):
+        check_mudata(mdata)
+        return mdata
+    if wrong := [name for name, of in mdata.items() if not isinstance(of, AnnData)]:
+        raise TypeError(f"{wrong[0]!r} of the dict must be an AnnData, got {type(mdata[wrong[0]]).__name__}.")
+    with set_options(pull_on_update=False):
+        return MuData({name: of.to_memory() if of.isbacked or is_lazy(of) else of.copy() for name, of in mdata.items()})
+
+
+def is_lazy(adata: AnnData) -> bool:
+    """Whether annotations are still in a file (`anndata.experimental.read_lazy`)."""
+    return not isinstance(adata.obs, pd.DataFrame)
+
+
+def check_not_lazy(adata: AnnData, name: str) -> None:
+    """TypeError where annotations are still in a file, with what to type."""
+    if is_lazy(adata):
+        raise TypeError(
+            f"{name!r} was read lazily: its `obs` is a {type(adata.obs).__name__}. Use `.to_memory()`, or keep the matrix in its "
+            "file: `anndata.AnnData(lazy.X, obs=lazy.obs.to_memory(), var=lazy.var.to_memory())`."
+        )
+
+
+def in_memory(values: Any) -> Any:
+    """A matrix of any storage in memory: of a file, or of dask one block of rows after the other, as float32."""
+    if hasattr(values, "to_memory"):
+        return values.to_memory()
+    if not (hasattr(values, "dask") and hasattr(values, "blocks")):
+        return values
+    parts: list[Any] = []
+    for i in range(values.numblocks[0]):
+        row: list[Any] = [values.blocks[i, j].compute() for j in range(values.numblocks[1])]
+        whole: Any = sp.hstack(row, format="csr") if sp.issparse(row[0]) else np.hstack([np.asarray(of) for of in row])
+        parts.append(whole.astype(np.float32))
+    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.vstack(parts)
+
+
 def storable(name: str) -> bool:
     """Whether HDF5 and zarr take the name for one key and not for a path."""
     return not ("/" in name or "\\" in name or name in ("", ".", ".."))
 
 
-def check_mudata(mdata: MuData, must: str = "`mdata` must be a MuData with one modality per technology") -> None:
+def check_mudata(
+    mdata: MuData,
+    must: str = "`mdata` must be a MuData with one modality per technology (or, to align, a dict of AnnData)",
+) -> None:
     """TypeError unless it is a MuData."""
     from mudata import MuData
 
@@ -205,7 +250,7 @@ def read_values(
             raise ValueError(f"{name!r}: give `layer` or `use_rep`, not both; got {layer!r} and {use_rep!r}.")
         if use_rep not in adata.obsm:
             raise missing_key(f"obsm key in {name!r}", use_rep, list(adata.obsm))
-        values = adata.obsm[use_rep]
+        values = in_memory(adata.obsm[use_rep])
         width = values.shape[1] if len(values.shape) > 1 else 0
         names = pd.Index([f"{use_rep}_{i}" for i in range(width)])
         return _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
@@ -214,9 +259,8 @@ def read_values(
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
-    if hasattr(values, "to_memory"):  # backed sparse
-        values = values.to_memory()
     names = adata.var_names if columns is None else adata.var_names[columns]
+    values = in_memory(values)
     values = values if columns is None else values[:, columns]
     found = _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if _like_counts(found):
@@ -254,9 +298,7 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
 
 def counts_of(adata: AnnData, layer: str) -> np.ndarray | sp.csr_matrix | None:
     """A layer (n × g, float32) of any cells, None where it holds anything but whole numbers."""
-    stored: Any = adata.layers[layer]
-    if hasattr(stored, "to_memory"):
-        stored = stored.to_memory()
+    stored: Any = in_memory(adata.layers[layer])
     sparse = sp.issparse(stored)
     values: Any = sp.csr_matrix(stored, dtype=np.float32) if sparse else np.asarray(stored, dtype=np.float32)
     data = np.asarray(values.data if sparse else values).ravel()
@@ -303,7 +345,7 @@ def part(adata: AnnData, rows: Any, columns: Any, layer: str | None = None) -> n
         found = values.astype(np.float32).tocsr()[rows][:, columns]
     else:
         cut = adata[rows, columns]
-        found = cut.X if layer is None else cut.layers[layer]
+        found = in_memory(cut.X if layer is None else cut.layers[layer])
     return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
 
 

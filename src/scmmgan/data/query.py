@@ -45,6 +45,7 @@ def modality_of(cells: AnnData | MuData, source: str) -> AnnData:
     if not isinstance(cells, AnnData | MuData):
         raise TypeError(f"`cells` must be an AnnData, or a MuData with {source!r}, got {type(cells).__name__}.")
     found = _modality.modality(cells, source) if isinstance(cells, MuData) else cells
+    _modality.check_not_lazy(found, source)
     if not found.n_obs:
         raise ValueError("`cells` has no cells.")
     return found

@@ -43,9 +43,10 @@ def read(mdata: MuData, names: Sequence[str], arguments: Mapping[str, Any]) -> P
     per = {
         name: _modality.per_modality(arguments[name], names, name, default) for name, default in PER_MODALITY.items()
     }
+    several = len(names) > 2
     tables = _tables(mdata, names, arguments["links"], per["use_rep"])
     pairs = _known.read_pairs(mdata, names, arguments["pairs"])
-    codes, vocabulary = _known.read_labels(mdata, names, per["labels"])
+    codes, vocabulary, labelled = _known.read_labels(mdata, names, per["labels"])
     batches = _known.read_batches(mdata, names, per["batch"])
     coordinates = _modality.read_coordinates(mdata, names, arguments.get("spatial"))
     sections = _sections.read_sections(mdata, names, arguments.get("library_key"), coordinates)
@@ -54,16 +55,18 @@ def read(mdata: MuData, names: Sequence[str], arguments: Mapping[str, Any]) -> P
         m: replace(_read_modality(mdata, m, per, batches[m]), coordinates=coordinates.get(m), sections=sections.get(m))
         for m in names
     }
-    explicit = not (isinstance(arguments["links"], str) and arguments["links"] == "auto")
+    # of several modalities a pair goes by what it has
+    explicit = not several and not (isinstance(arguments["links"], str) and arguments["links"] == "auto")
     linked = {pair: _positions(table, modalities, explicit=explicit) for pair, table in tables.items()}
     known = {
         (a, b): Known(
-            (a, b), linked.get((a, b)), pairs.get((a, b)), None if codes is None else {m: codes[m] for m in (a, b)}
+            (a, b), linked.get((a, b)), pairs.get((a, b)), {m: codes[m] for m in (a, b)} if (a, b) in labelled else None
         )
         for a, b in combinations(names, 2)
     }
     shared = _shared_features(modalities, known)
-    return Problem(modalities, known, vocabulary, shared, _hash(modalities, known, vocabulary))
+    centre = names[0] if several and arguments.get("maps") == "star" else None
+    return Problem(modalities, known, vocabulary, shared, _hash(modalities, known, vocabulary), centre)
 
 
 def _read_modality(
@@ -127,7 +130,7 @@ def _tables(
     for source, target in of:
         if rep := use_rep[source] or use_rep[target]:
             # a representation has no features that links could name
-            if links is not None and not automatic:
+            if links is not None and not automatic and len(of) == 1:
                 raise ValueError(
                     f"`links` names features, but {source!r} or {target!r} is read from obsm {rep!r}, which has none. "
                     "Give `links=None`, or leave `use_rep` out."
@@ -157,6 +160,7 @@ def _positions(table: pd.DataFrame, modalities: Mapping[str, Modality], *, expli
                 f"Of {len(varies)} links between {a!r} and {b!r} {varies.sum()} have features that vary in both; at least "
                 f"{MIN_LINKS} are needed. Check the `layer`, or use `links=None`."
             )
+        logger.info("%r and %r have %d links of features that vary: too few to be used.", a, b, varies.sum())
         return None
     links = Links(at[a], at[b], table["weight"].to_numpy(dtype=float), table["sign"].to_numpy(dtype=float))
     return _fewer(links.take(varies), modalities[a], modalities[b])
@@ -232,6 +236,8 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
     arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
     if not counts:
         arguments["counts"] = None
+    # records of the first versions of this format have no `maps`
+    arguments["maps"] = params.get("maps", "all")
     with quietly():
         problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
     for name in names:
@@ -243,7 +249,9 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
         )
     if kept := _kept.find(mdata, problem, keys):
         return problem, dict(kept.domains)
-    domains = model_space(problem, random_state=int(params["random_state"]))
+    # networks that were trained on have the model space of then
+    then = {m: _slots.stored_transform(mdata, m, keys) for m in names} if params.get("init") else None
+    domains = model_space(problem, random_state=int(params["random_state"]), transforms=then)
     for name, domain in domains.items():
         before = _slots.model_space(mdata, name, name, keys)
         # another machine may round otherwise

@@ -184,10 +184,10 @@ def write(
                 slots[name].append(("obsm", keys.counts(target), imputed[1]))
             if len(features[target]):
                 mapped = _decoded(b.transform, aligner.translate(a.x, name, target), features[target], imputed)
-                container = (
-                    "layers" if _as_layer(a.modality, b.modality, features[target], mdata[name].n_vars) else "obsm"
-                )
-                slots[name].append((container, keys.mapped(target), mapped))
+                slots[name].append(("obsm", keys.mapped(target), mapped))
+                if _as_layer(a.modality, b.modality, features[target], mdata[name].n_vars):
+                    # a copy: who changes a layer changes no other slot
+                    slots[name].append(("layers", keys.mapped(target), mapped.copy()))
     means = {m: d.transform.mean for m, d in domains.items()}
     entries = {
         "params": params,
@@ -220,8 +220,9 @@ def write_latent(
     for (name, a), (target, b) in permutations(modalities.items(), 2):
         if fitted.model is not None and len(features[target]):
             mapped = fitted.model.decode(embeddings[name], target, features[target])
-            container = "layers" if _as_layer(a, b, features[target], mdata[name].n_vars) else "obsm"
-            slots[name].append((container, keys.mapped(target), mapped))
+            slots[name].append(("obsm", keys.mapped(target), mapped))
+            if _as_layer(a, b, features[target], mdata[name].n_vars):
+                slots[name].append(("layers", keys.mapped(target), mapped.copy()))
     entries = {
         "params": params,
         "landmarks": {m: np.empty(0, dtype=object) for m in modalities},
@@ -527,15 +528,6 @@ def decoder(
 def _written_values(mdata: MuData, source: str, target: str, keys: Keys) -> tuple[np.ndarray, list[str]]:
     """Mapped expression as it was written, and its feature names."""
     names, slot = [str(n) for n in record(mdata, keys)["features"][target]], keys.mapped(target)
-    if slot in mdata[source].layers:
-        # layers are cut along with the features that they share their names with
-        own = mdata[source].var_names.tolist()
-        if new := sorted(set(own) - set(names)):
-            raise ValueError(
-                f"{len(new)} of {len(own)} features of {source!r} were added or renamed after the alignment {keys.key!r}, "
-                f"e.g. {new[0]!r}: layers[{slot!r}] says nothing of them. Name the `features` that you want."
-            )
-        return np.asarray(mdata[source].layers[slot]), own
     if slot in mdata[source].obsm:
         values = np.asarray(mdata[source].obsm[slot])
         if values.ndim != 2 or values.shape[1] != len(names):
@@ -544,6 +536,15 @@ def _written_values(mdata: MuData, source: str, target: str, keys: Keys) -> tupl
                 "`features` that you want, or align again."
             )
         return values, names
+    if slot in mdata[source].layers:
+        # earlier files of this format have the layer alone; it is cut along with the features that it shares its names with
+        own = mdata[source].var_names.tolist()
+        if new := sorted(set(own) - set(names)):
+            raise ValueError(
+                f"{len(new)} of {len(own)} features of {source!r} were added or renamed after the alignment {keys.key!r}, "
+                f"e.g. {new[0]!r}: layers[{slot!r}] says nothing of them. Name the `features` that you want."
+            )
+        return np.asarray(mdata[source].layers[slot]), own
     gone = f"obsm[{slot!r}] of {source!r} is gone." if names else f"No mapped values for {target!r} were written."
     raise ValueError(f"{gone} Say which `features` of {target!r} are to be decoded.")
 

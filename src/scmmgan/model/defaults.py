@@ -166,6 +166,7 @@ MAX_FOUND = 100  # links
 
 # --- evidence ----------------------------------------------------------------------------------------------------
 
+GRADES = ("not identifiable", "weak", "in part", "supported")  # of verdicts, in order
 ALPHA = 0.01  # of a verdict: better than every one of 99 shuffled tables
 N_SHUFFLED = 99  # shuffled tables
 N_SHUFFLED_REST = 20  # of links of which no coupling is made: pooled over links

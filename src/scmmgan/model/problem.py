@@ -119,7 +119,7 @@ class Problem:
     """All modalities and what is known of any two of them, in one order.
 
     `shared`: by modality, positions of the features that make one space of all; None where each has its own.
-    `fingerprint`: hash of links, pairs and labels.
+    `fingerprint`: hash of links, pairs and labels. `centre`: the modality of a star, through which all others are mapped.
     """
 
     modalities: Mapping[str, Modality]
@@ -127,6 +127,7 @@ class Problem:
     label_names: Sequence[str] = ()
     shared: Mapping[str, np.ndarray] | None = None
     fingerprint: str = field(default="", compare=False)
+    centre: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -140,9 +141,40 @@ class Problem:
         return found or None
 
     @property
+    def through(self) -> dict[Pair, str]:
+        """Pairs that are coupled through a third modality, and which: of a star all without its centre.
+
+        Else those of which nothing is known, where links or pairs lead there and on: of several the one with most of them.
+        """
+        if self.centre is not None:
+            return {pair: self.centre for pair in self.known if self.centre not in pair}
+        found = {}
+        for pair, known in self.known.items():
+            if known.links is not None or known.pairs is not None:
+                continue
+            there = {frozenset(names) for names in self.known}
+            thirds = [c for c in self.modalities if all(frozenset((m, c)) in there for m in pair)]
+            legs = {c: [self.of(m, c) for m in pair] for c in thirds}
+            # labels count only where both legs have them
+            usable = {
+                c: min(leg.n_links + leg.n_pairs for leg in of)
+                for c, of in legs.items()
+                if not any(leg.by_shape or (known.labels is not None and leg.labels is None) for leg in of)
+            }
+            if usable:
+                found[pair] = max(usable, key=lambda c: usable[c])
+        return found
+
+    @property
+    def direct(self) -> dict[Pair, Known]:
+        """The pairs that are coupled by what is known of them."""
+        through = self.through
+        return {pair: known for pair, known in self.known.items() if pair not in through}
+
+    @property
     def by_shape(self) -> bool:
         """Whether the shapes of any two modalities decide."""
-        return any(known.by_shape for known in self.known.values())
+        return any(known.by_shape for known in self.direct.values())
 
     @property
     def steps(self) -> dict[str, int]:
@@ -161,4 +193,5 @@ class Problem:
             self,
             modalities={m: self.modalities[m] for m in known.names},
             known={known.names: replace(known, **changed)},  # type: ignore[arg-type]
+            centre=None,
         )

@@ -113,6 +113,7 @@ def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: boo
     where = f"{_where(layer)} of modality {modality!r}"
     if adata.isbacked and layer is None:
         values = adata.to_memory().X
+    values = _modality.in_memory(values)
     is_sparse = sp.issparse(values)
     if not (is_sparse or isinstance(values, np.ndarray)):
         raise TypeError(f"{where} is {type(values).__name__}. Store it as a NumPy array or SciPy sparse matrix first.")

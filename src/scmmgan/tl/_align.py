@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,20 +21,24 @@ from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, MIN_CELLS, N_PCS
 from scmmgan.model.space.linear import one_thread
+from scmmgan.tl._translate import _model_of
 
 if TYPE_CHECKING:
     import torch
+    from anndata import AnnData
     from mudata import MuData
 
     from scmmgan.model.coupling.couple import Domains, Loadings
     from scmmgan.model.coupling.coupling import Coupling
+    from scmmgan.model.nets.trained import Trained
     from scmmgan.model.problem import Pair, Problem
+    from scmmgan.model.space.transform import Transform
 
     Coupled = tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]]
 
 
 def align(
-    mdata: MuData,
+    mdata: MuData | Mapping[str, AnnData],
     *modalities: str,
     links: str | pd.DataFrame | None = "auto",
     pairs: str | pd.DataFrame | None = None,
@@ -48,6 +54,7 @@ def align(
     smooth: int | str | Mapping[str, int | str | None] | None = "auto",
     spatial: str | Mapping[str, str] | None = None,
     library_key: str | Mapping[str, str] | None = None,
+    maps: str = "all",
     method: str = "scmmgan",
     geometry: str | None = "auto",
     cycle_as_real: bool = False,
@@ -57,6 +64,8 @@ def align(
     lr: float | None = None,
     hidden: int | str | None = None,
     noise_dim: int | Mapping[str, int] = 0,
+    init: MuData | Trained | str | PathLike[str] | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
     random_state: int = 0,
     device: str | torch.device = "auto",
     key_added: str = "scmmgan",
@@ -71,10 +80,15 @@ def align(
     GAN then learns maps in both directions that follow the coupling, keep each cell's neighbours, and give mapped cells
     the distribution of the measured ones. Cells with equal names are NOT taken as pairs unless `pairs` says so.
 
+    Of three and more modalities each pair goes by what it has: links, pairs and labels in any combination. Two of which
+    nothing is known are coupled through a third one where links or pairs lead there and on, else by their shapes; their
+    verdict says so.
+
     Parameters
     ----------
     mdata
-        One modality per technology, normalised values (log1p, CLR, TF-IDF; see :func:`scmmgan.pp.normalize`).
+        One modality per technology, normalised values (log1p, CLR, TF-IDF; see :func:`scmmgan.pp.normalize`). Or a dict of
+        AnnData by modality, of which a new MuData holds copies, which is returned.
     *modalities
         Two or more modalities; default: all.
     links
@@ -86,7 +100,7 @@ def align(
         Cells known to be the same: `"obs_names"` (equal names), a boolean `obs` column, or a table with one column of
         cell names per modality. At least 3. 100 or more place all other cells; fewer help links or shapes.
     labels
-        `obs` column with one vocabulary for all modalities, gaps allowed. Cells of different labels are not coupled, and
+        `obs` column with one vocabulary, gaps allowed. Cells of different labels are not coupled, and
         cells are smoothed inside pure labels. A cell whose label the other modality lacks counts as unmatched.
     batch
         `obs` column with samples or donors, at least 32 cells each. Cells are smoothed inside their batch; each feature
@@ -119,6 +133,10 @@ def align(
         :func:`scmmgan.tl.place` and pictures keep to one. One for all modalities that have it, or a dict. Default: where
         coordinates are read, the column whose values are the keys of `uns["spatial"]`, else `"library_id"`; a warning
         where there seem to be several frames and no column.
+    maps
+        `"all"` (default): every modality is mapped to every other one. `"star"`: only pairs with the first modality named are
+        coupled and trained, and the others are mapped through it, into the same slots: networks grow with the number of
+        modalities, not with its square. The same for two modalities.
     method
         `"scmmgan"` (default). For comparison: `"coupling"` (no training), `"scmmgan-paper"` (published networks and
         weights), `"cyclegan"` (adversarial and cycle terms alone). Or autoencoders with one latent space, which need no coupling: `"cmae"`
@@ -153,6 +171,15 @@ def align(
     noise_dim
         Width of the noise that generators take beside a cell (default 0: none). Mapped values are those without noise;
         :func:`scmmgan.tl.uncertainty` samples it.
+    init
+        What was trained before, to be trained on with more or other cells: an aligned MuData (its alignment `key_added`), a
+        directory of :func:`scmmgan.save`, or what :func:`scmmgan.load` or `get.model` return. Of the same modalities and
+        features. The networks start from its weights, and its model space is kept: new cells get the components, the mean and
+        the scale of then. Couplings, evidence and the embedding's metric are made anew.
+    checkpoint_dir
+        Directory for the state of the training, written every 50 steps (one file, nothing pickled). After Ctrl-C, SIGTERM
+        or a crash the same call goes on from it, to the same bits as one that was not interrupted. A file of other data or
+        arguments is refused. It stays there afterwards.
     random_state
         Seed of everything random. The same seed gives the same bits on CPU; global generators stay untouched.
     device
@@ -170,12 +197,12 @@ def align(
 
     Returns
     -------
-    `None`, or a copy of `mdata` if `copy=True`. Sets, for all modalities a and b aligned (without a coupling only mapped values,
-    joint embedding and `uns`):
+    `None`, or a copy of `mdata` if `copy=True` (a new MuData where `mdata` is a dict). Sets, for all modalities a and b aligned
+    (without a coupling only mapped values, joint embedding and `uns`):
 
-    `mdata[a].layers[f"{key_added}_{b}"]` : float32, cells × features of b
-        Cells of a in the features of b, in the units of b's smoothed layer: never counts. Where both have the same
-        `var_names`; otherwise in `mdata[a].obsm[f"{key_added}_{b}"]`, with the names in `uns`.
+    `mdata[a].obsm[f"{key_added}_{b}"]` : float32, cells × features of b
+        Cells of a in the features of b (names in `uns`), in the units of b's smoothed layer: never counts. Where both have
+        the same `var_names` once more in `mdata[a].layers[f"{key_added}_{b}"]`.
         Methods without a coupling: in the units of b's layer; features that they do not read are predicted from the latent cells by
         ridge regression. What only b has is partly (.4) decoded from the mapped cell, partly predicted from the counts of a (`counts`). Not
         below 0 where the layer of b is not.
@@ -210,12 +237,13 @@ def align(
     KeyError
         If a modality, layer, column, obsm key, feature or cell is not there.
     TypeError
-        If `mdata` is not a MuData or `links`, `pairs`, `labels`, `batch` or `library_key` is of no known kind.
+        If `mdata` is neither a MuData nor a dict of AnnData, or `links`, `pairs`, `labels`, `batch` or `library_key` is of no known kind.
     ValueError
         If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
         fewer than 3 features, there are fewer than 3 pairs or a cell has two partners, labels have different
         vocabularies, a batch has fewer than 32 cells, a column of sections has gaps, the method cannot use an argument or lacks
-        one that it needs, or training does not get off the ground.
+        one that it needs, `init` or what is in `checkpoint_dir` does not belong to the data and arguments, or training does
+        not get off the ground.
 
     Examples
     --------
@@ -225,10 +253,10 @@ def align(
     >>> mdata["rna"].obsm["scmmgan_protein"].shape == (mdata["rna"].n_obs, mdata["protein"].n_vars)
     True
     """
-    arguments = {
-        name: value for name, value in locals().items() if name not in {"mdata", "modalities", "copy", "save_model"}
-    }
-    start = time.perf_counter()
+    own = {"mdata", "modalities", "copy", "save_model", "init"}
+    arguments = {name: value for name, value in locals().items() if name not in own}
+    start, made = time.perf_counter(), isinstance(mdata, Mapping)
+    mdata = _modality.collected(mdata)
     names = _modality.check_modalities(mdata, modalities)
     arguments |= _settings(arguments, names)
     arguments |= _per_modality(arguments, names)
@@ -237,6 +265,7 @@ def align(
     _check_copy(mdata, names, copy=copy)
     if not isinstance(save_model, bool):
         raise TypeError(f"`save_model` must be True or False, got {save_model!r}.")
+    before = None if init is None else _trained(init, names, arguments)
 
     from scmmgan.model.nets import methods
 
@@ -244,17 +273,19 @@ def align(
     with one_thread():
         problem = _read.read(mdata, names, arguments)
         written = _slots.written_features(problem, arguments["features"])
-        write, facts = fit(problem, arguments)
+        write, facts = fit(problem, arguments, before)
     params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
     params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
     params |= facts
-    mdata = _modality.copied(mdata) if copy else mdata
+    mdata = _modality.copied(mdata) if copy and not made else mdata
     with one_thread():
         write(mdata, params=params, features=written, save_model=save_model, keys=keys)
-    return mdata if copy else None
+    return mdata if copy or made else None
 
 
-def _after_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:
+def _after_coupling(
+    problem: Problem, arguments: Mapping[str, Any], before: Trained | None
+) -> tuple[Callable[..., None], dict[str, Any]]:
     """Couple, train and score; what writes the results, and what is recorded beside the arguments."""
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import populations, quality, verdict
@@ -263,21 +294,24 @@ def _after_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Cal
     from scmmgan.model.space.imputation import fit_imputations
 
     seed = arguments["random_state"]
-    domains = model_space(problem, random_state=seed)
+    kept = None if before is None else _kept_transforms(before, problem)
+    domains = model_space(problem, random_state=seed, transforms=kept)
     couplings, loadings = couple(problem, domains, random_state=seed)
     records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
-    aligner, history = methods.fit_problem(
-        problem, domains, couplings, loadings, {name: arguments[name] for name in methods.SETTINGS}
-    )
+    settings = {name: arguments[name] for name in methods.SETTINGS} | {"init": before and before.aligner}
+    aligner, history = methods.fit_problem(problem, domains, couplings, loadings, settings)
     images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
     imputations = fit_imputations(problem, domains, images, random_state=seed)
-    scores = quality.score_map(aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed)
+    scores = quality.score_map(
+        aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed, centre=problem.centre
+    )
     depths = quality.depth_correlations(domains, images)
     write = partial(
         _write_and_keep, problem=problem, domains=domains, coupled=(couplings, loadings), aligner=aligner,
         imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
     )  # fmt: skip
-    return write, {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
+    facts = {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
+    return write, facts | {"init": before is not None}
 
 
 def _write_and_keep(
@@ -288,7 +322,9 @@ def _write_and_keep(
     _kept.keep(mdata, problem, domains, coupled, keys)
 
 
-def _without_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:
+def _without_coupling(
+    problem: Problem, arguments: Mapping[str, Any], before: Trained | None
+) -> tuple[Callable[..., None], dict[str, Any]]:
     """The same for a method that fits the problem by itself."""
     from scmmgan.model.evidence import verdict
     from scmmgan.model.nets import methods
@@ -299,7 +335,42 @@ def _without_coupling(problem: Problem, arguments: Mapping[str, Any]) -> tuple[C
     write = partial(_slots.write_latent, problem=problem, fitted=fitted, diagnosis=diagnosis)
     kinds = {a: {b: {"kind": "none", "relaxed": False} for b in problem.names if b != a} for a in problem.names}
     info = {k: pd.DataFrame(dict(v)) if isinstance(v, Mapping) else v for k, v in fitted.info.items()}
-    return write, {"coupling": kinds, "shared_space": False, "fit": info}
+    return write, {"coupling": kinds, "shared_space": False, "fit": info, "init": False}
+
+
+def _trained(
+    init: MuData | Trained | str | PathLike[str], names: Sequence[str], arguments: Mapping[str, Any]
+) -> Trained:
+    """The model that is trained on; ValueError where it is of other modalities, or nothing is trained."""
+    from scmmgan.model.nets.methods import lookup
+    from scmmgan.model.nets.trained import Trained
+
+    found = _model_of(init, arguments["key_added"], "init")
+    if not isinstance(found, Trained) or lookup(arguments["method"]).fit is not None:
+        raise ValueError("`init` needs a method with a coupling, then and now: `method='scmmgan'`. Leave `init` out.")
+    if found.modalities != list(names):
+        raise ValueError(
+            f"`init` maps between {found.modalities}, and {list(names)} are aligned. Name the same, in that order."
+        )
+    return found
+
+
+def _kept_transforms(before: Trained, problem: Problem) -> Mapping[str, Transform]:
+    """The transforms of a model that is trained on; ValueError where it knows other features."""
+    for name, m in problem.modalities.items():
+        own, then = m.features.tolist(), before.features[name].tolist()
+        if own != then:
+            new, gone = len(set(own) - set(then)), len(set(then) - set(own))
+            order = (
+                "in another order"
+                if not new + gone
+                else f"{new} of which `init` does not know, and {gone} of its are missing"
+            )
+            raise ValueError(
+                f"{name!r} has {len(own)} features, {order}. `init` needs the same: take them by name, "
+                f"`mdata.mod[{name!r}] = mdata[{name!r}][:, scmmgan.get.model(previous).features[{name!r}]].copy()`."
+            )
+    return before.transforms
 
 
 def _slots_read(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[str]]:
@@ -356,6 +427,9 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     hidden = arguments["hidden"]
     if hidden is not None and hidden != "published":
         hidden = _modality.whole_number(hidden, "hidden", low=2)
+    _check_goes_on(arguments)
+    if arguments["maps"] not in ("all", "star"):
+        raise ValueError(f"`maps` must be 'all' or 'star', got {arguments['maps']!r}.")
     return {**whole, **numbers, **left, "geometry": geometry, "device": _device(arguments["device"]), "hidden": hidden}
 
 
@@ -376,6 +450,19 @@ def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, d
     if arguments["method"] == "coupling" and any(out["noise_dim"].values()):
         raise ValueError("`method='coupling'` trains nothing that could take noise. Leave `noise_dim` out.")
     return out
+
+
+def _check_goes_on(arguments: Mapping[str, Any]) -> None:
+    """ValueError where a training could not be kept."""
+    where = arguments["checkpoint_dir"]
+    if where is None:
+        return
+    if not isinstance(where, str | PathLike):
+        raise TypeError(f"`checkpoint_dir` must be a path, got {where!r}.")
+    if arguments["method"] == "coupling":
+        raise ValueError("`method='coupling'` trains nothing that could be kept. Leave `checkpoint_dir` out.")
+    if Path(where).exists() and not Path(where).is_dir():
+        raise ValueError(f"`checkpoint_dir` {str(where)!r} is a file. Name a directory.")
 
 
 def _is_auto(value: Any, argument: str) -> bool:

@@ -102,8 +102,10 @@ def diagnose(
             pairs: N of M pairs" or "by labels: N labels"; "weak: more than chance, " and what it lacks; or "not
             identifiable". Where shapes decide, with "; ambiguous: A and B could be swapped". The grade: "supported", "in part",
             "weak" or "not identifiable"; whether it is the first. The verdict with its numbers, in sentences.
-        `kind`, `swap_limit`
-            What made the coupling: "links", "pairs" or "geometry" (shapes, with labels or fewer than 100 pairs if given).
+        `kind`, `swap_limit`, `through`
+            What made the coupling: "links", "pairs", "geometry" (shapes, with labels or fewer than 100 pairs if given), or
+            "through": the couplings with a third modality, and which. Without evidence of their own such two are graded as
+            the weaker of the couplings with that one, and supported in part at most.
             The swap gap below which populations are called hard to distinguish.
         `links`
             Where there are links: a table of all of them, the features of both modalities and `correlation` (held out), `p`
@@ -139,6 +141,10 @@ def diagnose(
             measured cells (.5: indistinguishable). Share of cells nearer to a mapped cell than its coupled place (0: the
             map follows the coupling, .5: it does not). Whether the cells scored took no part in the training: False
             where fewer than 50 were held out (below about 1,000 cells), and all cells are scored.
+        `quality_consistency`
+            With three modalities or more: squared difference between the map and those that lead round about a third
+            modality, over the variance of the target's cells, mean of all ways. 0: the maps agree. Not where there is no
+            other way.
         `depth_{a}`, `depth_{b}`
             Mean absolute correlation of the features mapped from a with the log depth of a's cells: their counts, or else their
             values, where none is below 0. From .5 on a warning is logged: depth is the main content of the map.
@@ -186,15 +192,17 @@ def diagnose(
         couplings = coupled[0]
         records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
         aligner = get.model(mdata, key=key).aligner
-        auc = metrics.two_sample_auc
-        more: dict[Pair, dict[str, Any]] = {
-            **quality.score_map(aligner, domains, couplings, two_sample_auc=auc, random_state=trained)
+        how: dict[str, Any] = {
+            "two_sample_auc": metrics.two_sample_auc,
+            "random_state": trained,
+            "centre": problem.centre,
         }
+        more: dict[Pair, dict[str, Any]] = {**quality.score_map(aligner, domains, couplings, **how)}
         images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
         depths = quality.depth_correlations(domains, images)
         if full:
             settings = _read.training_settings(params) | {"max_steps": steps, "progress_bar": progress_bar}
-            settings["shared"] = problem.shared is not None
+            settings |= {"shared": problem.shared is not None, "centre": problem.centre}
             found = _retrain(problem, domains, coupled, settings, n_restarts, seed)
             more = {pair: {**more[pair], **found[pair]} for pair in more}
     found = verdict.verdicts(records, more, depths)

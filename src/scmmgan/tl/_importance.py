@@ -96,8 +96,7 @@ def importance(
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
     >>> smm.tl.importance(mdata, "rna", "protein", features="protein_gene_0")
-    >>> table = mdata.uns["scmmgan"]["importance"]["rna"]["protein"]
-    >>> table.columns.tolist()
+    >>> smm.get.importance(mdata, "rna", "protein").columns.tolist()
     ['feature', 'source_feature', 'share', 'importance', 'effect']
     """
     keys = Keys(key)
@@ -130,7 +129,7 @@ def _explain(
     rows = np.sort(np.random.default_rng(random_state).permutation(len(source.x))[:n_cells])
     own, other = source.transform, target.transform
     loadings = float(other.scale) * other.decoder[:, chosen] * other.sd[chosen]
-    generator = get.model(mdata, key=key).aligner.generators[source.name, target.name]
+    generator = get.model(mdata, key=key).aligner.generator(source.name, target.name)
     paths = attribution.path_gradients(generator, source.x[rows], loadings)
     for position, gap in zip(chosen, paths.gap(source.x[rows])):
         if gap > ATTRIBUTION_GAP:

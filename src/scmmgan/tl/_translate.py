@@ -104,7 +104,8 @@ def translate(
 
     batch_size = _modality.whole_number(batch_size, "batch_size", low=1)
     adata = _query.modality_of(cells, source)
-    trained, var = _model(model, target, key)
+    trained = _model_of(model, key, "model")
+    var = model.mod[target].var if hasattr(model, "mod") and target in model.mod else None
     _check_names(trained, source, target)
     at = _chosen(trained, target, features, adata.n_obs)
     query = _query.read_query(adata, source, trained)
@@ -134,19 +135,20 @@ def translate(
     return out
 
 
-def _model(
-    model: MuData | Trained | TrainedLatent | str | PathLike[str], target: str, key: str
-) -> tuple[Trained | TrainedLatent, pd.DataFrame | None]:
-    """The trained model, and what is known of the target's features."""
+def _model_of(
+    model: MuData | Trained | TrainedLatent | str | PathLike[str], key: str, argument: str
+) -> Trained | TrainedLatent:
+    """The trained model of any kind of `argument`."""
     from scmmgan.model.nets.trained import Trained, TrainedLatent
 
     if isinstance(model, Trained | TrainedLatent):
-        return model, None
+        return model
     if isinstance(model, str | PathLike):
-        return archive.load(model), None
-    _modality.check_mudata(model, "`model` must be an aligned MuData, a directory, or what `scmmgan.load` returned")
-    found = get.model(model, key=key)
-    return found, model[target].var if target in model.mod else None
+        return archive.load(model)
+    _modality.check_mudata(
+        model, f"`{argument}` must be an aligned MuData, a directory, or what `scmmgan.load` returned"
+    )
+    return get.model(model, key=key)
 
 
 def _check_names(trained: Trained | TrainedLatent, source: str, target: str) -> None:

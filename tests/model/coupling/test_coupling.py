@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from scmmgan.model.coupling import coupling, views
 from scmmgan.model.coupling import minima as minima_module
-from scmmgan.model.coupling.coupling import Coupling, couple_geometry, couple_known, link_agreement
+from scmmgan.model.coupling.coupling import Coupling, composed, couple_geometry, couple_known, link_agreement
 from scmmgan.model.coupling.landmarks import Landmarks, find_landmarks
 from scmmgan.model.coupling.transport import images, plans_of, relaxed_plan
 from scmmgan.model.space.linear import straightened
@@ -185,6 +186,32 @@ def test_anchors_lie_nearer_to_measured_cells_than_the_means_of_the_plan(linked:
         cells = cKDTree(x[target])
         means = c.plan @ c.landmarks.mean(x[target])
         assert cells.query(c.anchors)[0].mean() < 0.9 * cells.query(means)[0].mean()
+
+
+def test_couplings_over_a_third_modality_are_their_product(linked: dict):
+    """Cells to landmarks, and the cells of these on: by definition, cell by cell of the middle."""
+    there, on = linked["a", "b"], linked["b", "a"]
+    got = composed(there, on, linked_pair()[0]["a"], "b")
+    label, n = there.landmarks.label, len(there.landmarks.label)
+    middle = np.zeros((len(there.landmarks.mass), n))
+    for cell, of in enumerate(label):
+        middle[of, cell] = 1 / (label == of).sum()
+    mass = there.plan.toarray() @ middle @ (on.plan.toarray() * on.weight[:, None])
+    np.testing.assert_allclose(got.weight, np.clip(mass.sum(1), 0, 1) * there.weight, atol=1e-5)
+    rows = mass / mass.sum(1, keepdims=True)
+    kept = got.plan.toarray()
+    assert (kept > 0).sum(1).max() <= 32
+    # the largest entries, up to their sum
+    for row, own in zip(rows[:20], kept[:20]):
+        chosen = own > 0
+        np.testing.assert_allclose(own[chosen], row[chosen] / row[chosen].sum(), rtol=1e-3)
+        assert row[chosen].min() >= row[~chosen].max() - 1e-9
+    assert (got.kind, got.info["through"], got.relaxed) == ("through", "b", True)
+    assert got.landmarks is on.landmarks
+    # there and back is near to where it began
+    x = linked_pair()[0]["a"]
+    assert np.corrcoef(got.anchors.ravel(), x.ravel())[0, 1] > 0.8
+    assert not composed(*(replace(c, relaxed=False) for c in (there, on)), x, "b").relaxed
 
 
 def test_links_join_the_right_cells(linked: dict):

@@ -42,6 +42,26 @@ def score(found: tuple, *, auc: Any = lambda mapped, measured: 0.5, seed: int = 
     return quality.score_map(*found, two_sample_auc=auc, random_state=seed)
 
 
+def test_consistency_of_direct_and_round_about_maps():
+    found = setting({"a": 40, "b": 45, "c": 50})
+    aligner, domains, _ = found
+    got = score(found)
+    assert set(got) == {("a", "b"), ("a", "c"), ("b", "c")}
+    for (a, b), record in got.items():
+        (third,) = set("abc") - {a, b}
+        ways = []
+        for s, t in ((a, b), (b, a)):
+            x = domains[s].x
+            direct, around = x @ aligner.maps[s, t], x @ aligner.maps[s, third] @ aligner.maps[third, t]
+            ways.append(((direct - around) ** 2).mean() / domains[t].x.var(0).mean())
+        assert record["quality_consistency"] == pytest.approx(np.mean(ways))
+    assert "quality_consistency" not in score(setting({"a": 40, "b": 45}))["a", "b"]
+    # through the centre of a star there is no other way
+    star = quality.score_map(*found, two_sample_auc=lambda *_: 0.5, random_state=0, centre="c")
+    assert "quality_consistency" not in star["a", "b"]
+    assert star["a", "c"]["quality_consistency"] == got["a", "c"]["quality_consistency"]
+
+
 def by_hand(found: tuple, rows: Cells) -> dict[str, float]:
     """Definitions, mean of both directions."""
     aligner, domains, couplings = found

@@ -47,6 +47,44 @@ def said(record: dict[str, Any]) -> str:
     return str(verdict.verdict(record, PAIR)["verdict"])
 
 
+# --- through a third modality --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p", "mean", "grade", "words"),
+    [
+        (0.01, 0.5, "in part", "supported in part through c"),
+        (0.01, 0.3, "in part", "supported in part through c"),
+        (0.5, 0.5, "not identifiable", "not identifiable through c"),
+    ],
+)
+def test_two_without_evidence_are_graded_as_the_weaker_way(
+    p: float, mean: float, grade: str, words: str, caplog: pytest.LogCaptureFixture
+):
+    def leg(*names: str, **changes: Any) -> dict[str, Any]:
+        record = record_of(**changes)
+        table = dict(record["links"])
+        record["links"] = {name: table.pop(side) for name, side in zip(names, PAIR)} | table
+        return record
+
+    records = {
+        ("a", "b"): without_links(kind="through", through="c"),
+        ("a", "c"): leg("a", "c"),
+        ("b", "c"): leg("b", "c", links_p=p, links_mean=mean),
+    }
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        got = verdict.verdicts(records)
+    found = got["a", "b"]
+    assert (found["grade"], found["verdict"], found["supported"]) == (grade, words, False)
+    assert "Nothing of the two themselves was tested. a and c are supported by links." in found["statement"]
+    assert f"b and c are {got['b', 'c']['verdict']}." in found["statement"]
+    assert f"a and b: {words}" in caplog.text
+    assert got["a", "c"]["grade"] == "supported"
+    # with evidence of their own that counts
+    records["a", "b"] = record_of(kind="through", through="c")
+    assert verdict.verdicts(records)["a", "b"]["verdict"] == "supported by links"
+
+
 # --- links -------------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,60 @@ def test_one_generator_per_ordered_pair(trained: tuple[Aligner, dict]):
         assert np.isfinite(y).all()
 
 
+def test_a_star_maps_through_its_centre():
+    """Generators to and from the centre only; two in a row lead from any other to any other, coordinates left out."""
+    x, couplings = data(("a", "b", "c", "d"), n=60)
+    places = {"b": np.random.default_rng(0).random((len(x["b"]), 2))}
+    star = fit(x, couplings, centre="b", coordinates=places, noise={"a": 2, "b": 2})
+    assert set(star.generators) == {pair for pair in permutations("abcd", 2) if "b" in pair}
+    for s, t in (("a", "c"), ("d", "a")):
+        assert star.through(s, t) == "b"
+        chained = star.translate(star.translate(x[s], s, "b"), "b", t)
+        np.testing.assert_array_equal(star.translate(x[s], s, t), chained)
+        with torch.no_grad():
+            found = star.generator(s, t).eval()(torch.from_numpy(x[s])).numpy()
+        np.testing.assert_allclose(found, chained, atol=1e-5)
+    assert star.through("a", "b") is star.through("b", "d") is None
+    assert star.generator("a", "b") is star.generators["a", "b"]
+    # as many numbers as modalities, not as pairs of them
+    sizes = [
+        sum(v.size for v in fit(*data(tuple("abcde"[:n]), n=60), centre="a").state()[1].values()) for n in (3, 4, 5)
+    ]
+    assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=0.1)
+    config, weights = star.state()
+    again = Aligner.from_state(config, weights)
+    for s, t in permutations("abcd", 2):
+        np.testing.assert_array_equal(again.translate(x[s], s, t), star.translate(x[s], s, t))
+    np.testing.assert_array_equal(again.embed(x["c"], "c"), star.embed(x["c"], "c"))
+    draws = [star.sample(x["a"], "a", "c", np.random.default_rng(i)) for i in (0, 0, 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+    assert star.place(x["a"], "a", "b").shape == (60, 2)
+
+
+def test_training_goes_on_from_other_networks():
+    x, couplings = data()
+    first = fit(x, couplings)
+    again = fit(x, couplings, init=first, max_steps=1, lr=1e-9)
+    np.testing.assert_allclose(again.translate(x["a"], "a", "b"), first.translate(x["a"], "a", "b"), atol=1e-3)
+    fresh = fit(x, couplings, max_steps=1, lr=1e-9)
+    assert np.abs(fresh.translate(x["a"], "a", "b") - first.translate(x["a"], "a", "b")).max() > 0.01
+    for change, said in (
+        ({"networks": "paper", "coupled": False}, r"another `method` \('default'; now 'paper'\)"),
+        ({"noise": {"a": 2}}, "another `noise_dim`"),
+        ({"coordinates": {"a": np.random.default_rng(0).random((120, 2))}}, "another `spatial`"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit(x, couplings, init=first, **change)
+    with pytest.raises(ValueError, match="another model space"):
+        Aligner({"a": 3, "b": 5})._go_on(first)
+    # coordinates are in the units of then
+    places = {"b": np.random.default_rng(0).random((len(x["b"]), 2))}
+    placed = fit(x, couplings, coordinates=places)
+    moved = fit(x, couplings, coordinates={"b": 3 * places["b"]}, init=placed, max_steps=1)
+    assert moved.frames == placed.frames
+
+
 def test_one_cell_alone_and_in_any_order(trained: tuple[Aligner, dict]):
     aligner, x = trained
     batch = aligner.translate(x["a"], "a", "b")

@@ -154,6 +154,20 @@ def test_iterative_axes_are_those_of_a_plain_svd(parts: int, tolerance: float, m
     np.testing.assert_array_equal(principal_axes(z, 6, tolerance=tolerance), got)
 
 
+@pytest.mark.parametrize("n", [31, 52, 100, 151])
+def test_iterative_axes_of_few_cells(n: int):
+    """Halves of small modalities with many features: fewer rows than three times the axes."""
+    x = expression(n=n, g=700)
+    p = min(50, n - 1)
+    matrix = SmoothedMatrix(x, sp.eye(n, format="csr"), 0)
+    got = principal_axes([standardized(matrix)], p, tolerance=1e-3)
+    assert got.shape == (p, 700)
+    np.testing.assert_allclose(got @ got.T, np.eye(p), atol=1e-6)
+    kept = ((zscored(x) @ got.T) ** 2).sum()
+    best = (np.linalg.svd(zscored(x), compute_uv=False)[:p] ** 2).sum()
+    assert kept > 0.999 * best
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("batches", [False, True])
 @pytest.mark.parametrize("g", [300, 700])

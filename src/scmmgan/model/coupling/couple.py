@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scmmgan.model.coupling.coupling import Coupling, couple_geometry, couple_known
+from scmmgan.model.coupling.coupling import Coupling, composed, couple_geometry, couple_known
 from scmmgan.model.coupling.landmarks import Landmarks, find_landmarks
 from scmmgan.model.defaults import LANDMARKS, SHAPE_LANDMARKS
 from scmmgan.model.problem import Known, Links, Pair, Problem
@@ -23,7 +23,7 @@ Domains = Mapping[str, Domain]
 def couple(
     problem: Problem, domains: Domains, *, random_state: int, n_landmarks: int | None = None
 ) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
-    """Couplings of all ordered pairs, and the linked features' loadings in model space.
+    """Couplings of all ordered pairs, and the linked features' loadings in model space, of pairs that are coupled by them.
 
     One set of landmarks for each modality, whatever its pairs are coupled by: 300, or 150 where shapes decide.
     """
@@ -35,7 +35,7 @@ def couple(
     }
     couplings: dict[Pair, Coupling] = {}
     loadings: dict[Pair, Loadings] = {}
-    for (a, b), known in problem.known.items():
+    for (a, b), known in problem.direct.items():
         own = {m: domains[m] for m in (a, b)}
         couplings |= _of_pair(known, own, landmarks, shared=problem.shared is not None, random_state=random_state)
         if known.links is not None:
@@ -48,6 +48,10 @@ def couple(
             decoders = {m: own[m].transform.decoder[:, known.positions(m)] for m in (a, b)}
             for s, t in ((a, b), (b, a)):
                 loadings[s, t] = (decoders[s], decoders[t], known.links.sign, weight)
+    for (a, b), c in problem.through.items():
+        logger.info("%r and %r are coupled through %r.", a, b, c)
+        for s, t in ((a, b), (b, a)):
+            couplings[s, t] = composed(couplings[s, c], couplings[c, t], domains[t].x, c)
     return couplings, loadings
 
 

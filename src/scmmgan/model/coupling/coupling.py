@@ -54,7 +54,7 @@ class Coupling:
 
     @property
     def kind(self) -> str:
-        """What decided: "links", "pairs" or "geometry"."""
+        """What decided: "links", "pairs", "geometry", or "through": couplings with a third modality."""
         return str(self.info["kind"])
 
 
@@ -173,6 +173,20 @@ def couple_geometry(
         others = rivals if source == first else rivals.transpose(0, 2, 1)
         couplings[source, target] = replace(coupling, rivals=others)
     return couplings
+
+
+def composed(first: Coupling, second: Coupling, target: np.ndarray, name: str) -> Coupling:
+    """The coupling over a third modality (`name`): cells to its landmarks, and their cells on to those of the `target` (n × p).
+
+    A cell is matched as far as it is there and what it meets is further on.
+    """
+    label, n = first.landmarks.label, len(first.landmarks.label)
+    rows = sp.csr_matrix((second.weight / np.bincount(label)[label], (label, np.arange(n))))
+    plan = first.plan @ (rows @ second.plan).toarray()
+    info = {"kind": "through", "through": name}
+    relaxed = first.relaxed or second.relaxed
+    found = _coupling(np.asarray(plan), second.landmarks, np.empty(0), target, info, None, relaxed=relaxed)
+    return replace(found, weight=(found.weight * first.weight).astype(np.float32))
 
 
 def _coupling(

@@ -67,10 +67,11 @@ def _without_own_pair(
 ) -> sp.csr_matrix:
     """The plan, rows of known cells from couplings that did not know their pair.
 
-    Where the others are too few to place cells (shapes decide then) a pair is one of many coordinates, and stays.
+    Where the others are too few to place cells (shapes decide then) a pair is one of many coordinates, and stays; couplings
+    through a third modality knew none.
     """
     known = problem.of(*pair)
-    if known.pairs is None or coupling.kind == "geometry":
+    if known.pairs is None or coupling.kind in ("geometry", "through"):
         return coupling.plan
     n = landmark_count(problem)
     fold = _folds(len(known.pairs), random_state, FOLDS)

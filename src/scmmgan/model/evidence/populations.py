@@ -98,6 +98,8 @@ def _evidence(
     known, kind = tested.known, coupling.kind
     a, b = known.names
     record: dict[str, Any] = {"kind": kind, "swap_limit": CLOSE_COST if kind == "geometry" else SWAPPABLE}
+    if kind == "through":
+        record["through"] = str(coupling.info["through"])
     held = None
     if known.links is not None:
         held = _links(tested, known.links, plan, record, refine=not shared, random_state=random_state)

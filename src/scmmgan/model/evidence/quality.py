@@ -21,24 +21,35 @@ Auc = Callable[[np.ndarray, np.ndarray], float]
 
 
 def score_map(
-    aligner: Aligner, domains: Domains, couplings: Mapping[Pair, Coupling], *, two_sample_auc: Auc, random_state: int
+    aligner: Aligner,
+    domains: Domains,
+    couplings: Mapping[Pair, Coupling],
+    *,
+    two_sample_auc: Auc,
+    random_state: int,
+    centre: str | None = None,
 ) -> dict[Pair, dict[str, float | bool]]:
     """Scores of the trained map, mean of both directions, on cells that took no part in the training.
 
     `quality_cycle`: squared error of the round trip over the variance; `quality_overlap`: share of a cell's 20
     neighbours that stay, and `quality_overlap_chance`; `quality_auc`: of classifying mapped against measured cells;
     `quality_follows`: share of cells nearer to a mapped cell than its anchor, 0 where the map follows the coupling, .5
-    where it does not. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
+    where it does not. `quality_consistency`, of three modalities or more: squared difference between the direct map and
+    those round about a third one, over the variance of the target's cells; through the `centre` of a star no way leads round. `quality_held_out` is False where fewer than 50 cells were held out, and all cells are scored.
     """
     held_out = {m: of.test for m, of in split({m: len(d.x) for m, d in domains.items()}, random_state).items()}
     found: dict[Pair, dict[str, float | bool]] = {}
     for a, b in combinations(domains, 2):
+        around = []
         enough = min(len(held_out[m]) for m in (a, b)) >= MIN_SCORED
         scores = []
         for s, t in ((a, b), (b, a)):
             rows, others = (held_out[m] if enough else slice(None) for m in (s, t))
             cells, measured = domains[s].x[rows], domains[t].x[others]
             mapped = aligner.translate(cells, s, t)
+            for third in (m for m in domains if m not in (s, t, centre)):
+                other = aligner.translate(aligner.translate(cells, s, third), third, t)
+                around.append(((other - mapped) ** 2).mean() / measured.var(0).mean())
             back = aligner.translate(mapped, t, s)
             kept, chance = overlaps(cells, mapped)
             scores.append(
@@ -52,6 +63,8 @@ def score_map(
             )
         mean = {k: (scores[0][k] + scores[1][k]) / 2 for k in scores[0]}
         found[a, b] = {**mean, "quality_held_out": enough}
+        if around:
+            found[a, b]["quality_consistency"] = float(np.mean(around))
     return found
 
 

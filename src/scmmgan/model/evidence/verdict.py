@@ -12,6 +12,7 @@ from scmmgan.model.defaults import (
     ALPHA,
     CLOSE_COST,
     EVIDENT,
+    GRADES,
     MAX_DEPTH,
     MAX_NEARER,
     MAX_NEARER_IN_PART,
@@ -41,6 +42,9 @@ def verdicts(
             merged |= of[pair]
         found[pair] = verdict(merged, pair)
     for pair, record in found.items():
+        if "through" in record and record["grade"] == "not identifiable":
+            found[pair] = through(record, pair, found)
+    for pair, record in found.items():
         level = logging.INFO if record["grade"] in ("supported", "in part") else logging.WARNING
         logger.log(level, "%s", headline(record, pair))
     return found
@@ -60,6 +64,27 @@ def without_coupling(problem: Problem, method: str) -> dict[Pair, dict[str, Any]
         found[pair] = {"verdict": grade, "grade": grade, "supported": False, "statement": text, "kind": "none"}
         logger.log(logging.INFO if given else logging.WARNING, "%s", text)
     return found
+
+
+def through(record: Mapping[str, Any], pair: Pair, all_of: Mapping[Pair, Mapping[str, Any]]) -> dict[str, Any]:
+    """The verdict on two modalities that have no evidence of their own: that of the weaker way to the third one.
+
+    It is supported in part at most: nothing tests the composed map itself.
+    """
+    third = str(record["through"])
+    legs = [all_of[leg] if (leg := (name, third)) in all_of else all_of[third, name] for name in pair]
+    grade = min((str(leg["grade"]) for leg in legs), key=GRADES.index)
+    words = {"weak": f"weak: through {third}, no more", "not identifiable": f"not identifiable through {third}"}
+    verdict = words.get(grade, f"supported in part through {third}")
+    ways = " ".join(f"{name} and {third} are {leg['verdict']}." for name, leg in zip(pair, legs))
+    statement = f"{pair[0]} and {pair[1]}: {verdict}. Nothing of the two themselves was tested. {ways}"
+    return {
+        **record,
+        "verdict": verdict,
+        "grade": "in part" if grade == "supported" else grade,
+        "supported": False,
+        "statement": statement,
+    }
 
 
 def warn_of_depth(records: Mapping[Pair, Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,14 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.nets import training
 from scmmgan.model.nets.embedding import round_trip_metrics
-from scmmgan.model.nets.networks import DISCRIMINATORS, GENERATORS, BarycentricMap, Generator, NoisyGenerator
+from scmmgan.model.nets.networks import (
+    DISCRIMINATORS,
+    GENERATORS,
+    BarycentricMap,
+    Features,
+    Generator,
+    NoisyGenerator,
+)
 from scmmgan.model.nets.pinned import pinned
 from scmmgan.model.problem import Pair, Sections
 from scmmgan.model.space.linear import ridge
@@ -70,7 +78,8 @@ class Aligner:
     """One generator for every ordered pair of modalities, between model spaces of the given widths.
 
     `networks` is `"default"`, `"paper"`, or `"coupling"`: the barycentric map of the coupling, which is not trained.
-    `noise`: width of the noise that generators take beside the cells of a modality; none by default.
+    `noise`: width of the noise that generators take beside the cells of a modality; none by default. `centre`: of a star,
+    whose other modalities have generators to and from it only, and are mapped through it.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class Aligner:
         networks: str = "default",
         noise: Mapping[str, int] | None = None,
         frames: Mapping[str, Frame] | None = None,
+        centre: str | None = None,
     ) -> None:
         self.widths = dict(widths)
         self.networks = networks
@@ -86,7 +96,21 @@ class Aligner:
         self.metric: dict[str, np.ndarray] = {}  # by modality: none where no coupling makes round trips
         self.block_sd = dict.fromkeys(widths, 1.0)
         self.noise = {m: width for m, width in (noise or {}).items() if width}
-        self.generators = {(a, b): self._generator(a, b) for a, b in permutations(widths, 2)}
+        self.centre = centre
+        self.generators = {
+            (a, b): self._generator(a, b) for a, b in permutations(widths, 2) if self.through(a, b) is None
+        }
+
+    def through(self, source: str, target: str) -> str | None:
+        """The modality through which one is mapped to another, None where a generator leads there."""
+        return None if self.centre in (None, source, target) else self.centre
+
+    def generator(self, source: str, target: str) -> torch.nn.Module:
+        """The network from one modality to another, or the two that lead there."""
+        if (via := self.through(source, target)) is None:
+            return self.generators[source, target]
+        first, second = self.generators[source, via], self.generators[via, target]
+        return torch.nn.Sequential(first, Features(self.widths[via]), second)
 
     def _generator(self, a: str, b: str) -> torch.nn.Module:
         width = self.noise.get(a, 0)
@@ -121,14 +145,22 @@ class Aligner:
         noise: Mapping[str, int] | None = None,
         coordinates: Mapping[str, np.ndarray] | None = None,
         sections: Mapping[str, Sections] | None = None,
+        centre: str | None = None,
+        init: Aligner | None = None,
+        checkpoint_dir: str | PathLike[str] | None = None,
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
         Without `coupled` only known pairs are followed, and the start is random (the identity in a shared space).
         Generators that enter a modality with `coordinates` (n × d) emit these, too, for each of its `sections`; those that
-        leave it do not see them.
+        leave it do not see them. `init`: whose networks are trained on; they are of the same cells' space.
         """
+        if centre is not None:
+            couplings = {pair: c for pair, c in couplings.items() if centre in pair}
         frames = {m: Frame.of(v, (sections or {}).get(m)) for m, v in (coordinates or {}).items()}
+        if init is not None and set(init.frames) == set(frames):
+            # outputs of the networks are in the units of then
+            frames = init.frames
         own = {m: _own(frame, len(x[m]), (sections or {}).get(m)) for m, frame in frames.items()}
         landmarks = {b: c.landmarks for (_, b), c in couplings.items()}
         places = {
@@ -138,7 +170,7 @@ class Aligner:
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the accelerators, too, and they are not restored
             torch.default_generator.manual_seed(random_state)
-            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, noise, frames)
+            aligner = cls({m: v.shape[1] for m, v in x.items()}, networks, noise, frames, centre)
             discriminators = {
                 m: DISCRIMINATORS[networks](aligner._full(m)) for m in aligner.widths if networks in DISCRIMINATORS
             }
@@ -147,6 +179,8 @@ class Aligner:
         aligner.block_sd = {m: float(aligner._in_metric(v, m).std(dtype=np.float64)) for m, v in x.items()}
         placed = {(a, b): _placed(c, x[b], places[b], own[b]) if b in places else c for (a, b), c in couplings.items()}
         aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
+        if init is not None:
+            aligner._go_on(init)
         if networks not in DISCRIMINATORS:
             return aligner, aligner._errors(x, couplings)
         full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
@@ -155,20 +189,35 @@ class Aligner:
             shared=shared,
             widths={m: aligner.widths[m] for m in places},
         )
-        for net in (*aligner.generators.values(), *discriminators.values()):
+        history = aligner._train(discriminators, problem, recipe, random_state, device, progress_bar, checkpoint_dir)
+        return aligner, history
+
+    def _train(
+        self,
+        discriminators: Mapping[str, torch.nn.Module],
+        data: training.TrainingData,
+        recipe: training.Recipe,
+        random_state: int,
+        device: str,
+        progress_bar: bool,
+        checkpoint_dir: str | PathLike[str] | None,
+    ) -> dict[str, list[float]]:
+        """Train on the device and come back to the CPU; returns the history."""
+        for net in (*self.generators.values(), *discriminators.values()):
             net.to(device)
         history = training.fit(
-            dict(aligner.generators),
+            dict(self.generators),
             dict(discriminators),
-            problem,
+            data,
             recipe,
             random_state=random_state,
             device=torch.device(device),
             progress_bar=progress_bar,
+            checkpoint_dir=checkpoint_dir,
         )
-        for generator in aligner.generators.values():
+        for generator in self.generators.values():
             generator.to("cpu").eval()
-        return aligner, history
+        return history
 
     def _start(
         self,
@@ -204,6 +253,18 @@ class Aligner:
                 weight, bias = _line(x[a], couplings[a, b], train[a])
                 generator.start_from(_float(np.pad(weight, ((0, 0), (0, width)))), _float(bias))
 
+    def _go_on(self, before: Aligner) -> None:
+        """Take the weights of networks that were trained before; ValueError where they are of another kind."""
+        for name in ("widths", "networks", "noise", "centre", "frames"):
+            if getattr(self, name) != getattr(before, name):
+                said = {"widths": "model space", "networks": "`method`", "noise": "`noise_dim`", "centre": "`maps`"}
+                raise ValueError(
+                    f"`init` was trained with another {said.get(name, '`spatial`')} ({getattr(before, name)!r}; now "
+                    f"{getattr(self, name)!r}). Give the same, or leave `init` out."
+                )
+        for pair, generator in self.generators.items():
+            generator.load_state_dict(before.generators[pair].state_dict())
+
     def _errors(self, x: Mapping[str, np.ndarray], couplings: Mapping[Pair, Coupling]) -> dict[str, list[float]]:
         """A history of one row for what was not trained: errors at the anchors and of the way there and back."""
         cycle = anchors = 0.0
@@ -218,13 +279,20 @@ class Aligner:
         """Map cells (n × p, model space of `source`) into the model space of `target`; each on its own."""
         if source == target:
             return np.asarray(x, dtype=np.float32)
+        x, source = self._towards(x, source, target)
         return self._map(x, source, target)[:, : self.widths[target]]
+
+    def _towards(self, x: np.ndarray, source: str, target: str) -> tuple[np.ndarray, str]:
+        """Cells where a generator into the target's space begins, and of which modality they then are."""
+        via = self.through(source, target)
+        return (x, source) if via is None else (self.translate(x, source, via), via)
 
     def place(self, x: np.ndarray, source: str, target: str, codes: np.ndarray | None = None) -> np.ndarray:
         """Coordinates (n × d, float64, the target's units) of cells (n × p, model space of `source`).
 
         `codes`: number (n,) of the section, of `frames[target].sections`, where there are several.
         """
+        x, source = self._towards(x, source, target)
         return self.frames[target].decode(self._map(x, source, target)[:, self.widths[target] :], codes)
 
     @pinned()
@@ -238,6 +306,8 @@ class Aligner:
     @torch.inference_mode()
     def sample(self, x: np.ndarray, source: str, target: str, rng: np.random.Generator) -> np.ndarray:
         """Map cells like `translate`, with noise drawn for every one; only where generators take noise."""
+        if (via := self.through(source, target)) is not None:
+            x, source = self.sample(x, source, via, rng), via
         generator = self.generators[source, target].eval()
         if not isinstance(generator, NoisyGenerator):
             raise ValueError(f"The generator from {source!r} to {target!r} was trained without noise.")
@@ -266,6 +336,8 @@ class Aligner:
         """JSON text and plain arrays from which `from_state` rebuilds the aligner."""
         config = {"modalities": self.modalities, "widths": self.widths, "block_sd": self.block_sd}
         config["networks"] = self.networks
+        if self.centre is not None:
+            config["centre"] = self.centre
         if self.noise:
             config["noise"] = self.noise
         if self.frames:
@@ -287,7 +359,7 @@ class Aligner:
         with torch.device("meta"):
             widths = {m: found["widths"][m] for m in found["modalities"]}
             frames = {m: Frame(**frame) for m, frame in found.get("frames", {}).items()}
-            aligner = cls(widths, found["networks"], found.get("noise"), frames)
+            aligner = cls(widths, found["networks"], found.get("noise"), frames, found.get("centre"))
         aligner.block_sd = dict(found["block_sd"])
         stored = {m: weights.get(f"metric:{i}") for i, m in enumerate(widths)}
         aligner.metric = {m: np.asarray(v) for m, v in stored.items() if v is not None}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def check_geometry(geometry: str | None, geometries: Collection[str] = tuple(GEO
 OPTIONAL: dict[str, tuple[Any, ...]] = {
     "links": (None, "auto"), "pairs": (None,), "labels": (None,), "hidden": (None,), "smooth": (None, "auto", 0),
     "n_pcs": (None, N_PCS), "counts": (None, "auto"), "noise_dim": (0,), "cycle_as_real": (False,), "spatial": (None,),
-    "library_key": (None,),
+    "library_key": (None,), "checkpoint_dir": (None,), "maps": ("all",),
 }  # fmt: skip
 
 
@@ -181,7 +182,7 @@ def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[s
 # arguments of `tl.align` that the training takes
 SETTINGS = (
     "method", "weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device",
-    "noise_dim", "progress_bar",
+    "noise_dim", "progress_bar", "checkpoint_dir",
 )  # fmt: skip
 # those that methods without a coupling take
 LATENT_SETTINGS = (
@@ -202,7 +203,7 @@ def fit_problem(
     x = {m: d.x for m, d in domains.items()}
     return fit(
         x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
-        sections=sections, **settings,
+        sections=sections, **{"centre": problem.centre, **settings},
     )  # fmt: skip
 
 
@@ -233,11 +234,15 @@ def fit(
     noise_dim: int | Mapping[str, int] = 0,
     coordinates: Mapping[str, np.ndarray] | None = None,
     sections: Mapping[str, Sections] | None = None,
+    centre: str | None = None,
+    init: Aligner | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
     `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
-    (n × d) of some modalities are mapped along, inside their `sections`.
+    (n × d) of some modalities are mapped along, inside their `sections`. `centre`: of a star. `init`: whose networks
+    are trained on. `checkpoint_dir`: where the state of the training is kept.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
@@ -255,5 +260,8 @@ def fit(
         noise=noise,
         coordinates=coordinates,
         sections=sections,
+        centre=centre,
+        init=init,
+        checkpoint_dir=checkpoint_dir,
         **found.settings,
     )

@@ -218,5 +218,17 @@ class NoisyGenerator(nn.Module):
         return self.inner(torch.cat([x, z], dim=1))
 
 
+class Features(nn.Module):
+    """Mapped cells without their coordinates, as the next generator reads them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first columns (B × width) of cells."""
+        return x[:, : self.width]
+
+
 GENERATORS: dict[str, type[nn.Module]] = {"default": Generator, "paper": PaperGenerator, "coupling": BarycentricMap}
 DISCRIMINATORS: dict[str, type[nn.Module]] = {"default": Discriminator, "paper": PaperDiscriminator}

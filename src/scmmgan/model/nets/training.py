@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,7 +25,8 @@ from scmmgan.model.defaults import (
     RECORD_EVERY,
 )
 from scmmgan.model.nets import losses
-from scmmgan.model.nets.networks import BatchNorm, frozen_statistics
+from scmmgan.model.nets.checkpoint import Checkpoint, arrays_of, digest, restore
+from scmmgan.model.nets.networks import BatchNorm, NoisyGenerator, frozen_statistics
 from scmmgan.model.nets.pinned import pinned
 from scmmgan.model.problem import Pair
 
@@ -89,19 +92,33 @@ def fit(
     random_state: int,
     device: torch.device,
     progress_bar: bool,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[float]]:
-    """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
+    """Train in place and return the history; generators end with the averaged weights that did best on held-out cells.
+
+    With `checkpoint_dir` the state is written at every look at these, and a training that is there goes on, to the same bits.
+    """
     from tqdm.auto import tqdm
 
-    max_steps = recipe.max_steps
+    max_steps, start = recipe.max_steps, 0
+    checkpoint = None
+    if checkpoint_dir is not None:
+        checkpoint = Checkpoint(checkpoint_dir, _made_of(generators, data, recipe, random_state, device))
     players = [_Player(nets, recipe) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
     history: dict[str, list[float]] = defaultdict(list)
     unread: list[dict[str, Tensor]] = []
     strikes: dict[str, int] = {}
-    bar = tqdm(range(max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
-    for step, rows in zip(bar, _batches(data, recipe.batch_size, random_state)):
+    if checkpoint is not None and (stored := checkpoint.read()) is not None:
+        state, arrays = stored
+        start, best_score, strikes = state["step"], state["best_score"], state["strikes"]
+        history |= state["history"]
+        best = [t.clone() for t in (*average, *players[0].buffers)]
+        restore(arrays, players, average=average, best=best)
+        logger.info("The training goes on at step %d of %d.", start, max_steps)
+    bar = tqdm(range(start, max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
+    for step, rows in zip(bar, islice(_batches(data, recipe.batch_size, random_state), start, None)):
         unread.append(_step(step, rows, data, recipe, *players))
         # a step that was skipped has changed no parameter
         torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
@@ -118,6 +135,9 @@ def fit(
             # equal scores: the later weights have seen more
             if score <= best_score:
                 best, best_score = [a.clone() for a in (*average, *players[0].buffers)], score
+        if checkpoint is not None and math.isfinite(best_score):
+            state = {"step": step + 1, "best_score": best_score, "strikes": strikes, "history": history}
+            checkpoint.write(state, arrays_of(players, average=average, best=best))
     if not math.isfinite(best_score):
         broken = [name for name, count in strikes.items() if count]
         raise ValueError(
@@ -125,6 +145,21 @@ def fit(
         )
     _load([*players[0].parameters, *players[0].buffers], best)
     return dict(history)
+
+
+def _made_of(
+    generators: Mapping[Pair, nn.Module], data: TrainingData, recipe: Recipe, random_state: int, device: torch.device
+) -> dict[str, str]:
+    """Digests of all that decides a training, by what a user knows it as."""
+    by_pair = [of[pair] for of in (data.anchors, data.anchor_weight, data.known) for pair in of]
+    links = [v for pair, link in data.links.items() for v in (pair, *vars(link).values())]
+    settings = (recipe, data.weights, data.shared, data.widths, random_state, device, torch.__version__)
+    return {
+        "cells": digest(v for of in (data.x, data.rows, data.held_out) for item in of.items() for v in item),
+        "couplings": digest([*data.anchors, *by_pair, *links]),
+        "networks": digest(v for pair, net in generators.items() for v in (pair, *net.state_dict().values())),
+        "settings": digest(settings),
+    }
 
 
 class _Player:
@@ -137,6 +172,7 @@ class _Player:
         self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
         self.buffers: list[Tensor] = [b for net in nets.values() for b in net.buffers()]
         self.norms = [m for net in nets.values() for m in net.modules() if isinstance(m, BatchNorm)]
+        self.noise = [m.rng for net in nets.values() for m in net.modules() if isinstance(m, NoisyGenerator)]
         self.nets, self.recipe, self.steps = dict(nets), recipe, 0
         self.clip = math.inf if recipe.plain else 5.0
         self.mean, self.square = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +66,13 @@ def _zscored(values: np.ndarray) -> np.ndarray:
     return np.where(still, np.float32(0), scaled)
 
 
-def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
-    """All modalities smoothed and transformed; into one space where the problem says that they share it."""
+def model_space(
+    problem: Problem, *, random_state: int, transforms: Mapping[str, Transform] | None = None
+) -> dict[str, Domain]:
+    """All modalities smoothed and transformed; into one space where the problem says that they share it.
+
+    `transforms`: those of an earlier alignment, in place of new ones.
+    """
     labels, steps = problem.labels or {}, problem.steps
     matrices: dict[str, Matrix] = {}
     purity: dict[str, np.ndarray | None] = {}
@@ -79,10 +84,12 @@ def model_space(problem: Problem, *, random_state: int) -> dict[str, Domain]:
                 m, labels.get(name), denoise=not problem.by_shape, random_state=random_state
             )
         matrices[name] = smoothed(m, [graph.operator for graph in graphs[name]], steps[name])
-    if problem.shared is not None:
+    if transforms is not None:
+        fitted = {name: (transforms[name], transforms[name].transform(matrix)) for name, matrix in matrices.items()}
+    elif problem.shared is not None:
         n_pcs = min(m.n_pcs for m in problem.modalities.values())
-        transforms, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)
-        fitted = dict(zip(matrices, zip(transforms, cells)))
+        found, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)
+        fitted = dict(zip(matrices, zip(found, cells)))
     else:
         fitted = {name: _own(problem, name, matrix) for name, matrix in matrices.items()}
     return {

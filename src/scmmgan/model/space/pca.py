@@ -124,7 +124,9 @@ def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 
         )
         # a fixed start vector: ARPACK's own is random; many basis vectors where eigenvalues lie close
         start_vector = np.random.default_rng(0).normal(size=min(operator.shape))
-        ncv = min(3 * p, min(operator.shape)) if tolerance else None
+        # ARPACK wants more of them than axes, and fewer than rows
+        most = min(operator.shape) - 1
+        ncv = min(3 * p, most) if tolerance and p < most else None
         _, values, axes = svds(operator, k=p, ncv=ncv, v0=start_vector, tol=tolerance)
         axes = axes[np.argsort(-values, kind="stable")]
     return svd_flip(None, axes, u_based_decision=False)[1]

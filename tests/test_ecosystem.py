@@ -1,0 +1,72 @@
+"""What scanpy and muon do with the results as they are; docs/scverse.md says the same."""
+
+from __future__ import annotations
+
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scmmgan as smm
+
+# matplotlib announces what scanpy's pictures still use
+pytestmark = pytest.mark.filterwarnings("ignore:The set_bad function will be deprecated:PendingDeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def coloured() -> md.MuData:
+    mdata = smm.datasets.toy(n_cells=80, n_features=[20, 15], n_linked=8, spatial=True)
+    mdata["rna"].obs["cell_type"] = mdata["rna"].obs["cell_type"].astype("category")
+    mdata["rna"].uns["cell_type_colors"] = np.array([f"#0000{i}0" for i in range(5)], dtype=object)
+    smm.tl.align(mdata, links="gene", method="coupling", progress_bar=False)
+    return mdata
+
+
+def test_mapped_cells_in_scanpy(coloured: md.MuData):
+    import scanpy as sc
+
+    mapped = smm.get.mapped(coloured, "rna", "protein")
+    np.testing.assert_array_equal(mapped.obsm["X_scmmgan"], coloured["rna"].obsm["X_scmmgan"])
+    assert mapped.uns["cell_type_colors"].tolist() == coloured["rna"].uns["cell_type_colors"].tolist()
+    sc.tl.rank_genes_groups(mapped, "cell_type")
+    best = mapped.uns["rank_genes_groups"]["names"]["type_A"][0]
+    is_a = (mapped.obs["cell_type"] == "type_A").to_numpy()
+    assert mapped[is_a, best].X.mean() > mapped[~is_a, best].X.mean()
+    for basis in ("X_scmmgan", "spatial"):
+        axes = sc.pl.embedding(mapped, basis, color=["cell_type", best], show=False)
+        drawn = {tuple(color.round(2)) for color in axes[0].collections[0].get_facecolors()[:, :3]}
+        assert drawn == {(0.0, 0.0, round(16 * i / 255, 2)) for i in range(5)}
+
+
+def test_embedding_keeps_colours_that_the_modalities_agree_on(coloured: md.MuData):
+    joint = smm.get.embedding(coloured)
+    np.testing.assert_array_equal(joint.obsm["X_scmmgan"], joint.X)
+    assert joint.uns["cell_type_colors"].tolist() == coloured["rna"].uns["cell_type_colors"].tolist()
+    assert "modality_colors" not in joint.uns
+
+
+@pytest.mark.slow
+def test_neighbours_and_umap(coloured: md.MuData):
+    """Slow: umap compiles itself."""
+    import scanpy as sc
+
+    for adata in (smm.get.mapped(coloured, "rna", "protein"), smm.get.embedding(coloured)):
+        sc.pp.neighbors(adata, use_rep="X_scmmgan")
+        sc.tl.umap(adata)
+        assert adata.obsm["X_umap"].shape == (adata.n_obs, 2)
+        sc.pl.umap(adata, color="cell_type", show=False)
+
+
+# muon sets colors on a slice of its own
+@pytest.mark.filterwarnings("ignore::pandas.errors.SettingWithCopyWarning")
+@pytest.mark.slow
+def test_the_recipe_for_muon(coloured: md.MuData):
+    import muon as mu
+    import scanpy as sc
+
+    mdata = coloured.copy()
+    sc.pp.neighbors(mdata, use_rep="X_scmmgan")
+    sc.tl.umap(mdata)
+    assert mdata.obsm["X_umap"].shape == (160, 2)
+    mdata.obs["cell_type"] = pd.concat([adata.obs["cell_type"] for adata in mdata.mod.values()]).astype(str)
+    mu.pl.embedding(mdata, basis="X_umap", color=["cell_type", mdata["rna"].var_names[0]], show=False)
