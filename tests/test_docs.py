@@ -6,6 +6,7 @@ import doctest
 import hashlib
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import subprocess
@@ -57,6 +58,47 @@ def test_build_fails_on_a_warning(tmp_path: Path):
 def test_api_names_exactly_the_public_functions():
     listed = re.findall(r"^\.\. autofunction:: (\S+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(public_functions())
+
+
+# numpydoc's checks that do not fit: types stand in signatures, and a Returns section begins with prose
+NOT_CHECKED = {"PR04", "RT03", "RT04", "ES01", "SA01", "SS05"}
+SECTIONS = ["Parameters", "Returns", "Raises", "Examples"]
+
+
+def docstring_errors(name: str, function: Callable) -> list[str]:
+    """What is missing or wrong in a docstring: parameters, sections, their order, and type hints of the signature."""
+    from numpydoc.validate import validate
+
+    found = [f"{code} {text}" for code, text in validate(name)["errors"] if code not in NOT_CHECKED]
+    lines = inspect.getdoc(function).splitlines()
+    heads = [line for line, below in itertools.pairwise(lines) if line and set(below) == {"-"}]
+    found += [f"no section {section}" for section in SECTIONS if section not in heads]
+    parameters = inspect.signature(function).parameters.values()
+    found += [f"{p.name} has no type" for p in parameters if p.annotation is inspect.Parameter.empty]
+    return found + ["no return type"] * (inspect.signature(function).return_annotation is inspect.Signature.empty)
+
+
+@pytest.mark.parametrize("name", public_functions())
+def test_docstrings_are_complete(name: str):
+    assert docstring_errors(name, public_functions()[name]) == []
+
+
+def test_docstring_checker(monkeypatch: pytest.MonkeyPatch):
+    def wrong(a: int, b, *, c: int = 3) -> int:
+        """Do nothing.
+
+        Parameters
+        ----------
+        a
+            A number.
+        d
+            Not there.
+        """
+
+    monkeypatch.setattr(datasets, "wrong", wrong, raising=False)
+    found = " ".join(docstring_errors("scmmgan.datasets.wrong", wrong))
+    for part in ("PR01 Parameters {'b', 'c'}", "PR02 Unknown parameters {'d'}", "no section Returns", "b has no type"):
+        assert part in found.replace("{'c', 'b'}", "{'b', 'c'}")
 
 
 def test_readers_say_what_they_refuse():
