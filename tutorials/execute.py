@@ -49,7 +49,7 @@ def execute(path: Path, to: Path) -> None:
         cell.metadata.pop("execution", None)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "python"},
         "scmmgan": {"digest": digest(notebook)},
     }
     nbformat.write(notebook, to / path.name)
