@@ -58,7 +58,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     ("model/coupling/*.py", {"scipy", "sklearn", "threadpoolctl"} | down_to("coupling"), {"ot", "pynndescent"}, set()),
     (
         "model/nets/*.py",
-        {"scipy", "sklearn", "torch", "lightning_fabric", "threadpoolctl", "tqdm"} | down_to("nets"),
+        {"scipy", "sklearn", "torch", "threadpoolctl", "tqdm"} | down_to("nets"),
         {"ot", "pynndescent"},
         set(),
     ),

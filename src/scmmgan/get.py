@@ -13,7 +13,7 @@ from scmmgan.data import derived as _derived
 from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.data.modality import missing_key, modality
+from scmmgan.data.modality import listed, missing_key, modality
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -500,7 +500,7 @@ def _conditional_variance(
             f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
             f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
         )
-    names = [features] if isinstance(features, str) else [str(name) for name in features]
+    names = listed(features)
     at = other.var_names.get_indexer(pd.Index(names, dtype=object))
     if unknown := [name for name, i in zip(names, at) if i < 0 or name not in features_then]:
         raise missing_key(f"feature in {target!r}", unknown[0], [f for f in other.var_names if f in set(features_then)])

@@ -156,6 +156,15 @@ def as_booleans(values: Any) -> np.ndarray | None:
     return out
 
 
+def listed(names: Any, argument: str = "features") -> list[str]:
+    """One name, or several, as a list; TypeError for what holds no names."""
+    if isinstance(names, str):
+        return [names]
+    if not pd.api.types.is_list_like(names):
+        raise TypeError(f"`{argument}` must be names of features, one or a list of them; got {names!r}.")
+    return [str(name) for name in names]
+
+
 def missing_key(what: str, key: str, found: Sequence[str], hint: str = "") -> KeyError:
     """A KeyError that lists what there is, closest names first."""
     close = difflib.get_close_matches(str(key), [str(f) for f in found], n=3)
@@ -386,7 +395,7 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
             f"obsm[{key!r}] of {name!r} holds NaN or infinite coordinates, of {bad.sum()} of {len(bad)} cells, e.g. "
             f"{str(adata.obs_names[bad][0])!r}. Drop those cells first."
         )
-    if not np.ptp(values, axis=0).any():
+    if len(values) and not np.ptp(values, axis=0).any():
         raise ValueError(f"obsm[{key!r}] of {name!r} puts all cells at one place. Name another key.")
     return values
 

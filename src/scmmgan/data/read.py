@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan.data import derived as _derived
+from scmmgan.data import kept as _kept
 from scmmgan.data import known as _known
 from scmmgan.data import links as _links
 from scmmgan.data import modality as _modality
@@ -239,6 +240,8 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
             f"Links, pairs or labels are no longer those that {keys.key!r} was aligned with. Restore their columns, or align "
             "again."
         )
+    if kept := _kept.find(mdata, problem, keys):
+        return problem, dict(kept.domains)
     domains = model_space(problem, random_state=int(params["random_state"]))
     for name, domain in domains.items():
         before = _slots.model_space(mdata, name, name, keys)

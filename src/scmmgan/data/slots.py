@@ -14,7 +14,7 @@ from scmmgan.data import derived as _derived
 from scmmgan.data import fingerprint as _fingerprint
 from scmmgan.data import record as _record
 from scmmgan.data.keys import FORMAT, Keys
-from scmmgan.data.modality import check_mudata, missing_key, modality, per_modality
+from scmmgan.data.modality import check_mudata, listed, missing_key, modality, per_modality
 from scmmgan.data.undo import all_or_nothing
 from scmmgan.model.defaults import MAX_WRITTEN
 from scmmgan.model.problem import Modality, Pair, Problem
@@ -136,10 +136,7 @@ def written_features(problem: Problem, features: Mapping[str, Any]) -> dict[str,
 
 def positions(features: str | Sequence[str], var_names: pd.Index, name: str, hint: str = "") -> np.ndarray:
     """Where the named features are among all of a modality; KeyError on the first unknown one."""
-    wanted = [features] if isinstance(features, str) else features
-    if not pd.api.types.is_list_like(wanted):
-        raise TypeError(f"`features` must be names of features, got {features!r}.")
-    wanted = [str(f) for f in wanted]
+    wanted = listed(features)
     positions = var_names.get_indexer(pd.Index(wanted, dtype=object))
     if (positions < 0).any():
         unknown = wanted[int((positions < 0).argmax())]

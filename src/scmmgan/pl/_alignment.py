@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scmmgan import get
-from scmmgan.data.modality import in_joint
+from scmmgan.data.modality import in_joint, listed
 from scmmgan.pl._below import not_validated
 from scmmgan.pl._predicted import draw_predictions, predict
 from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
@@ -106,7 +106,7 @@ def alignment(
     >>> axes.shape
     (3,)
     """
-    names = [features] if isinstance(features, str) else list(features or [])
+    names = listed(() if features is None else features)
     if (source is None) != (target is None) or (pairs is None) != (not names) or (names and source is None):
         raise ValueError(
             "`source` and `target` go together, and so do `pairs` and `features`, which need both; got "

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan.data.keys import Keys
-from scmmgan.data.modality import in_joint
+from scmmgan.data.modality import in_joint, listed
 from scmmgan.data.sections import column_aligned
 from scmmgan.pl._below import not_validated
 from scmmgan.pl._measured import linked, measured_values, units
@@ -154,7 +154,7 @@ def spatial_map(
     >>> axes.shape
     (2, 2)
     """
-    names = [features] if isinstance(features, str) else list(features)
+    names = listed(features)
     chosen = list(dict.fromkeys([key] if keys is None else [keys] if isinstance(keys, str) else keys))
     if not names or not chosen:
         raise ValueError(f"Nothing to draw: {len(names)} features, {len(chosen)} alignments. Name one of each.")

@@ -121,11 +121,14 @@ def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: boo
     if 0 in values.shape:
         raise ValueError(f"{where} is empty: {values.shape[0]} cells × {values.shape[1]} features. Add data first.")
     # own copy, of the csr_matrix class: inputs are kept
-    counts = sp.csr_matrix(values, dtype=np.float32, copy=True) if is_sparse else values.astype(np.float32)
-    finite = np.isfinite(values.data if is_sparse else values)
+    with np.errstate(over="ignore"):
+        counts: Any = sp.csr_matrix(values, dtype=np.float32, copy=True) if is_sparse else values.astype(np.float32)
+    finite = np.isfinite(counts.data if is_sparse else counts)
     if not finite.all():
         found = _modality.where_not_finite(counts, adata.obs_names, adata.var_names)
-        raise ValueError(f"{where} has {(~finite).sum()} NaN or infinite values, in {found}. Set or remove them first.")
+        raise ValueError(
+            f"{where} has {(~finite).sum()} values that are NaN, infinite or above 3e38, in {found}. Set or remove them first."
+        )
     _check_counts(values.data if is_sparse else values, where, whole=whole)
     if is_sparse:
         counts.sum_duplicates()

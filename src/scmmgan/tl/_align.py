@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scmmgan import metrics
+from scmmgan.data import kept as _kept
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
@@ -124,7 +125,7 @@ def align(
     max_steps
         Training steps (default 1,000; `"scmmgan-paper"`: 20,000).
     batch_size
-        Cells of each modality per step, at least 32 (default 256; fewer where there are fewer).
+        Cells of each modality per step, at least 32 (default 128; fewer where there are fewer).
     lr
         Adam's learning rate (default 1e-3; `"scmmgan-paper"`: 1e-4).
     noise_dim
@@ -241,6 +242,7 @@ def align(
             mdata, domains, aligner, couplings, imputations, history=history, params=params, features=written,
             diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous, save_model=save_model, keys=keys,
         )  # fmt: skip
+        _kept.keep(mdata, problem, domains, (couplings, loadings), keys)
     return mdata if copy else None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scmmgan import get, metrics
+from scmmgan.data import kept as _kept
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
@@ -180,7 +181,8 @@ def diagnose(
     with one_thread():
         problem, domains = _read.reread(mdata, keys)
         # the coupling in use and the cells that its training held out, whatever the seed of the diagnosis
-        couplings, loadings = couple(problem, domains, random_state=trained)
+        coupled = _kept.couplings(mdata, problem, keys) or couple(problem, domains, random_state=trained)
+        couplings = coupled[0]
         records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
         aligner = get.model(mdata, key=key).aligner
         auc = metrics.two_sample_auc
@@ -192,7 +194,7 @@ def diagnose(
         if full:
             settings = _read.training_settings(params) | {"max_steps": steps, "progress_bar": progress_bar}
             settings["shared"] = problem.shared is not None
-            found = _retrain(problem, domains, (couplings, loadings), settings, n_restarts, seed)
+            found = _retrain(problem, domains, coupled, settings, n_restarts, seed)
             more = {pair: {**more[pair], **found[pair]} for pair in more}
     found = verdict.verdicts(records, more, depths)
     verdict.warn_of_depth(found)
@@ -202,7 +204,7 @@ def diagnose(
 def _retrain(
     problem: Problem,
     domains: Domains,
-    coupled: tuple[dict[Pair, Coupling], dict[Pair, Loadings]],
+    coupled: tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]],
     settings: Mapping[str, Any],
     n_restarts: int,
     seed: int,
@@ -249,10 +251,10 @@ def _retrain(
 def _another(
     problem: Problem,
     domains: Domains,
-    coupled: tuple[dict[Pair, Coupling], dict[Pair, Loadings]],
+    coupled: tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]],
     i: int,
     seed: int,
-) -> tuple[dict[Pair, Coupling], dict[Pair, Loadings]]:
+) -> tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]]:
     """Rival couplings where shapes decided, for the i-th restart; else couplings on other landmarks."""
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import restarts

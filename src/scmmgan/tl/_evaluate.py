@@ -268,7 +268,7 @@ class _Values:
 def _asked(features: Sequence[str], config: dict[str, Any], source: str, target: str) -> np.ndarray:
     """Positions of those of the features that are the target's; KeyError on one that neither modality has."""
     names = {m: pd.Index(config["var_names"][m], dtype=object) for m in (source, target)}
-    wanted = [features] if isinstance(features, str) else [str(name) for name in features]
+    wanted = _modality.listed(features)
     if unknown := [name for name in wanted if not any(name in of for of in names.values())]:
         raise _modality.missing_key(
             f"feature in {source!r} or {target!r}", unknown[0], [*names[target], *names[source]]

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from scmmgan import get
 from scmmgan.data import derived as _derived
+from scmmgan.data import kept as _kept
 from scmmgan.data import known as _known
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
@@ -168,7 +169,7 @@ def uncertainty(
         ordered = _read.as_aligned(mdata, keys)
         problem, domains = _read.reread(ordered, keys)
         known = _calibration_pairs(ordered, pair, pairs, coverage, problem)
-        coupled = couple(problem, domains, random_state=aligned)
+        coupled = _kept.couplings(ordered, problem, keys) or couple(problem, domains, random_state=aligned)
         kept, detection = _expressed(problem.modalities[target].values)
         how = _read.training_settings(params) | {"random_state": seed, "progress_bar": progress_bar}
         how |= {"shared": problem.shared is not None}

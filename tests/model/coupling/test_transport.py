@@ -57,6 +57,30 @@ def test_sinkhorn_is_the_plain_loop(power: float, stack: tuple[int, ...]):
         np.testing.assert_allclose(v[at], expected[1], rtol=1e-10)
 
 
+def test_large_kernels_are_scaled_in_single_precision(monkeypatch: pytest.MonkeyPatch):
+    """To a relative error of 1e-5 of the plan; in double precision where a cell lies far off, as labels put it."""
+    rng = np.random.default_rng(0)
+    cost = rng.random((60, 40)) * 2
+    p, q = rng.dirichlet(np.ones(60)), rng.dirichlet(np.ones(40))
+    far = cost.copy()
+    far[7] += 10  # labels cost that much: e^-500 underflows even in double precision
+    exact = [transport.relaxed_plan(c, p, q, tolerance=1e-6) for c in (cost, far)]
+    seen: list[str] = []
+    original = np.finfo
+
+    def finfo(dtype: object) -> np.finfo:
+        seen.append(np.dtype(dtype).name)
+        return original(dtype)
+
+    monkeypatch.setattr(transport, "SINGLE_PRECISION_FROM", 100)
+    monkeypatch.setattr(transport.np, "finfo", finfo)
+    for c, (plan, *_) in zip((cost, far), exact):
+        found = transport.relaxed_plan(c, p, q, tolerance=1e-6)
+        assert all(of.dtype == np.float64 for of in found)
+        np.testing.assert_allclose(found[0], plan, rtol=1e-4, atol=1e-5 * plan.max())
+    assert seen == ["float32", "float64"]
+
+
 def test_stacked_masses():
     kernel = np.random.default_rng(0).random((3, 7, 5))
     p, q = (np.random.default_rng(2).dirichlet(np.full(k, 5), 3) for k in (7, 5))

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.coupling import views
 from scmmgan.model.coupling.landmarks import Landmarks
-from scmmgan.model.defaults import EPSILON, MARGINAL_WEIGHT, SHARPENING
+from scmmgan.model.defaults import EPSILON, MARGINAL_WEIGHT, SHARPENING, SINGLE_PRECISION_ABOVE, SINGLE_PRECISION_FROM
 from scmmgan.model.problem import Pair
 
 
@@ -28,15 +28,20 @@ def sinkhorn(
     `power` < 1 lets the marginals leave p and q: w / (w + ε) at KL weight w. Ends when no scaling moves by more than
     `tolerance` in log.
     """
+    # half the memory to go through; not where a row or column is so far from all others that it would underflow
+    single = kernel.size > SINGLE_PRECISION_FROM
+    single = single and min(kernel.max(-1).min(), kernel.max(-2).min()) > SINGLE_PRECISION_ABOVE
+    kernel = kernel.astype(np.float32 if single else np.float64, copy=False)
     back = np.ascontiguousarray(np.swapaxes(kernel, -1, -2)) if kernel.ndim > 2 else kernel.T
-    u, v = np.ones(kernel.shape[:-1]), np.ones((*kernel.shape[:-2], kernel.shape[-1]))
+    tiny = np.finfo(kernel.dtype).tiny
+    u, v = (np.ones(shape, kernel.dtype) for shape in (kernel.shape[:-1], (*kernel.shape[:-2], kernel.shape[-1])))
     for _ in range(n_iter):
         before = u
-        u = (p / np.maximum((kernel @ v[..., None])[..., 0], 1e-300)) ** power
-        v = (q / np.maximum((back @ u[..., None])[..., 0], 1e-300)) ** power
+        u = ((p / np.maximum((kernel @ v[..., None])[..., 0], tiny)) ** power).astype(kernel.dtype, copy=False)
+        v = ((q / np.maximum((back @ u[..., None])[..., 0], tiny)) ** power).astype(kernel.dtype, copy=False)
         if tolerance and np.abs(np.log(u / before)).max() < tolerance:
             break
-    return u, v
+    return u.astype(np.float64), v.astype(np.float64)
 
 
 def relaxed_plan(cost: np.ndarray, p: np.ndarray, q: np.ndarray, **how: float) -> tuple[np.ndarray, ...]:

@@ -94,10 +94,10 @@ class _Leading(torch.autograd.Function):
 def leading_eigenvectors(kernel: Tensor, n: int, *, width: float, among: bool) -> Tensor:
     """The n leading nontrivial eigenvectors (B × n) of S = K / sqrt(q_a q_b), differentiable in the kernel K."""
     operator = symmetric_operator(kernel)
-    if not bool(torch.isfinite(operator).all()):
-        # the solver would raise; the training's guard knows what to do with NaN
-        return operator[:, :n] * torch.nan
-    return _Leading.apply(operator, *spectrum(kernel), n, width, among)
+    # the solver would raise at NaN, and the training's guard knows what to do with it: the slope is NaN either way
+    finite = torch.isfinite(operator).all()
+    found = _Leading.apply(operator, *spectrum(torch.where(finite, kernel, 1.0)), n, width, among)
+    return found * torch.where(finite, 1.0, torch.nan)
 
 
 def subspace_loss(x: Tensor, mapped: Tensor, *, n: int = N_EIGENVECTORS, width: float = SUBSPACE_WIDTH) -> Tensor:

@@ -39,6 +39,7 @@ METHODS = {
         # as published
         weights={"adversarial": 1.0, "cycle": 1.0, "anchors": 10.0, "links": 10.0, "geometry": 1.0, "identity": 0.0},
         max_steps=20_000,
+        batch_size=256,
         lr=1e-4,
         geometry="eigvec",
         betas=(0.9, 0.999),

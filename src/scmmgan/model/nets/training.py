@@ -1,17 +1,17 @@
-"""The training loop on lightning-fabric: history, guard against non-finite steps, best weights."""
+"""The training loop: history, guard against non-finite steps, best weights."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from scmmgan.model.defaults import (
     BAD_STEPS,
@@ -49,7 +49,7 @@ class TrainingData:
     x: dict[str, Tensor]
     anchors: dict[Pair, Tensor]
     anchor_weight: dict[Pair, Tensor]  # (n,) in [0, 1]
-    known: dict[Pair, Tensor]  # (n,) 1 where the anchor is a known partner, else 0
+    known: dict[Pair, Tensor]  # (n,) 1 where the anchor is a known partner, else 0; where there are any
     links: dict[Pair, LinkLoadings]
     rows: dict[str, Tensor]  # row numbers to train on
     held_out: dict[str, Tensor]  # row numbers to check on
@@ -93,30 +93,27 @@ def fit(
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells."""
     from tqdm.auto import tqdm
 
-    fabric, max_steps = _fabric(device), recipe.max_steps
-    players = [_Player(fabric, nets, recipe) for nets in (generators, discriminators)]
+    max_steps = recipe.max_steps
+    players = [_Player(nets, recipe) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
     history: dict[str, list[float]] = defaultdict(list)
-    window: list[dict[str, float]] = []
+    unread: list[dict[str, Tensor]] = []
     strikes: dict[str, int] = {}
     bar = tqdm(range(max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
     for step, rows in zip(bar, _batches(data, recipe.batch_size, random_state)):
-        terms = _step(step, rows, data, recipe, *players)
-        # counted by term, over the steps that evaluate it
-        strikes |= {name: 0 if math.isfinite(v) else strikes.get(name, 0) + 1 for name, v in terms.items()}
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        if max(strikes.values()) >= BAD_STEPS:
+        unread.append(_step(step, rows, data, recipe, *players))
+        # a step that was skipped has changed no parameter
+        torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
+        if (step + 1) % CHECK_EVERY and step + 1 < max_steps:
+            continue
+        first, terms, unread = step + 1 - len(unread), _read(unread), []
+        if broken := _broken(strikes, terms):
             _give_up(broken, step, found=math.isfinite(best_score))
             break
-        if not broken:
-            torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
-            window.append(terms)
-        last = step + 1 == max_steps
-        if window and ((step + 1) % RECORD_EVERY == 0 or last):
-            bar.set_postfix(_record(history, step + 1, window), refresh=False)
-            window = []
-        if history and ((step + 1) % CHECK_EVERY == 0 or last):
+        _record(history, first, terms)
+        if history:
+            bar.set_postfix({n: f"{v[-1]:.3g}" for n, v in history.items() if _is_loss(n)}, refresh=False)
             score = _held_out_score(generators, players[0].parameters, average, data)
             # equal scores: the later weights have seen more
             if score <= best_score:
@@ -130,43 +127,50 @@ def fit(
     return dict(history)
 
 
-def _fabric(device: torch.device) -> Fabric:
-    """Lightning on that device: of several GPUs the one that is named, else the current one."""
-    if device.type != "cuda":
-        return Fabric(accelerator=device.type, devices=1)
-    return Fabric(accelerator="cuda", devices=[torch.cuda.current_device() if device.index is None else device.index])
-
-
 class _Player:
-    """The networks of one side of the game with their optimizer."""
+    """The networks of one side of the game with their optimizer: torch's Adam as a function.
 
-    def __init__(self, fabric: Fabric, nets: Mapping[Any, nn.Module], recipe: Recipe) -> None:
+    The class of torch imports its compiler, which takes longer than a short training.
+    """
+
+    def __init__(self, nets: Mapping[Any, nn.Module], recipe: Recipe) -> None:
         self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
         self.buffers: list[Tensor] = [b for net in nets.values() for b in net.buffers()]
         self.norms = [m for net in nets.values() for m in net.modules() if isinstance(m, BatchNorm)]
-        self.nets = {name: fabric.setup_module(net) for name, net in nets.items()}
-        adam = torch.optim.Adam(self.parameters, lr=recipe.lr, betas=recipe.betas, fused=True)
-        self.optimizer: Any = fabric.setup_optimizers(adam)
+        self.nets, self.recipe, self.steps = dict(nets), recipe, 0
         self.clip = math.inf if recipe.plain else 5.0
+        self.mean, self.square = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
+        self.counts = [p.new_zeros(()) for p in self.parameters]  # of steps that were taken
 
-        def rate(step: int) -> float:
-            # warm-up over 50 steps, linear decay over the last 40 %
-            return 1.0 if recipe.plain else min(1.0, (step + 1) / 50, (1 - step / recipe.max_steps) / 0.4)
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step: warm-up over 50 steps, linear decay over the last 40 %."""
+        recipe, step = self.recipe, self.steps
+        return recipe.lr * (1.0 if recipe.plain else min(1.0, (step + 1) / 50, (1 - step / recipe.max_steps) / 0.4))
 
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
-        self.backward: Callable[[Tensor], None] = fabric.backward
+    def update(self, loss: Tensor, broken: Tensor | None = None) -> Tensor:
+        """One clipped step down the loss; returns the gradient norm.
 
-    def update(self, loss: Tensor) -> float:
-        """One clipped step down the loss; returns the gradient norm. A non-finite loss or gradient changes nothing."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(float(loss.detach())):
-            return 0.0
-        self.backward(loss)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
-        if math.isfinite(norm):
-            self.optimizer.step()
-            # the rate counts steps that were taken
-            self.schedule.step()
+        Where the loss or the gradient is not finite, or the step was `broken` before, nothing changes: decided on the
+        device, which the host does not wait for.
+        """
+        for p in self.parameters:
+            p.grad = None
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        found = ~torch.isfinite(norm + loss.detach())
+        state = zip(self.parameters, self.mean, self.square, self.counts)
+        moved = [(p, p.grad, *of) for p, *of in state if p.grad is not None]
+        parameters, slopes, mean, square, counts = (list(of) for of in zip(*moved))
+        with torch.no_grad():
+            # where `found_inf` is 1 parameters, moments and counts stay as they are
+            adam(
+                parameters, slopes, mean, square, [], counts,
+                fused=True, found_inf=(found if broken is None else found | broken).float(), amsgrad=False,
+                beta1=self.recipe.betas[0], beta2=self.recipe.betas[1], lr=self.rate, weight_decay=0.0, eps=1e-8,
+                maximize=False,
+            )  # fmt: skip
+        self.steps += 1
         return norm
 
     def freeze(self, frozen: bool) -> None:
@@ -184,30 +188,28 @@ def _batches(data: TrainingData, batch_size: int, random_state: int) -> Iterator
         for m, pool in pools.items():
             size = min(batch_size, len(pool))
             if len(queues[m]) < size:
-                queues[m] = pool[torch.randperm(len(pool), generator=rng)]
-            rows[m], queues[m] = queues[m][:size].to(data.x[m].device), queues[m][size:]
+                # an epoch at a time goes to the device
+                queues[m] = pool[torch.randperm(len(pool), generator=rng)].to(data.x[m].device)
+            rows[m], queues[m] = queues[m][:size], queues[m][size:]
         yield rows
 
 
 def _step(
     step: int, rows: dict[str, Tensor], data: TrainingData, recipe: Recipe, mappers: _Player, critics: _Player
-) -> dict[str, float]:
-    """One discriminator step, then one generator step; returns every loss term as a float."""
+) -> dict[str, Tensor]:
+    """One discriminator step, then one generator step; returns every loss term, on the device."""
     x = {m: data.x[m][at] for m, at in rows.items()}
     mapped = {pair: net(data.features(pair[0], x[pair[0]])) for pair, net in mappers.nets.items()}
     cycled: dict[Pair, Tensor] = {}
     if data.weights["cycle"] or recipe.cycle_as_real:
         with frozen_statistics(mappers.norms):
             cycled = {(s, t): mappers.nets[t, s](data.features(t, y)) for (s, t), y in mapped.items()}
-    out: dict[str, float] = {}
+    out: dict[str, Tensor] = {}
     if data.weights["adversarial"]:
         penalty = step % COSTLY_EVERY == 0 and not recipe.plain
         real = {m: [x[m], *(y for (s, _), y in cycled.items() if s == m and recipe.cycle_as_real)] for m in x}
         loss = torch.stack([_discriminator_loss(m, critics.nets[m], real[m], mapped, penalty=penalty) for m in x]).sum()
-        out["discriminator"] = float(loss.detach())
-        out["discriminator gradient"] = critics.update(loss)
-        if not all(math.isfinite(value) for value in out.values()):
-            return out
+        out = {"discriminator": loss.detach(), "discriminator gradient": critics.update(loss)}
     # the generators' gradient flows through the discriminators, not into them
     critics.freeze(True)
     geometry = recipe.geometry if step % COSTLY_EVERY == 0 else None
@@ -223,8 +225,10 @@ def _step(
         raise ValueError(
             "No loss is left to train on: what has a weight above 0 in `weights` needs links. Raise another."
         )
-    gradient = mappers.update(torch.stack(parts).sum() / scale) if parts else 0.0
-    return {**{name: float(value.detach()) / scale for name, value in terms.items()}, **out, "gradient": gradient}
+    if parts:
+        broken = ~torch.isfinite(torch.stack(list(out.values())).sum()) if out else None
+        out["gradient"] = mappers.update(torch.stack(parts).sum() / scale, broken)
+    return {**{name: value.detach() / scale for name, value in terms.items()}, **out}
 
 
 def _discriminator_loss(
@@ -257,7 +261,7 @@ def _mapper_terms(
         if weights["anchors"] and (source, target) in data.anchors:
             anchors, weight = data.anchored(source, target, rows[source])
             parts["anchors"].append(losses.anchor_loss(y, anchors, weight))
-            if data.known[source, target].any():
+            if (source, target) in data.known:
                 known = weight * data.known[source, target][rows[source]]
                 share = known.sum() / weight.sum().clamp(min=1e-9)
                 parts["pairs"].append(share * losses.anchor_loss(y, anchors, known))
@@ -273,17 +277,38 @@ def _mapper_terms(
     return {name: torch.stack(values).sum() for name, values in parts.items()}
 
 
-def _record(history: dict[str, list[float]], step: int, window: list[dict[str, float]]) -> dict[str, str]:
-    """Append the window's mean of every term, and return the losses as text for the progress bar."""
-    history["step"].append(step)
-    # geometry is not in every step: a fixed order keeps the progress bar still
-    seen = {*history, *(name for terms in window for name in terms)}
-    names = [name for name in (*LOSS_WEIGHTS, *OTHER_TERMS) if name in seen]
-    for name in names:
-        values = [terms[name] for terms in window if name in terms]
-        # a short last window may hold no step with geometry
-        history[name].append(sum(values) / len(values) if values else math.nan)
-    return {name: f"{history[name][-1]:.3g}" for name in names if "gradient" not in name}
+def _read(unread: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """The terms of several steps as floats: one transfer from the device."""
+    values = iter(torch.stack([value for terms in unread for value in terms.values()]).tolist())
+    return [{name: next(values) for name in terms} for terms in unread]
+
+
+def _broken(strikes: dict[str, int], steps: list[dict[str, float]]) -> list[str]:
+    """Terms that were not finite `BAD_STEPS` times in a row, over the steps that evaluate them; `strikes` goes on."""
+    found = []
+    for terms in steps:
+        strikes |= {name: 0 if math.isfinite(v) else strikes.get(name, 0) + 1 for name, v in terms.items()}
+        found += [name for name in terms if strikes[name] >= BAD_STEPS and name not in found]
+    return found
+
+
+def _record(history: dict[str, list[float]], first: int, steps: list[dict[str, float]]) -> None:
+    """Append the means of every term over `RECORD_EVERY` steps each, of those where all are finite; `first` is before."""
+    for start in range(0, len(steps), RECORD_EVERY):
+        window = [t for t in steps[start : start + RECORD_EVERY] if all(math.isfinite(v) for v in t.values())]
+        if not window:
+            continue
+        # geometry is not in every step: a fixed order keeps the progress bar still
+        seen = {*history, *(name for terms in window for name in terms)}
+        history["step"].append(first + min(start + RECORD_EVERY, len(steps)))
+        for name in (name for name in (*LOSS_WEIGHTS, *OTHER_TERMS) if name in seen):
+            values = [terms[name] for terms in window if name in terms]
+            # a short last window may hold no step with geometry
+            history[name].append(sum(values) / len(values) if values else math.nan)
+
+
+def _is_loss(name: str) -> bool:
+    return name != "step" and "gradient" not in name
 
 
 @torch.no_grad()
@@ -296,24 +321,25 @@ def _held_out_score(
     for net in generators.values():
         net.eval()
     x = {m: data.x[m][at] for m, at in data.held_out.items()}
-    weights, score = data.weights, 0.0
+    weights, score = data.weights, torch.zeros((), device=average[0].device)
     for (source, target), net in generators.items():
         before = data.features(source, x[source])
         y = net(before)
         after = data.features(target, y)
         if weights["cycle"]:
-            score += float(losses.cycle_loss(x[source], generators[target, source](after)))
+            score += losses.cycle_loss(x[source], generators[target, source](after))
         if weights["anchors"] and (source, target) in data.anchors:
-            score += float(losses.anchor_loss(y, *data.anchored(source, target, data.held_out[source])))
+            score += losses.anchor_loss(y, *data.anchored(source, target, data.held_out[source]))
         if weights["identity"] and data.shared:
-            score += float(losses.identity_loss(before, after))
+            score += losses.identity_loss(before, after)
         if weights["links"] and (source, target) in data.links:
             link = data.links[source, target]
-            score += float(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
+            score += losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight)
     _load(parameters, current)
     for net in generators.values():
         net.train()
-    return score if math.isfinite(score) else math.inf
+    found = float(score)
+    return found if math.isfinite(found) else math.inf
 
 
 @torch.no_grad()

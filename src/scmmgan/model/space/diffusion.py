@@ -135,7 +135,8 @@ def kernel_widths(distances: Tensor) -> Tensor:
     distances = distances.detach()
     # sorted rows start with the cell itself, so entry k is the k-th other cell
     width = distances.kthvalue(k + 1, dim=1).values
-    return width.clamp(min=max(1e-3 * float(distances.mean()), 1e-9))  # k copies of a cell: no division by zero
+    # k copies of a cell: no division by zero
+    return width.maximum((1e-3 * distances.mean()).clamp(min=1e-9))
 
 
 def diffusion_kernel(x: Tensor) -> Tensor:
