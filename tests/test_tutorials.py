@@ -34,9 +34,9 @@ def executed(script: ModuleType, *sources: str) -> nbformat.NotebookNode:
 def test_notebook_is_as_it_was_executed(name: str, script: ModuleType):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     assert script.errors(notebook) == []
-    # pictures and text are there
+    # tables or pictures are there
     kinds = {kind for cell in script.code(notebook) for output in cell.outputs for kind in output.get("data", {})}
-    assert {"image/png", "text/plain"} <= kinds
+    assert kinds & {"image/png", "text/plain"}
     # nothing of the machine it ran on
     text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
     assert [word for word in ("/work/", "/tmp/", "/root/", "site-packages", "Warning:") if word in text] == []
