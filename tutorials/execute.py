@@ -43,8 +43,8 @@ def execute(path: Path, to: Path) -> None:
     from nbclient import NotebookClient
 
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
-    # as one reads it: no column of warnings of other packages' imports, and nothing of the machine it ran on
     NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": HERE}}).execute()
+    # times and names of the machine change with every run
     for cell in code(notebook):
         cell.metadata.pop("execution", None)
     notebook.metadata = {
