@@ -77,6 +77,11 @@ def panels() -> md.MuData:
     return datasets.pbmc68k_panels()
 
 
+@pytest.fixture(scope="module")
+def spots() -> md.MuData:
+    return datasets.pbmc68k_spots()
+
+
 class TestToy:
     @pytest.mark.parametrize("kwargs", TOYS.values(), ids=TOYS)
     def test_values_and_names(self, kwargs):
@@ -319,6 +324,68 @@ class TestPanels:
     @pytest.mark.parametrize("form", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
     def test_round_trip(self, form, tmp_path, panels):
         assert_round_trip(panels, tmp_path, form)
+
+
+class TestSpots:
+    def test_spots_are_sums_of_other_cells(self, spots):
+        original = sc.datasets.pbmc68k_reduced()
+        spatial, cells = spots["spatial"], spots["rna"]
+        assert (spatial.n_obs, cells.n_obs) == (400, 350)
+        assert spatial.var_names.equals(cells.var_names)
+        # the reference has half of each type
+        total = original.obs["bulk_labels"].value_counts()
+        half = cells.obs["cell_type"].value_counts()[total.index]
+        assert ((half - total / 2).abs() <= 0.5).all()
+        counts, expected = dense(spatial.layers["counts"]), dense(spatial.layers["expected"])
+        assert np.array_equal(expected, np.rint(expected))
+        assert (counts <= expected).all()
+        assert spatial.obs["n_cells"].between(4, 12).all()
+        np.testing.assert_allclose(spatial.obsm["composition"].sum(1), 1, rtol=1e-6)
+        share = spatial.obsm["composition"] * spatial.obs["n_cells"].to_numpy()[:, None]
+        np.testing.assert_allclose(share, np.rint(share), atol=1e-5)
+
+    def test_genes_have_rates_and_depth_means_nothing(self, spots):
+        spatial = spots["spatial"]
+        counts, expected = (dense(spatial.layers[name]) for name in ("counts", "expected"))
+        caught = counts.sum(1) / expected.sum(1)
+        assert np.corrcoef(caught, spatial.obs["rate"])[0, 1] > 0.95
+        of_gene = counts.sum(0) / expected.sum(0)
+        assert 0.3 < np.log(of_gene[expected.sum(0) > 1000]).std() < 0.7
+        means = spatial.obs.groupby("niche", observed=True)["rate"].mean()
+        assert means.max() - means.min() < 0.1 * means.mean()
+
+    def test_niches_differ(self, spots):
+        spatial = spots["spatial"]
+        niche = spatial.obs["niche"].to_numpy()
+        assert sorted(set(niche)) == ["0", "1", "2", "3"]
+        means = np.array([spatial.obsm["composition"][niche == name].mean(0) for name in sorted(set(niche))])
+        gaps = np.abs(means[:, None] - means[None]).sum(2)
+        assert gaps[np.triu_indices(4, 1)].min() > 0.3
+        places = spatial.obsm["spatial"]
+        distance = np.linalg.norm(places[:, None] - places[None], axis=2) + np.eye(400) * 99
+        assert distance.min(1).max() == pytest.approx(1, abs=1e-5)
+        # neighbours are of one niche
+        assert (niche[distance.argmin(1)] == niche).mean() > 0.8
+
+    def test_values_seed_and_refusal(self, spots):
+        for adata in spots.mod.values():
+            totals = dense(adata.layers["counts"]).sum(1, keepdims=True)
+            expected = np.log1p(dense(adata.layers["counts"]) / totals * np.median(totals))
+            np.testing.assert_allclose(dense(adata.X), expected, rtol=1e-4, atol=1e-6)
+        small = datasets.pbmc68k_spots(n_spots=100, random_state=1)
+        again, other = (datasets.pbmc68k_spots(n_spots=100, random_state=seed) for seed in (1, 2))
+        np.testing.assert_array_equal(dense(small["spatial"].X), dense(again["spatial"].X))
+        assert small["spatial"].X.shape != other["spatial"].X.shape or (small["spatial"].X != other["spatial"].X).nnz
+        with pytest.raises(ValueError, match="at least 100"):
+            datasets.pbmc68k_spots(n_spots=99)
+
+    def test_round_trip(self, spots, tmp_path):
+        spots.write(tmp_path / "spots.h5mu")
+        again = md.read_h5mu(tmp_path / "spots.h5mu")
+        np.testing.assert_array_equal(again["spatial"].obsm["composition"], spots["spatial"].obsm["composition"])
+        np.testing.assert_array_equal(
+            dense(again["spatial"].layers["expected"]), dense(spots["spatial"].layers["expected"])
+        )
 
 
 def write_10x(file: Path, genes: list[str], antibodies: list[str], n_cells: int = 40) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-__all__ = ["pbmc5k_citeseq", "pbmc10k_citeseq", "pbmc68k_panels", "toy"]
+__all__ = ["pbmc5k_citeseq", "pbmc10k_citeseq", "pbmc68k_panels", "pbmc68k_spots", "toy"]
 
 # toy: modality -> (default number of features, median expected count)
 _MODALITIES = {
@@ -23,6 +23,9 @@ _SHARES = {"type_A": 0.32, "type_B": 0.26, "type_C": 0.10, "type_D": 0.14, "type
 _CENTRES = np.array([[0, 0, 0, 0], [2.2, 0, 0, 0], [0.8, 2.8, 0, 0], [-1.5, 1.2, 2.6, 0], [-2.2, -1.6, 0.4, 2.4]])
 # toy: the gradient's step along an axis common to all populations, and along one of their own; its skewness
 _COMMON_SLOPE, _OWN_SLOPES, _SKEW = 4.0, np.array([1.5, -1.5, 0.8, -0.8, 0.0]), 1.5
+
+# spots: cells in one, Dirichlet weight of the niches' compositions, sd of the log rate of genes, mean rate and its span
+_SPOT_CELLS, _NICHE_WEIGHT, _RATE_SD, _DEPTH = (4, 12), 0.5, 0.5, (0.1, 0.4)
 
 _TENX_URL = "https://cf.10xgenomics.com/samples/cell-exp/{0}/{1}/{1}_filtered_feature_bc_matrix.h5"
 # antibody=genes that code for its antigen; an antibody that is not listed has the name of its gene, as CD4
@@ -187,6 +190,89 @@ def pbmc68k_panels(*, n_linked: int = 12, random_state: int = 0) -> md.MuData:
     return _mudata(modalities, truth=truth, provenance={"source": source})
 
 
+def pbmc68k_spots(*, n_spots: int = 400, random_state: int = 0) -> md.MuData:
+    """Make spots of a tissue of real blood cells, beside single cells of the same sample; needs no network.
+
+    The cells are scanpy's `pbmc68k_reduced`. Half of them, drawn within each type, are the reference. The others make the
+    spots: 4 to 12 cells each, drawn as the composition of the spot's niche says; four niches lie side by side. The counts
+    of a spot are thinned: every gene is caught at a rate of its own, and depth changes along the tissue, across all niches
+    and for no biological reason. So what a spot holds is known, and no cell is in both modalities.
+
+    Parameters
+    ----------
+    n_spots
+        Number of spots, at least 100; default 400. They lie on a hexagonal grid.
+    random_state
+        Seed of everything random; default 0.
+
+    Returns
+    -------
+    :class:`mudata.MuData` with modalities "spatial" and "rna" of the same genes, cells named `{modality}_{i}`, with
+
+    `mdata[m].X` : :class:`scipy.sparse.csr_matrix` (float32)
+        log1p of counts scaled to the median total, cells × genes.
+    `mdata[m].layers["counts"]` : :class:`scipy.sparse.csr_matrix` (float32)
+        Counts.
+    `mdata["rna"].obs["cell_type"]`
+        Label of the cell (`bulk_labels` of the original).
+    `mdata["spatial"].obsm["spatial"]` : :class:`numpy.ndarray` (float32)
+        Coordinates, spots × 2; neighbours are 1 apart.
+    `mdata["spatial"].layers["expected"]` : :class:`scipy.sparse.csr_matrix` (float32)
+        Truth: counts of a spot's cells before they were thinned, spots × genes.
+    `mdata["spatial"].obsm["composition"]` : :class:`numpy.ndarray` (float32)
+        Truth: share of each type among the spot's cells, spots × types, in the order of the categories of
+        `mdata["rna"].obs["cell_type"]`.
+    `mdata["spatial"].obs["niche"]`, `.obs["n_cells"]`, `.obs["rate"]`
+        Truth: niche ("0" to "3"), number of cells, and mean share of the counts that was caught.
+    `mdata.uns["provenance"]["source"]` : :class:`str`
+        Where the cells are from.
+
+    Raises
+    ------
+    ValueError
+        If `n_spots` is below 100.
+
+    Examples
+    --------
+    >>> import scmmgan as smm
+    >>> mdata = smm.datasets.pbmc68k_spots()
+    >>> mdata["spatial"].n_obs, mdata["rna"].n_obs
+    (400, 350)
+    """
+    import scanpy as sc
+
+    if n_spots < 100:
+        raise ValueError(f"`n_spots` is {n_spots}; four niches need at least 100.")
+    original = sc.datasets.pbmc68k_reduced()
+    counts, genes = _recover_counts(original.raw.X.tocsr()), original.raw.var_names
+    labels = pd.Categorical(original.obs["bulk_labels"])
+    rng = np.random.default_rng(random_state)
+    # every second cell of each type, in random order
+    order = rng.permutation(original.n_obs)
+    order = order[np.argsort(labels.codes[order], kind="stable")]
+    reference, pool = rng.permutation(order[::2]), order[1::2]
+    places, niche = _tissue(n_spots)
+    members = _spot_members(niche, labels.codes[pool], len(labels.categories), rng)
+    expected = sp.csr_matrix(members @ counts[pool])
+    across = places[:, 0] / places[:, 0].max()
+    rate = _DEPTH[0] + (_DEPTH[1] - _DEPTH[0]) * across
+    caught = np.clip(rate[:, None] * rng.lognormal(sigma=_RATE_SD, size=len(genes)), 0, 1)
+    seen = sp.csr_matrix(rng.binomial(expected.toarray().astype(np.int64), caught).astype(np.float64))
+    kept = np.flatnonzero(_seen(seen) & _seen(counts[reference]))
+    var, n_cells = pd.DataFrame(index=genes[kept]), np.asarray(members.sum(axis=1)).ravel()
+    cells = _renamed("rna", counts[reference][:, kept], labels[reference], var)
+    truth = {"niche": pd.Categorical([str(i) for i in niche]), "n_cells": n_cells.astype(np.int32), "rate": rate}
+    obs = pd.DataFrame(truth, index=[f"spatial_{i}" for i in range(n_spots)])
+    spots = AnnData(seen[:, kept], obs=obs, var=var.copy())
+    spots.layers["expected"] = expected[:, kept].astype(np.float32)
+    spots.obsm["spatial"] = places.astype(np.float32)
+    of_type = sp.csr_matrix(np.eye(len(labels.categories))[labels.codes[pool]])
+    spots.obsm["composition"] = ((members @ of_type).toarray() / n_cells[:, None]).astype(np.float32)
+    source = "scanpy.datasets.pbmc68k_reduced: 10x Genomics, Fresh 68k PBMCs (Donor A); .raw, spots are sums of cells"
+    modalities = {"spatial": _log_normalized(spots), "rna": _log_normalized(cells)}
+    return _mudata(modalities, provenance={"source": source})
+
+
 def pbmc5k_citeseq(*, path: str | Path) -> md.MuData:
     """5k PBMCs of a healthy donor, RNA and 29 surface proteins of the same cells (10x Genomics, CC BY 4.0).
 
@@ -325,6 +411,27 @@ def _toy_values(
         genes[name] = [f"gene_{i}" for i in numbers[order]]
         n_named += n_own
     return values, genes
+
+
+def _tissue(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of `n` spots on a hexagonal grid (n × 2), and the niche of each: four stripes with wavy borders."""
+    width = int(np.ceil(np.sqrt(n)))
+    row, column = np.divmod(np.arange(n), width)
+    places = np.column_stack([column + 0.5 * (row % 2), row * np.sqrt(3) / 2])
+    # stripes lie along the gradient of depth, so that every niche has all depths
+    height = places[:, 1].max()
+    level = 4 * places[:, 1] / height + 0.4 * np.cos(2 * np.pi * places[:, 0] / places[:, 0].max())
+    return places, np.clip(level.astype(int), 0, 3)
+
+
+def _spot_members(niche: np.ndarray, code: np.ndarray, n_types: int, rng: np.random.Generator) -> sp.csr_matrix:
+    """How often each cell of the pool (with a type's code) is in each spot (spots × cells)."""
+    size = np.bincount(code, minlength=n_types)
+    shares = rng.dirichlet(np.full(n_types, _NICHE_WEIGHT), size=4) * (size > 0)
+    chance = shares[:, code] / size[code]
+    chance /= chance.sum(axis=1, keepdims=True)
+    n = rng.integers(_SPOT_CELLS[0], _SPOT_CELLS[1] + 1, size=len(niche))
+    return sp.csr_matrix(np.array([rng.multinomial(k, chance[i]) for i, k in zip(niche, n)], dtype=np.float64))
 
 
 def _recover_counts(expression: sp.csr_matrix) -> sp.csr_matrix:
