@@ -237,11 +237,13 @@ def _read(path: Path) -> MuData | AnnData:
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {str(path)!r}.")
-    if path.suffix == ".h5ad":
-        return anndata.read_h5ad(path)
-    if path.is_dir():
-        return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
-    return mudata.read_h5mu(path)
+    # else mudata copies columns of the modalities, and warns of it
+    with mudata.set_options(pull_on_update=False):
+        if path.suffix == ".h5ad":
+            return anndata.read_h5ad(path)
+        if path.is_dir():
+            return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
+        return mudata.read_h5mu(path)
 
 
 def _write(data: Any, path: Path) -> None:
@@ -301,7 +303,8 @@ def _align(args: argparse.Namespace) -> int:
         names = names or [path.stem for path in args.input]
         if len(names) != len(args.input):
             raise ValueError(f"{len(args.input)} files are {len(names)} modalities; give one file for each.")
-        mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
+        with mudata.set_options(pull_on_update=False):
+            mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
     else:
         mdata = _mudata(args.input[0])
     given = {"progress_bar": sys.stderr.isatty()} | _given(args)
