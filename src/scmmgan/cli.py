@@ -400,7 +400,6 @@ def _wide(table: Any) -> str:
     names = table["metric"].where(table["direction"] == "both", table["metric"] + ", " + table["direction"])
     text = [f"{a:.3g} ({b:.3g})" if np.isfinite(a) else "" for a, b in zip(table["median"], table["worst"])]
     rows = pd.DataFrame({"method": table["method"], "metric": names, "text": text})
-    # one line for each metric: names of these are long, and methods are few
     wide = rows.pivot(index="metric", columns="method", values="text").fillna("")
     wide = wide.reindex(index=names.unique(), columns=table["method"].unique())
     wide.loc["verdict"] = table.drop_duplicates("method").set_index("method")["verdict"]
@@ -414,17 +413,14 @@ def _info(args: argparse.Namespace) -> None:
     path = args.input[0]
     if (path / "model.json").exists():
         model = smm.load(path)
-        found: dict[str, Any] = {
-            "model": {name: len(model.features[name]) for name in model.modalities},
-            "verdicts": _verdicts(model.diagnosis),
-        }
+        sizes = {name: len(model.features[name]) for name in model.modalities}
+        found: dict[str, Any] = {"model": sizes, "verdicts": _verdicts(model.diagnosis)}
     else:
         data: Any = _read(path)
         parts = data.mod if hasattr(data, "mod") else {path.stem: data}
         found = {"modalities": {name: {"cells": a.n_obs, "features": a.n_vars} for name, a in parts.items()}}
-        records = {
-            key: of for key, of in data.uns.items() if isinstance(of, Mapping) and {"model", "diagnosis"} <= set(of)
-        }
+        stored = [(key, of) for key, of in data.uns.items() if isinstance(of, Mapping)]
+        records = {key: of for key, of in stored if {"model", "diagnosis"} <= set(of)}
         found["alignments"] = {key: _verdicts(of["diagnosis"]) for key, of in records.items()}
     if args.json:
         print(_json(found))

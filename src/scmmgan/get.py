@@ -14,7 +14,7 @@ from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
 from scmmgan.data import tables as _tables
 from scmmgan.data.keys import Keys
-from scmmgan.data.modality import listed, missing_key, modality
+from scmmgan.data.modality import modality
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,9 +73,8 @@ def mapped(
     KeyError
         If there is no such alignment, modality or feature, or the embedding was deleted.
     ValueError
-        If the record is damaged or of another version, cells were added, renamed or come from another alignment, the
-        values of `target` that were aligned have changed since (scaled, say), or nothing was written and `features` is
-        not given.
+        If the record is damaged or of another version, cells are not those that were aligned, the values of `target` have
+        changed since (scaled, say), or nothing was written and `features` is not given.
 
     Examples
     --------
@@ -88,9 +87,9 @@ def mapped(
     keys = Keys(key)
     out = _tables.mapped_cells(mdata, source, target, features, keys, lambda: model(mdata, key=key))
     measured = set(out.var_names) <= set(mdata[target].var_names)
-    if features is not None and measured and _is_of_coupling(mdata, source, target, keys):
+    if features is not None and measured and _tables.has_moments(mdata, source, target, keys):
         variance, total, _ = _conditional_variance(mdata, source, target, list(out.var_names), keys)
-        out.layers["uncertainty"] = _relative(variance, total)
+        out.layers["uncertainty"] = _tables.relative(variance, total)
     return out
 
 
@@ -447,8 +446,7 @@ def importance(
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
     >>> smm.tl.importance(mdata, "rna", "protein", features="protein_gene_0")
-    >>> table = smm.get.importance(mdata, "rna", "protein")
-    >>> round(float(table["share"].sum()), 3)
+    >>> round(float(smm.get.importance(mdata, "rna", "protein")["share"].sum()), 3)
     1.0
     """
     return _tables.importance(mdata, source, target, features, Keys(key))
@@ -527,8 +525,7 @@ def uncertainty(
     KeyError
         If there is no such alignment, modality or feature, or no uncertainty of the coupling.
     ValueError
-        If the record is damaged or of another version, cells were added, renamed or come from another alignment, or the
-        values of `target` that were aligned have changed since.
+        If the record is damaged or of another version, or cells or values of `target` are not those that were aligned.
 
     Examples
     --------
@@ -536,16 +533,15 @@ def uncertainty(
     >>> mdata = smm.datasets.toy()
     >>> smm.tl.align(mdata, links="gene", max_steps=50, progress_bar=False)
     >>> smm.tl.uncertainty(mdata, "rna", "protein")
-    >>> names = list(mdata["protein"].var_names[:2])
-    >>> smm.get.uncertainty(mdata, "rna", "protein", features=names).layers["relative"].shape == (mdata["rna"].n_obs, 2)
-    True
+    >>> smm.get.uncertainty(mdata, "rna", "protein", features="protein_gene_0").n_vars
+    1
     """
     from anndata import AnnData
 
     variance, total, names = _conditional_variance(mdata, source, target, features, Keys(key))
     cells = modality(mdata, source)
     out = AnnData(variance, obs=cells.obs.copy(), var=modality(mdata, target).var.loc[names].copy())
-    out.layers["relative"] = _relative(variance, total)
+    out.layers["relative"] = _tables.relative(variance, total)
     _tables.copy_places(cells, out)
     return out
 
@@ -575,8 +571,7 @@ def uncertainty_summary(mdata: MuData, source: str, target: str, *, key: str = "
     KeyError
         If there is no such alignment, modality or uncertainty, or a column of it was deleted.
     ValueError
-        If the record is damaged or of another version, cells were added, renamed or come from another alignment, or there
-        are intervals and the values of `target` have changed since.
+        If the record is damaged or of another version, cells are not those that were aligned, or the units of intervals.
 
     Examples
     --------
@@ -599,37 +594,8 @@ def _conditional_variance(
     """Conditional variance (cells × features), variance in the population (features,), names."""
     from scmmgan.model.evidence import uncertainty as _model
 
-    features_then = _slots.check_aligned(mdata, (source, target), keys)["var_names"][target]
-    cells, other, plan = mdata[source], mdata[target], keys.cell_plan(target)
-    table = _tables.uncertainty_record(mdata, source, target, keys)
-    if not _is_of_coupling(mdata, source, target, keys):
-        raise KeyError(
-            f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
-            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
-        )
-    names = listed(features)
-    at = other.var_names.get_indexer(pd.Index(names, dtype=object))
-    if unknown := [name for name, i in zip(names, at) if i < 0 or name not in features_then]:
-        raise missing_key(f"feature in {target!r}", unknown[0], [f for f in other.var_names if f in set(features_then)])
-    _slots.check_values(mdata, target, keys)
-    mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
-    total = _model.total_variance(np.asarray(table["landmark_mass"]), mean, variance)
-    found = _model.conditional_variance(cells.obsm[plan], mean, variance)
-    unmatched = _slots.unmatched(mdata, source, target, keys)
-    if unmatched is not None:
-        alone = _model.without_partner(1 - unmatched.astype(np.float32))[:, None]
-        found += (alone * (total - found)).astype(np.float32)
+    plan, mass, mean, variance, matched, names = _tables.moments(mdata, source, target, features, keys)
+    total, found = _model.total_variance(mass, mean, variance), _model.conditional_variance(plan, mean, variance)
+    if matched is not None:
+        found += (_model.without_partner(matched)[:, None] * (total - found)).astype(np.float32)
     return found, total, names
-
-
-def _is_of_coupling(mdata: MuData, source: str, target: str, keys: Keys) -> bool:
-    """Whether there is the uncertainty that the coupling leaves, with all that it is computed from."""
-    found = _slots.added(mdata, keys, "uncertainty").get(source, {}).get(target, {})
-    there = keys.cell_plan(target) in mdata[source].obsm and keys.landmark_moments()[0] in mdata[target].varm
-    return "landmark_mass" in found and there
-
-
-def _relative(variance: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Variance (n × g) over that in the population (g,), NaN for features that do not vary there."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, variance / total, np.nan).astype(np.float32)

@@ -13,7 +13,7 @@ from anndata import AnnData
 from scmmgan.data import derived as _derived
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.data.modality import missing_key, modality
+from scmmgan.data.modality import listed, missing_key, modality
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -228,3 +228,48 @@ def places(mdata: MuData, source: str, target: str, keys: Keys) -> pd.DataFrame:
         out["section"] = pd.Categorical(_slots.needed(mdata, source, "obs", keys.section(target), "place"))
     out.attrs = {name: str(value) for name, value in used.items()}
     return out
+
+
+# --- uncertainty that the coupling leaves --------------------------------------------------------------------------
+
+
+def has_moments(mdata: MuData, source: str, target: str, keys: Keys) -> bool:
+    """Whether there is the uncertainty that the coupling leaves, with all that it is computed from."""
+    found = _slots.added(mdata, keys, "uncertainty").get(source, {}).get(target, {})
+    there = keys.cell_plan(target) in mdata[source].obsm and keys.landmark_moments()[0] in mdata[target].varm
+    return "landmark_mass" in found and there
+
+
+def moments(
+    mdata: MuData, source: str, target: str, features: str | Sequence[str], keys: Keys
+) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    """The plan of the cells, mass of the landmarks, mean and variance of chosen features in them, matched shares, names."""
+    features_then = _slots.check_aligned(mdata, (source, target), keys)["var_names"][target]
+    other, table = mdata[target], uncertainty_record(mdata, source, target, keys)
+    if not has_moments(mdata, source, target, keys):
+        raise KeyError(
+            f"The uncertainty from {source!r} to {target!r} is not that of the coupling. "
+            f"Run `scmmgan.tl.uncertainty(mdata, {source!r}, {target!r})`."
+        )
+    names = listed(features)
+    at = other.var_names.get_indexer(pd.Index(names, dtype=object))
+    if unknown := [name for name, i in zip(names, at) if i < 0 or name not in features_then]:
+        raise missing_key(f"feature in {target!r}", unknown[0], [f for f in other.var_names if f in set(features_then)])
+    _slots.check_values(mdata, target, keys)
+    mean, variance = (np.asarray(other.varm[name])[at].T for name in keys.landmark_moments())
+    unmatched = _slots.unmatched(mdata, source, target, keys)
+    matched = None if unmatched is None else 1 - unmatched.astype(np.float32)
+    return (
+        mdata[source].obsm[keys.cell_plan(target)],
+        np.asarray(table["landmark_mass"]),
+        mean,
+        variance,
+        matched,
+        names,
+    )
+
+
+def relative(variance: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Variance (n × g) over that in the population (g,), NaN for features that do not vary there."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, variance / total, np.nan).astype(np.float32)
