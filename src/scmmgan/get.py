@@ -86,8 +86,11 @@ def mapped(
     """
     keys = Keys(key)
     out = _tables.mapped_cells(mdata, source, target, features, keys, lambda: model(mdata, key=key))
-    measured = set(out.var_names) <= set(mdata[target].var_names)
-    if features is not None and measured and _tables.has_moments(mdata, source, target, keys):
+    if (
+        features is not None
+        and set(out.var_names) <= set(mdata[target].var_names)
+        and _tables.has_moments(mdata, source, target, keys)
+    ):
         variance, total, _ = _conditional_variance(mdata, source, target, list(out.var_names), keys)
         out.layers["uncertainty"] = _tables.relative(variance, total)
     return out
