@@ -307,11 +307,7 @@ def test_too_many_values_are_not_written(
         (["protein_gene_0"], KeyError, "feature in 'rna' 'protein_gene_0'.*dict"),
         ({"protein": ["protein_gene_0", "protein_gene_0"]}, ValueError, "twice"),
         ({"atac": ["x"]}, KeyError, r"`features` names modalities \['atac'\]"),
-<<<<<<< HEAD
         (3, TypeError, "`features` must be names of features, one or a list"),
-=======
-        (3, TypeError, "`features` must be names of features.*got 3"),
->>>>>>> travel2
     ],
 )
 def test_wrong_features(small: md.MuData, fingerprint: Callable, features: Any, error: type[Exception], message: str):

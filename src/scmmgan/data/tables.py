@@ -233,11 +233,11 @@ def places(mdata: MuData, source: str, target: str, keys: Keys) -> pd.DataFrame:
 # --- uncertainty that the coupling leaves --------------------------------------------------------------------------
 
 
-def has_moments(mdata: MuData, source: str, target: str, keys: Keys) -> bool:
-    """Whether there is the uncertainty that the coupling leaves, with all that it is computed from."""
+def has_moments(mdata: MuData, source: str, target: str, keys: Keys, names: Sequence[str] = ()) -> bool:
+    """Whether there is the uncertainty that the coupling leaves, with all that it is computed from, and of these features."""
     found = _slots.added(mdata, keys, "uncertainty").get(source, {}).get(target, {})
     there = keys.cell_plan(target) in mdata[source].obsm and keys.landmark_moments()[0] in mdata[target].varm
-    return "landmark_mass" in found and there
+    return "landmark_mass" in found and there and set(names) <= set(mdata[target].var_names)
 
 
 def moments(
