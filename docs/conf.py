@@ -82,7 +82,7 @@ EXTERNAL = {
     "torch": ("https://docs.pytorch.org/docs/stable/", "tensor_attributes.html", ["torch.device"]),
 }
 # the class of trained models has no page of its own
-nitpick_ignore_regex = [("py:class", r"(.*\.)?Trained")]
+nitpick_ignore_regex = [("py:class", r"(.*\.)?Trained(Latent)?")]
 # as type hints spell them, which are not evaluated
 SPELLINGS = {name.rsplit(".", 1)[-1]: name for _, _, names in EXTERNAL.values() for name in names if "." in name} | {
     "np.ndarray": "numpy.ndarray",

@@ -93,6 +93,7 @@ def test_quietly(caplog: pytest.LogCaptureFixture):
     assert caplog.messages == ["an error", "later"]
 
 
+@pytest.mark.slow
 def test_the_verdict_is_one_line_in_a_plain_script():
     code = (
         "import scmmgan as smm\nm = smm.datasets.toy(n_cells=100)\n"

@@ -86,7 +86,7 @@ def mapped(
     """
     keys = Keys(key)
     out = _tables.mapped_cells(mdata, source, target, features, keys, lambda: model(mdata, key=key))
-    if features is not None and _tables.has_moments(mdata, source, target, keys, out.var_names):
+    if features is not None and out.n_vars and _tables.has_moments(mdata, source, target, keys, out.var_names):
         variance, total, _ = _conditional_variance(mdata, source, target, list(out.var_names), keys)
         out.layers["uncertainty"] = _tables.relative(variance, total)
     return out

@@ -92,7 +92,7 @@ def test_the_table_is_in_the_package():
     folder = Path(smm.__file__).parent / "data"
     assert (folder / "antibodies.csv").is_file()
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'packages = ["src/scmmgan"]' in project
+    assert 'packages = [ "src/scmmgan" ]' in project
     assert "exclude" not in project.split("[tool.hatch")[1].split("[tool.ruff")[0]
 
 

@@ -185,6 +185,7 @@ def test_columns_of_the_whole_are_named(by_links: md.MuData):
             draw()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["TkAgg", "agg", "module://matplotlib_inline.backend_inline"])
 def test_backends_that_the_environment_names(backend: str):
     code = (

@@ -298,6 +298,7 @@ def test_same_seed_same_bits_without_links(tiny: md.MuData):
         np.testing.assert_array_equal(tiny[name].obsm["X_scmmgan"], again[name].obsm["X_scmmgan"])
 
 
+@pytest.mark.slow
 def test_same_bits_in_another_process_with_other_threads_and_in_a_fork_of_it(small: md.MuData, tmp_path: Path):
     code = (
         "import multiprocessing as mp, sys, numpy as np, scmmgan as smm\n"
@@ -359,10 +360,10 @@ def test_methods_end_to_end(tiny: md.MuData, tmp_path: Path, method: str):
 
 def test_default_method_is_scmmgan_with_heat(tiny: md.MuData):
     align(tiny)
-    align(tiny, method="scmmgan", geometry="heat", lr=1e-3, batch_size=256, weights={"cycle": 1}, key_added="same")
+    align(tiny, method="scmmgan", geometry="heat", lr=1e-3, batch_size=128, weights={"cycle": 1}, key_added="same")
     np.testing.assert_array_equal(tiny["rna"].obsm["X_scmmgan"], tiny["rna"].obsm["X_same"])
     params = tiny.uns["scmmgan"]["params"]
-    assert (params["geometry"], params["lr"], params["batch_size"]) == ("heat", 1e-3, 256)
+    assert (params["geometry"], params["lr"], params["batch_size"]) == ("heat", 1e-3, 128)
 
 
 def test_what_is_not_given_is_the_methods_own(tiny: md.MuData):

@@ -63,6 +63,7 @@ def spots(_spots: md.MuData) -> md.MuData:
 # --- planted, and nothing planted ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_mixing_makes_and_hides(spots: md.MuData):
     table = smm.get.correlations(spots, "spatial", "rna")
     for verdict in ("spurious", "novel"):
@@ -109,6 +110,7 @@ def test_n_top_decides_the_papers_lists_only(spots: md.MuData):
     assert (after["listed"] != "").sum() < (before["listed"] != "").sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "method"), [(0, "coupling"), (1, "coupling"), (0, "scmmgan")])
 def test_nothing_passes_on_shuffled_data(seed: int, method: str):
     mdata = planted(seed, n_spots=130, n_cells=130)
@@ -154,6 +156,7 @@ def test_verdicts_need_evidence_of_both_genes(caplog: pytest.LogCaptureFixture, 
 # --- what the numbers are ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["source", "target"])
 def test_correlations_are_those_of_the_layers(spots: md.MuData, reference: str):
     smm.tl.correlations(spots, "spatial", "rna", gene="C_3", reference=reference, method="generator")
@@ -189,6 +192,7 @@ def test_correlations_of_cells_are_those_of_pools(spots: md.MuData):
     np.testing.assert_allclose(table["upper_measured"], pooled.limits(raw, 400, signed=True)[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_depth_makes_no_gene_novel_or_absent():
     """Counts are read once more: what cells lack is judged at a given depth."""
     mdata = planted(0, n_spots=150, n_cells=200)

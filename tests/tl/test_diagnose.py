@@ -289,6 +289,7 @@ def test_ambiguous_cells_and_second_alignment(small_aligned: md.MuData):
     np.testing.assert_allclose(of_rna["share"].sum(), 1)
 
 
+@pytest.mark.slow
 def test_full():
     mdata = smm.datasets.toy(n_cells=100, n_features=[30, 20])
     smm.tl.align(mdata, links="gene", max_steps=20, progress_bar=False)
@@ -303,6 +304,7 @@ def test_full():
     assert "restarts give the same map" in record["statement"]
 
 
+@pytest.mark.slow
 def test_full_without_links_tries_the_rivals():
     mdata = smm.datasets.toy(n_cells=80, n_features=[30, 20])
     smm.tl.align(mdata, links=None, max_steps=5, progress_bar=False)
@@ -513,6 +515,7 @@ def test_other_data_than_was_aligned():
         smm.tl.diagnose(mdata)
 
 
+@pytest.mark.slow
 def test_modalities_that_a_dict_left_out():
     mdata = smm.datasets.toy(n_cells=60)
     smm.tl.align(mdata, links="gene", smooth={"protein": None}, n_pcs={"rna": 9}, **COUPLED)

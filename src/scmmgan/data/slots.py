@@ -404,8 +404,8 @@ def config(mdata: MuData, keys: Keys) -> dict[str, Any]:
 
 def has_coupling(mdata: MuData, keys: Keys) -> bool:
     """Whether the method of an alignment starts from a coupling."""
-    couplings = record(mdata, keys)["params"]["coupling"]
-    return any(str(of["kind"]) != "none" for others in couplings.values() for of in others.values())
+    couplings = record(mdata, keys)["params"].get("coupling", {})
+    return not couplings or any(str(of["kind"]) != "none" for others in couplings.values() for of in others.values())
 
 
 def check_coupled(mdata: MuData, keys: Keys) -> None:

@@ -128,7 +128,7 @@ def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: boo
     if not finite.all():
         found = _modality.where_not_finite(counts, adata.obs_names, adata.var_names)
         raise ValueError(
-            f"{where} has {(~finite).sum()} values that are NaN, infinite or above 3e38, in {found}. Set or remove them first."
+            f"{where} has {(~finite).sum()} NaN or infinite values (or above 3e38), in {found}. Set or remove them first."
         )
     _check_counts(values.data if is_sparse else values, where, whole=whole)
     if is_sparse:

@@ -145,8 +145,8 @@ def test_arguments_that_a_method_cannot_use_are_refused(method: str, argument: s
 @pytest.mark.parametrize("method", LATENT)
 def test_what_is_left_out_reads_nothing(method: str):
     left = methods.check_arguments(method, PLAIN, ["a", "b"])
-    assert set(left) == set(PLAIN) - LATENT[method] - {"hidden"}
-    assert {name: value for name, value in left.items() if value} == {}
+    assert set(left) == {*PLAIN, "checkpoint_dir", "maps"} - LATENT[method] - {"hidden"}
+    assert {name: value for name, value in left.items() if value} == {"maps": "all"}
 
 
 def test_tables_are_refused_too_and_hidden_by_others():
@@ -329,7 +329,7 @@ def test_a_problem_is_fitted_with_its_coordinates(shared: bool, monkeypatch: pyt
         "a": SimpleNamespace(coordinates=None, sections=None),
         "b": SimpleNamespace(coordinates=places, sections=None),
     }
-    problem: Any = SimpleNamespace(modalities=modalities, shared={} if shared else None)
+    problem: Any = SimpleNamespace(modalities=modalities, shared={} if shared else None, centre=None)
     domains: Any = {m: SimpleNamespace(x=v) for m, v in x.items()}
     asked: dict[str, Any] = {}
     monkeypatch.setattr(methods, "fit", lambda **how: asked.update(how) or ("aligner", {}))
@@ -341,7 +341,16 @@ def test_a_problem_is_fitted_with_its_coordinates(shared: bool, monkeypatch: pyt
     assert asked["coordinates"].keys() == {"b"}
     assert asked["coordinates"]["b"] is places
     assert (asked["shared"], asked["method"], asked["lr"]) == (shared, "scmmgan", 1)
-    assert set(asked) <= {*methods.SETTINGS, "x", "couplings", "loadings", "shared", "coordinates", "sections"}
+    assert set(asked) <= {
+        *methods.SETTINGS,
+        "x",
+        "couplings",
+        "loadings",
+        "shared",
+        "coordinates",
+        "sections",
+        "centre",
+    }
 
 
 # --- every method ------------------------------------------------------------------------------------------------

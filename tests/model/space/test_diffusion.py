@@ -145,6 +145,7 @@ def loss(x: np.ndarray, y: np.ndarray, dtype: torch.dtype = torch.float32) -> fl
     return float(heat_loss(tensor(x, dtype), tensor(y, dtype)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_loss_is_zero_for_isometries(name: str):
     x = SETS[name]
@@ -166,6 +167,7 @@ def test_loss_sees_shuffled_pairs(name: str, at_least: float, seed: int):
     assert 0 <= jittered < shuffled / 10
 
 
+@pytest.mark.slow
 def test_loss_grows_with_noise():
     x, rng = swiss_roll(), np.random.default_rng(0)
     noise = x.std() * rng.normal(size=x.shape)

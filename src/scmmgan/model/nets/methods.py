@@ -131,7 +131,8 @@ def check_arguments(method: str, arguments: Mapping[str, Any], modalities: Seque
     unused = {"hidden"} if found.fit is None else set(OPTIONAL)
     left = {}
     for name in sorted(unused - set(found.takes)):
-        value, without = arguments[name], OPTIONAL[name]
+        without = OPTIONAL[name]
+        value = arguments.get(name, without[0])
         given = list(value.values()) if isinstance(value, Mapping) else [value]
         # a table is no value of any default
         if any(not isinstance(of, str | int | None) or of not in without for of in given):
