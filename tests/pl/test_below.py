@@ -196,8 +196,6 @@ def test_backends_that_the_environment_names(backend: str):
         "assert finish(figure, axes, own=True, show=None, return_fig=False) is not False\n"
         "import io; figure.savefig(io.BytesIO())\n"
     )
-    if "inline" in backend:
-        pytest.importorskip("matplotlib_inline")
     environment = {"PATH": "", "MPLBACKEND": backend, "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -92,7 +92,6 @@ def test_same_bits(name: str, expected: list[np.ndarray]):
 
 @pytest.mark.parametrize("name", STATES)
 def test_gradients_along_paths(name: str):
-    pytest.importorskip("captum")
     torch.manual_seed(0)
     generator, x = Generator(4, 3), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     expected = path_gradients(generator, x, np.eye(3, 2))
