@@ -74,7 +74,7 @@ def test_files_and_chosen_features(fitted: tuple[str, md.MuData], tmp_path: Path
 
 def test_new_cells(fitted: tuple[str, md.MuData], tmp_path: Path):
     """A training cell is mapped as it was, through the object and through a directory."""
-    method, mdata = fitted
+    _, mdata = fitted
     new = mdata["rna"][[7, 3]].copy()
     smm.save(mdata, tmp_path / "model")
     for model in (mdata, smm.load(tmp_path / "model")):
