@@ -94,9 +94,6 @@ N_RIVALS = 5  # next best couplings that are kept
 DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is only roughly right
 MANY_DIMENSIONS = 10  # of both sides from which on canonical variates say more than a distorted plan
 N_CANDIDATES = 12  # of the cheapest minima that are compared: more do not help (measured)
-PENALTY_TIE = (
-    0.05  # penalties this near the least are equal, and the cost decides: two of 12 SNARE shuffles differ by .01
-)
 MINIMA_CELLS = 1_000  # of each side by which minima are compared
 MINIMA_ROUNDS = 2  # of canonical variates and plans from them
 LEAST_MISMATCH = 0.01  # that counts: over a single variate every cell has perfect partners, whatever the plan
