@@ -952,6 +952,13 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
     "negative weight": (nothing, (), {"weights": {"cycle": -1}}, ValueError, "finite numbers, none negative.*-1"),
     "nan weight": (nothing, (), {"weights": {"cycle": np.nan}}, ValueError, "finite numbers"),
     "text weight": (nothing, (), {"weights": {"cycle": "1"}}, ValueError, "finite numbers"),
+    "no third modality": (
+        nothing,
+        (),
+        {"weights": {"consistency": 1}},
+        ValueError,
+        "needs three modalities and `maps='all'`",
+    ),
     "no dict": (nothing, (), {"weights": [1.0]}, TypeError, "`weights` must be a dict"),
     "no weights": (
         nothing,
