@@ -58,9 +58,11 @@ def main() -> None:
                 (parts, labels), measured, names = hybrid(args.data, seed), {}, HYBRID
             else:
                 (parts, labels, measured), names = thirds(args.data, setting, seed), NAMES
-            everything = [(names, {"maps": "all"}), (names, {"maps": "all", "weights": {"consistency": 1.0}})]
-            more = [(pair, {}) for pair in combinations(names, 2)], [(names[::-1], {"maps": "star"})]
-            for run, how in everything if args.together else [*more[0], *everything, *more[1]]:
+            runs = [(names, {"maps": "all"}), (names, {"maps": "all", "weights": {"consistency": 1.0}})]
+            if not args.together:
+                pairs = [(pair, {}) for pair in combinations(names, 2)]
+                runs = [*pairs, runs[0], (names[::-1], {"maps": "star"}), runs[1]]
+            for run, how in runs:
                 if setting == "disjoint" and set(run) == {"panel_a", "panel_b"}:
                     how = {"links": None}
                 start = time.perf_counter()

@@ -714,6 +714,8 @@ def test_a_dict_of_anndata(tiny: md.MuData, fingerprint: Callable, tmp_path: Pat
         np.testing.assert_array_equal(got[m].obsm["X_scmmgan"], tiny[m].obsm["X_scmmgan"])
     with pytest.raises(TypeError, match="'rna' of the dict must be an AnnData, got ndarray"):
         align({"rna": tiny["rna"].X, "protein": tiny["protein"]})
+    with pytest.raises(TypeError, match="Names of the dict must be text, got 1"):
+        align({1: tiny["rna"], "protein": tiny["protein"]})
 
 
 def test_annotations_that_are_still_in_a_file_are_refused_with_the_way_out(tiny: md.MuData):
