@@ -8,7 +8,10 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import anndata as ad
 import mudata as md
@@ -18,7 +21,7 @@ import pytest
 from matplotlib.image import imread
 
 import scmmgan as smm
-from scmmgan.cli import _documented, main
+from scmmgan.cli import _documented, _say_support, main
 
 NAMES = ("rna", "protein")
 QUICK = ["--method", "coupling", "--links", "gene"]
@@ -115,6 +118,38 @@ def test_info_and_support(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["diagnose", str(folder / "a.h5mu"), "--require-support"]) == (0 if supported else 3)
     assert main(["diagnose", str(folder / "a.h5mu"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["verdict"] == verdict
+
+
+def test_init_is_an_aligned_file_or_a_model(folder: Path, capsys: pytest.CaptureFixture[str]):
+    smm.save(md.read(folder / "a.h5mu"), folder / "earlier")
+    files = [str(folder / f"{name}.h5ad") for name in NAMES]
+    for init in ("a.h5mu", "earlier"):
+        # networks of another method: read, and refused
+        command = ["align", *files, "--links", "gene", "--init", str(folder / init), "-o", str(folder / "more.h5mu")]
+        assert main(command) == 1
+        assert "`init` was trained with another `method`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("grades", "status"), [(["supported", "in part"], 0), (["supported", "weak"], 3), (["not identifiable"], 3)]
+)
+def test_what_is_supported_in_part_passes(grades: list[str], status: int, capsys: pytest.CaptureFixture[str]):
+    of = {
+        f"b{i}": {"verdict": g, "grade": g, "supported": g == "supported", "statement": g} for i, g in enumerate(grades)
+    }
+    mdata: Any = SimpleNamespace(uns={"scmmgan": {"diagnosis": {"a": of}}})
+    assert _say_support(mdata, "scmmgan", Namespace(json=True, require_support=True)) == status
+    assert [found["grade"] for found in json.loads(capsys.readouterr().out)] == grades
+    assert _say_support(mdata, "scmmgan", Namespace(json=False, require_support=False)) == 0
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "x.h5mu").write_text("no file of HDF5")
+    for what in (tmp_path / "x.h5mu", tmp_path):
+        assert main(["info", str(what)]) == 1
+        err = capsys.readouterr().err
+        assert f"{str(what)!r} cannot be read as h5mu, h5ad or zarr" in err
+        assert err.count("\n") == 1
 
 
 def test_not_supported_is_written_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch):

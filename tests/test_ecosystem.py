@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import mudata as md
 import numpy as np
 import pandas as pd
@@ -36,6 +38,46 @@ def test_mapped_cells_in_scanpy(coloured: md.MuData):
         axes = sc.pl.embedding(mapped, basis, color=["cell_type", best], show=False)
         drawn = {tuple(color.round(2)) for color in axes[0].collections[0].get_facecolors()[:, :3]}
         assert drawn == {(0.0, 0.0, round(16 * i / 255, 2)) for i in range(5)}
+
+
+# its own packages deprecate what it uses of them
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_tables_of_spatialdata(tmp_path: Path):
+    """Slow: it imports spatialdata. Region and instance keys are kept, results go back into the object and its file; mapped cells are a table, too."""
+    spatialdata = pytest.importorskip("spatialdata", reason="needs the extra `spatial`")
+    mdata = smm.datasets.toy(n_cells=80, n_features=[20, 15], n_linked=12, spatial=True)
+    spots = mdata["rna"]
+    spots.obs["region"] = pd.Categorical(["spots"] * 80)
+    # not the order of the shapes
+    spots.obs["instance"] = np.arange(80)[::-1]
+    keys = {"region": "spots", "region_key": "region", "instance_key": "instance"}
+    table = spatialdata.models.TableModel.parse(spots, **keys)
+    circles = spatialdata.models.ShapesModel.parse(spots.obsm["spatial"][::-1], geometry=0, radius=1.0)
+    sdata = spatialdata.SpatialData(shapes={"spots": circles}, tables={"table": table})
+
+    how = {"links": "gene", "method": "coupling", "progress_bar": False}
+    mdata = smm.tl.align({"spatial": sdata.tables["table"], "protein": mdata["protein"]}, **how)
+    assert "scmmgan_protein" not in sdata.tables["table"].obsm
+    smm.tl.transfer(mdata, "spatial", "protein", obs="cell_type")
+    sdata.tables["table"] = mdata["spatial"]
+    sdata.tables["mapped"] = smm.get.mapped(mdata, "spatial", "protein")
+    sdata.write(tmp_path / "s.zarr")
+
+    again = spatialdata.read_zarr(tmp_path / "s.zarr")
+    for name in ("table", "mapped"):
+        found = again.tables[name]
+        assert found.uns["spatialdata_attrs"] == keys
+        np.testing.assert_array_equal(found.obs["instance"], np.arange(80)[::-1])
+        np.testing.assert_array_equal(found.obsm["X_scmmgan"], mdata["spatial"].obsm["X_scmmgan"])
+        # spatialdata finds the shape of every cell
+        shapes, joined = spatialdata.join_spatialelement_table(again, "spots", table_name=name, how="inner")
+        where = shapes["spots"].geometry.loc[joined.obs["instance"]]
+        np.testing.assert_allclose(np.column_stack([where.x, where.y]), joined.obsm["spatial"], rtol=1e-6)
+    np.testing.assert_array_equal(again.tables["mapped"].X, again.tables["table"].obsm["scmmgan_protein"])
+    assert set(again.tables["table"].obs["scmmgan_protein_cell_type"].dropna()) <= set(
+        mdata["protein"].obs["cell_type"]
+    )
 
 
 def test_embedding_keeps_colours_that_the_modalities_agree_on(coloured: md.MuData):

@@ -49,6 +49,7 @@ def test_mapped_is_translate_and_inverse(small_aligned: md.MuData, source: str, 
 def test_mapped_is_a_complete_annotated_matrix():
     mdata = smm.datasets.toy(n_cells=120, spatial=True, n_features=[30, 20])
     mdata["rna"].uns["spatial"] = {"lib": {"images": {"hires": np.zeros((2, 2))}}}
+    mdata["rna"].uns["spatialdata_attrs"] = {"region": "spots", "region_key": "r", "instance_key": "i"}
     mdata["protein"].var["n"] = np.arange(20)
     mdata["protein"].var["flag"] = True
     mdata["protein"].var["kind"] = pd.Categorical(["x", "y"] * 10)
@@ -60,6 +61,7 @@ def test_mapped_is_a_complete_annotated_matrix():
     pd.testing.assert_frame_equal(got.var, mdata["protein"].var)
     np.testing.assert_array_equal(got.obsm["spatial"], mdata["rna"].obsm["spatial"])
     assert got.uns["spatial"]["lib"]["images"]["hires"].shape == (2, 2)
+    assert got.uns["spatialdata_attrs"] == {"region": "spots", "region_key": "r", "instance_key": "i"}
     back = smm.get.mapped(mdata, "protein", "rna")
     assert "spatial" not in back.obsm
     assert "spatial" not in back.uns

@@ -239,11 +239,14 @@ def _read(path: Path) -> MuData | AnnData:
         raise FileNotFoundError(f"there is no {str(path)!r}.")
     # else mudata copies columns of the modalities, and warns of it
     with mudata.set_options(pull_on_update=False):
-        if path.suffix == ".h5ad":
-            return anndata.read_h5ad(path)
-        if path.is_dir():
-            return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
-        return mudata.read_h5mu(path)
+        try:
+            if path.suffix == ".h5ad":
+                return anndata.read_h5ad(path)
+            if path.is_dir():
+                return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
+            return mudata.read_h5mu(path)
+        except Exception as error:
+            raise ValueError(f"{str(path)!r} cannot be read as h5mu, h5ad or zarr: {error}") from error
 
 
 def _write(data: Any, path: Path) -> None:
@@ -308,6 +311,8 @@ def _align(args: argparse.Namespace) -> int:
     else:
         mdata = _mudata(args.input[0])
     given = {"progress_bar": sys.stderr.isatty()} | _given(args)
+    if given.get("init") is not None:
+        given["init"] = _model(Path(given["init"]))
     smm.tl.align(mdata, *names, **given)
     _write(mdata, args.output)
     return _say_support(mdata, str(given.get("key_added", "scmmgan")), args)
@@ -322,12 +327,15 @@ def _mudata(path: Path) -> MuData:
     return data
 
 
+def _model(path: Path) -> MuData | Path:
+    """A model directory as it is, else an aligned file."""
+    return path if (path / "model.json").exists() else _mudata(path)
+
+
 def _translate(args: argparse.Namespace) -> None:
     """Map the cells, write them, print how many."""
     _check_output(args, ".h5ad", ".zarr")
-    is_model = args.model.is_dir() and (args.model / "model.json").exists()
-    model = args.model if is_model else _mudata(args.model)
-    given = _given(args)
+    model, given = _model(args.model), _given(args)
     mapped = smm.tl.translate(_read(args.input[0]), args.source, args.target, model=model, **given)
     _write(mapped, args.output)
     found = {"cells": mapped.n_obs, "features": mapped.n_vars, "output": str(args.output)}
@@ -346,11 +354,8 @@ def _uncertainty(args: argparse.Namespace) -> None:
     _write(mdata, args.output)
     found = smm.get.uncertainty_summary(mdata, args.source, args.target, key=given.get("key", "scmmgan"))
     table = found.pop("features")
-    print(
-        _json({"features": table.rename_axis("feature").reset_index().to_dict("records")})
-        if args.json
-        else table.describe().round(3)
-    )
+    rows = table.rename_axis("feature").reset_index().to_dict("records")
+    print(_json({"features": rows}) if args.json else table.describe().round(3))
 
 
 def _diagnose(args: argparse.Namespace) -> int:
@@ -438,18 +443,14 @@ def _verdicts(diagnosis: Mapping[str, Any]) -> dict[str, str]:
 def _say_support(mdata: MuData, key: str, args: argparse.Namespace) -> int:
     """Print what supports each pair of modalities; the exit status."""
     found = [
-        {
-            "source": a,
-            "target": b,
-            "verdict": str(of["verdict"]),
-            "supported": bool(of["supported"]),
-            "statement": str(of["statement"]),
-        }
+        {"source": a, "target": b, "supported": bool(of["supported"])}
+        | {name: str(of[name]) for name in ("verdict", "grade", "statement")}
         for a, others in mdata.uns[key]["diagnosis"].items()
         for b, of in others.items()
     ]
     print(_json(found) if args.json else "\n".join(str(of["statement"]) for of in found))
-    return NOT_SUPPORTED if args.require_support and not all(of["supported"] for of in found) else 0
+    passes = all(of["grade"] in ("supported", "in part") for of in found)
+    return NOT_SUPPORTED if args.require_support and not passes else 0
 
 
 def _json(value: Any) -> str:

@@ -714,6 +714,8 @@ def test_a_dict_of_anndata(tiny: md.MuData, fingerprint: Callable, tmp_path: Pat
         np.testing.assert_array_equal(got[m].obsm["X_scmmgan"], tiny[m].obsm["X_scmmgan"])
     with pytest.raises(TypeError, match="'rna' of the dict must be an AnnData, got ndarray"):
         align({"rna": tiny["rna"].X, "protein": tiny["protein"]})
+    with pytest.raises(TypeError, match="Names of the dict must be text, got 1"):
+        align({1: tiny["rna"], "protein": tiny["protein"]})
 
 
 def test_annotations_that_are_still_in_a_file_are_refused_with_the_way_out(tiny: md.MuData):
@@ -952,6 +954,13 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
     "negative weight": (nothing, (), {"weights": {"cycle": -1}}, ValueError, "finite numbers, none negative.*-1"),
     "nan weight": (nothing, (), {"weights": {"cycle": np.nan}}, ValueError, "finite numbers"),
     "text weight": (nothing, (), {"weights": {"cycle": "1"}}, ValueError, "finite numbers"),
+    "no third modality": (
+        nothing,
+        (),
+        {"weights": {"consistency": 1}},
+        ValueError,
+        "needs three modalities and `maps='all'`",
+    ),
     "no dict": (nothing, (), {"weights": [1.0]}, TypeError, "`weights` must be a dict"),
     "no weights": (
         nothing,

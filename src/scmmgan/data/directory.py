@@ -27,7 +27,7 @@ def write(path: str | os.PathLike[str], record: Mapping[str, Any], card: str) ->
 
     FileExistsError where something else is there.
     """
-    folder = Path(path).absolute()
+    folder = _folder(path).absolute()
     if folder.exists() and not _replaceable(folder):
         raise FileExistsError(f"{str(path)!r} is there and no model of scmmgan. Name another directory, or delete it.")
     arrays: dict[str, np.ndarray] = {}
@@ -56,7 +56,7 @@ def write(path: str | os.PathLike[str], record: Mapping[str, Any], card: str) ->
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record as it was written; FileNotFoundError or ValueError where it is not there, foreign, newer or damaged."""
-    folder = Path(path)
+    folder = _folder(path)
     if not folder.exists():
         raise FileNotFoundError(f"There is no directory {str(path)!r}. `scmmgan.save(mdata, ...)` writes one.")
     if not Path(folder, TREE).is_file():
@@ -97,6 +97,13 @@ def damaged(path: str | os.PathLike[str], reason: str) -> ValueError:
 
 def _damaged(where: str, reason: str) -> ValueError:
     return ValueError(f"{where} is damaged: save it again. Found: {reason}.")
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """The directory; TypeError where its name is none."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise TypeError(f"`directory` must be a path, got {path!r:.60}.")
+    return Path(path)
 
 
 def _replaceable(folder: Path) -> bool:

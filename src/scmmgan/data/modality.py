@@ -101,6 +101,8 @@ def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
     if not isinstance(mdata, Mapping):
         check_mudata(mdata)
         return mdata
+    if unnamed := [name for name in mdata if not isinstance(name, str)]:
+        raise TypeError(f"Names of the dict must be text, got {unnamed[0]!r}.")
     if wrong := [name for name, of in mdata.items() if not isinstance(of, AnnData)]:
         raise TypeError(f"{wrong[0]!r} of the dict must be an AnnData, got {type(mdata[wrong[0]]).__name__}.")
     with set_options(pull_on_update=False):

@@ -113,11 +113,10 @@ def _as_categories(values: pd.Series, own: Sequence[pd.Series]) -> pd.Categorica
 
 
 def copy_places(cells: AnnData, out: AnnData) -> None:
-    """Coordinates and pictures of the source's cells."""
+    """Coordinates and pictures of the source's cells, and what SpatialData calls the columns that say where they lie."""
     if "spatial" in cells.obsm:
         out.obsm["spatial"] = np.array(cells.obsm["spatial"])
-    if "spatial" in cells.uns:
-        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+    out.uns |= {name: deepcopy(cells.uns[name]) for name in ("spatial", "spatialdata_attrs") if name in cells.uns}
 
 
 def uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def align(
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
         Loss weights to change: `adversarial` .5, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .1, `identity` 10 (shared genes only). 0 leaves a term out. Other methods have weights of their own, which an
+        `geometry` .1, `identity` 10 (shared genes only), `consistency` 0 (three modalities or more with `maps="all"`: the direct
+        map against those through a third one). 0 leaves a term out. Other methods have weights of their own, which an
         unknown name lists.
     max_steps
         Training steps (default 1,000; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
@@ -430,6 +431,11 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     _check_goes_on(arguments)
     if arguments["maps"] not in ("all", "star"):
         raise ValueError(f"`maps` must be 'all' or 'star', got {arguments['maps']!r}.")
+    if merged.get("consistency") and (len(names) < 3 or arguments["maps"] != "all"):
+        raise ValueError(
+            "`weights` has `consistency`, of a direct map with those through a third modality: it needs three modalities and "
+            f"`maps='all'`; here are {list(names)} and `maps={arguments['maps']!r}`. Leave it out."
+        )
     return {**whole, **numbers, **left, "geometry": geometry, "device": _device(arguments["device"]), "hidden": hidden}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from scmmgan import archive, get
 from scmmgan.data import modality as _modality
 from scmmgan.data import query as _query
 from scmmgan.data import slots as _slots
+from scmmgan.data import tables as _tables
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_WRITTEN, TRANSLATED_CELLS
 from scmmgan.model.space.linear import one_thread
@@ -67,8 +67,8 @@ def translate(
     Returns
     -------
     A new AnnData, cells × features of `target`, as of :func:`scmmgan.get.mapped`: `X` float32 in the units of the
-    (smoothed) layer of `target`, never counts; `obs` and, where there, `obsm["spatial"]` and `uns["spatial"]` of the
-    cells; `var` of the target where `model` is a MuData. Nothing is written to `cells` or the model. Beside these:
+    (smoothed) layer of `target`, never counts; `obs` and, where there, `obsm["spatial"]`, `uns["spatial"]` and
+    `uns["spatialdata_attrs"]` of the cells; `var` of the target where `model` is a MuData. Nothing is written to `cells` or the model. Beside these:
 
     `obsm[f"X_{key}"]` : float32
         Joint embedding, comparable with that of the training cells.
@@ -128,10 +128,7 @@ def translate(
         out.obs[keys.unmatched(target if len(trained.modalities) > 2 else None)] = found.unmatched[target]
     if len(found.ood):
         out.obs[keys.ood] = found.ood
-    if "spatial" in adata.obsm:
-        out.obsm["spatial"] = np.array(adata.obsm["spatial"])
-    if "spatial" in adata.uns:
-        out.uns["spatial"] = deepcopy(adata.uns["spatial"])
+    _tables.copy_places(adata, out)
     return out
 
 
