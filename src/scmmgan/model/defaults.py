@@ -23,6 +23,7 @@ MAX_AFFIXES = 3  # that names have before or behind what they name
 MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes a cell and link), no more accurate
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
+SHOWN_AFTER = 2.0  # seconds, from which on a loop shows its progress
 SAMPLED = 64  # cells, and features, whose values are recorded: a change of units changes nearly all of them
 SECTION_CELLS = 3  # of a section on average: a column of more values is a number or a name of cells
 COMPARED_PLACES = 5_000  # cells whose places say whether groups of them lie in one frame

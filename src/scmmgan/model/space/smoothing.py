@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.defaults import BLOCK, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import constant
 
 
@@ -100,7 +101,7 @@ class SmoothedMatrix:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
         mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
         by_column = self.by_column()
-        for start in range(0, self.shape[1], BLOCK):
+        for start in tracked(range(0, self.shape[1], BLOCK), "statistics"):
             at = np.arange(start, min(start + BLOCK, self.shape[1]))
             block = by_column.columns(at).astype(np.float64)
             mean[at], sd[at] = block.mean(0), block.std(0)
