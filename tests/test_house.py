@@ -48,7 +48,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
         CONTAINERS
         | {"pandas", "scipy", "scmmgan.data"}
         | {"scmmgan.model.problem", "scmmgan.model.defaults", "scmmgan.model.space", "scmmgan.settings"},
-        set(),
+        {"dask", "h5py", "zarr"},  # what holds matrices that are not in memory
         {"scmmgan.model"},
     ),
     # arrays and tensors; torch where tensors are, as it must not come with `from scmmgan import tl`
@@ -75,7 +75,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     (
         "pp/*.py",
         {"anndata", "pandas", "scipy", "scmmgan.data", "scmmgan.model.space", "scmmgan.model.defaults", "scmmgan.pp"},
-        {"scanpy", "muon"},
+        {"scanpy", "muon", "dask"},
         CONTAINERS,
     ),
     (

@@ -23,7 +23,9 @@ def streamed(values: Any, *, of_dask: bool = True) -> Any:
     Arrays of dask stay what they are without `of_dask`.
     """
     numbers = (
-        len(values.shape) == 2 and 0 not in values.shape and getattr(values, "dtype", np.dtype("O")).kind in "biuf"
+        len(getattr(values, "shape", ())) == 2
+        and 0 not in values.shape
+        and getattr(values, "dtype", np.dtype("O")).kind in "biuf"
     )
     if is_dask(values):
         if not of_dask:
