@@ -25,7 +25,7 @@ PACKAGES = (
     *("scmmgan.model", "scmmgan.model.space", "scmmgan.model.coupling", "scmmgan.model.nets", "scmmgan.model.evidence"),
 )
 # subjects of model/, each of which may import those before it
-LEVELS = ("defaults", "problem", "space", "coupling", "nets", "evidence")
+LEVELS = ("defaults", "progress", "problem", "space", "coupling", "nets", "evidence")
 # what public functions take and return
 CONTAINERS = {"anndata", "mudata"}
 
@@ -48,11 +48,12 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
         CONTAINERS
         | {"pandas", "scipy", "scmmgan.data"}
         | {"scmmgan.model.problem", "scmmgan.model.defaults", "scmmgan.model.space", "scmmgan.settings"},
-        set(),
+        {"dask", "h5py", "zarr"},  # what holds matrices that are not in memory
         {"scmmgan.model"},
     ),
     # arrays and tensors; torch where tensors are, as it must not come with `from scmmgan import tl`
     ("model/defaults.py", set(), set(), set()),
+    ("model/progress.py", down_to("progress"), {"tqdm"}, set()),
     ("model/problem.py", {"scipy"} | down_to("problem"), set(), set()),
     ("model/space/*.py", {"scipy", "sklearn", "threadpoolctl"} | down_to("space"), {"torch", "pynndescent"}, set()),
     ("model/coupling/*.py", {"scipy", "sklearn", "threadpoolctl"} | down_to("coupling"), {"ot", "pynndescent"}, set()),
@@ -74,7 +75,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     (
         "pp/*.py",
         {"anndata", "pandas", "scipy", "scmmgan.data", "scmmgan.model.space", "scmmgan.model.defaults", "scmmgan.pp"},
-        {"scanpy", "muon"},
+        {"scanpy", "muon", "dask"},
         CONTAINERS,
     ),
     (

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # exit statuses beside 0 and those of argparse (2)
 FAILED, USAGE, NOT_SUPPORTED = 1, 2, 3
 # arguments that files, or other options, stand for
-OWN = {"mdata", "cells", "modalities", "source", "target", "model", "copy"}
+OWN = {"mdata", "cells", "modalities", "source", "target", "model", "copy", "out"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,6 +145,7 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
         if of.default is inspect.Parameter.empty:
             how["help"] = text.replace("%", "%%")
         if kind == "bool":
+            how |= {"default": sys.stderr.isatty()} if name == "progress_bar" else {}
             command.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
         else:
             command.add_argument(flag, action="append", metavar="[NAME=]VALUE" if "Mapping" in kind else "VALUE", **how)
@@ -230,21 +231,20 @@ def _one(word: str, kind: str) -> Any:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> MuData | AnnData:
-    """Data of a file, by its ending; what a zarr folder holds is tried."""
+def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
+    """Data of a file, by its ending; what a zarr folder holds is tried. With `backed` X of an h5 file stays there."""
     import anndata
     import mudata
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {str(path)!r}.")
-    # else mudata copies columns of the modalities, and warns of it
     with mudata.set_options(pull_on_update=False):
         try:
             if path.suffix == ".h5ad":
-                return anndata.read_h5ad(path)
+                return anndata.read_h5ad(path, backed="r" if backed else None)
             if path.is_dir():
                 return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
-            return mudata.read_h5mu(path)
+            return mudata.read_h5mu(path, backed="r" if backed else False)
         except Exception as error:
             raise ValueError(f"{str(path)!r} cannot be read as h5mu, h5ad or zarr: {error}") from error
 
@@ -310,7 +310,7 @@ def _align(args: argparse.Namespace) -> int:
             mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
     else:
         mdata = _mudata(args.input[0])
-    given = {"progress_bar": sys.stderr.isatty()} | _given(args)
+    given = _given(args)
     if given.get("init") is not None:
         given["init"] = _model(Path(given["init"]))
     smm.tl.align(mdata, *names, **given)
@@ -336,8 +336,11 @@ def _translate(args: argparse.Namespace) -> None:
     """Map the cells, write them, print how many."""
     _check_output(args, ".h5ad", ".zarr")
     model, given = _model(args.model), _given(args)
-    mapped = smm.tl.translate(_read(args.input[0]), args.source, args.target, model=model, **given)
-    _write(mapped, args.output)
+    cells = _read(args.input[0], backed=True)
+    try:
+        mapped = smm.tl.translate(cells, args.source, args.target, model=model, out=args.output, **given)
+    except OSError as error:
+        raise _NotWritable(error.strerror or str(error)) from error
     found = {"cells": mapped.n_obs, "features": mapped.n_vars, "output": str(args.output)}
     text = f"{mapped.n_obs} cells × {mapped.n_vars} features of {args.target}"
     if (column := f"{given.get('key', 'scmmgan')}_ood") in mapped.obs:
@@ -387,7 +390,7 @@ def _compare(args: argparse.Namespace) -> None:
     _check_output(args, ".png", ".pdf", ".svg")
     if args.keep is not None and args.keep.suffix not in (".h5mu", ".zarr"):
         raise _NotWritable("the name behind --keep must end in .h5mu or .zarr")
-    mdata, given = _mudata(args.input[0]), {"progress_bar": sys.stderr.isatty()} | _given(args)
+    mdata, given = _mudata(args.input[0]), _given(args)
     table = smm.tl.compare(mdata, args.source, args.target, **given)
     figure = smm.pl.compare(mdata, args.source, args.target, key=given.get("key_added", "scmmgan"), return_fig=True)
     with _in_place(args.output) as there:

@@ -44,14 +44,19 @@ def write(path: str | os.PathLike[str], record: Mapping[str, Any], card: str) ->
             file.flush()
             # a disk that is full may say so only now
             os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        put_in_place(new, folder, old)
+
+
+def put_in_place(new: Path, path: Path, old: Path) -> None:
+    """Give what is `new` the name `path`; what had it becomes `old`, or gets it back where that fails."""
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

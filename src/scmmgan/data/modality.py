@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scmmgan.data.streamed import streamed
 from scmmgan.model.defaults import MIN_CELLS, MIN_LINKS
+from scmmgan.model.space.scratch import columns_of, flat_chunks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -121,20 +123,6 @@ def check_not_lazy(adata: AnnData, name: str) -> None:
             f"{name!r} was read lazily: its `obs` is a {type(adata.obs).__name__}. Use `.to_memory()`, or keep the matrix in its "
             "file: `anndata.AnnData(lazy.X, obs=lazy.obs.to_memory(), var=lazy.var.to_memory())`."
         )
-
-
-def in_memory(values: Any) -> Any:
-    """A matrix of any storage in memory: of a file, or of dask one block of rows after the other, as float32."""
-    if hasattr(values, "to_memory"):
-        return values.to_memory()
-    if not (hasattr(values, "dask") and hasattr(values, "blocks")):
-        return values
-    parts: list[Any] = []
-    for i in range(values.numblocks[0]):
-        row: list[Any] = [values.blocks[i, j].compute() for j in range(values.numblocks[1])]
-        whole: Any = sp.hstack(row, format="csr") if sp.issparse(row[0]) else np.hstack([np.asarray(of) for of in row])
-        parts.append(whole.astype(np.float32))
-    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.vstack(parts)
 
 
 def storable(name: str) -> bool:
@@ -252,7 +240,7 @@ def read_values(
             raise ValueError(f"{name!r}: give `layer` or `use_rep`, not both; got {layer!r} and {use_rep!r}.")
         if use_rep not in adata.obsm:
             raise missing_key(f"obsm key in {name!r}", use_rep, list(adata.obsm))
-        values = in_memory(adata.obsm[use_rep])
+        values = streamed(adata.obsm[use_rep])
         width = values.shape[1] if len(values.shape) > 1 else 0
         names = pd.Index([f"{use_rep}_{i}" for i in range(width)])
         return _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
@@ -262,8 +250,8 @@ def read_values(
     if values is None:
         raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
     names = adata.var_names if columns is None else adata.var_names[columns]
-    values = in_memory(values)
-    values = values if columns is None else values[:, columns]
+    values = streamed(values)
+    values = values if columns is None else columns_of(values, columns)
     found = _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if _like_counts(found):
         logger.warning(
@@ -300,12 +288,14 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
 
 def counts_of(adata: AnnData, layer: str) -> np.ndarray | sp.csr_matrix | None:
     """A layer (n × g, float32) of any cells, None where it holds anything but whole numbers."""
-    stored: Any = in_memory(adata.layers[layer])
+    stored: Any = streamed(adata.layers[layer])
     sparse = sp.issparse(stored)
     values: Any = sp.csr_matrix(stored, dtype=np.float32) if sparse else np.asarray(stored, dtype=np.float32)
-    data = np.asarray(values.data if sparse else values).ravel()
-    whole = data.any() and np.isfinite(data).all() and data.min() >= 0 and np.array_equal(data, np.round(data))
-    return values if whole else None
+    parts = [
+        (part.any(), np.isfinite(part).all() and part.min() >= 0 and np.array_equal(part, np.round(part)))
+        for part in flat_chunks(values)
+    ]
+    return values if any(some for some, _ in parts) and all(whole for _, whole in parts) else None
 
 
 def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
@@ -314,7 +304,7 @@ def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
     if not data.size or data.min() < 0 or data.max() < 2:
         return False
     # most matrices are ruled out by a few of their values
-    return all(np.array_equal(part, np.round(part)) for part in (data.ravel()[:10_000], data))
+    return all(np.array_equal(part, np.round(part)) for part in (data.reshape(-1)[:10_000], *flat_chunks(values)))
 
 
 def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.Index) -> np.ndarray | sp.csr_matrix:
@@ -329,8 +319,7 @@ def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.I
     sparse = sp.issparse(values)
     with np.errstate(over="ignore"):  # what float32 cannot hold is counted below
         out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.asarray(values[...], dtype=np.float32)
-    data = np.asarray(out.data if sp.issparse(out) else out)
-    if bad := int((~np.isfinite(data)).sum()):
+    if bad := sum(int((~np.isfinite(part)).sum()) for part in flat_chunks(out)):
         raise ValueError(
             f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite), in "
             f"{where_not_finite(out, cells, features)}. Impute or drop them first."
@@ -347,7 +336,7 @@ def part(adata: AnnData, rows: Any, columns: Any, layer: str | None = None) -> n
         found = values.astype(np.float32).tocsr()[rows][:, columns]
     else:
         cut = adata[rows, columns]
-        found = in_memory(cut.X if layer is None else cut.layers[layer])
+        found = streamed(cut.X if layer is None else cut.layers[layer])
     return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
 
 

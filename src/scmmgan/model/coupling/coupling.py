@@ -23,6 +23,7 @@ from scmmgan.model.coupling.transport import (
 )
 from scmmgan.model.defaults import N_RIVALS, PLAN_ENTRIES, REWEIGHTING_ROUNDS
 from scmmgan.model.problem import Pair
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import column_correlation, straightened
 
 
@@ -87,7 +88,7 @@ def couple_known(
         plans = plans_of(coordinates, landmarks, known_labels)
     else:
         weight = np.ones(next(iter(linked.values())).shape[1])
-        for turn in range(1 + (REWEIGHTING_ROUNDS if refine else 0)):
+        for turn in tracked(range(1 + (REWEIGHTING_ROUNDS if refine else 0)), "coupling"):
             if turn:
                 weight = link_agreement(plans, linked, landmarks) ** 2
             weighted = ({m: values * weight for m, values in linked.items()}, 1.0)

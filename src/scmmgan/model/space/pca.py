@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,11 +14,14 @@ from sklearn.utils.extmath import svd_flip
 from scmmgan.model.defaults import BLOCK, N_DISPERSED
 from scmmgan.model.problem import Values
 from scmmgan.model.space.linear import constant
+from scmmgan.model.space.scratch import chunks, is_mapped
 from scmmgan.model.space.smoothing import Matrix
 
 
 def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of every column in float64; rounding is no variance."""
+    if is_mapped(x):
+        return _mapped_moments(x)
     if sp.issparse(x):
         # a sparse matrix sums in its own precision, whatever is asked for
         values = x.astype(np.float64)
@@ -25,6 +29,29 @@ def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
         sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
     else:
         mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    return mean, np.where(constant(mean, sd), 0.0, sd)
+
+
+def _mapped_moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same to the last bit, a part of the rows at a time: sums go on in the order in which they would be taken."""
+    sparse: bool = sp.issparse(x)
+    share = 1.0 / x.shape[0]
+    total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for rows in chunks(x):
+        if sparse:
+            at = x.indices[x.indptr[rows.start] : x.indptr[rows.stop]].astype(np.intp)
+            values = x.data[x.indptr[rows.start] : x.indptr[rows.stop]].astype(np.float64)
+            np.add.at(total, at, values * share)
+            np.add.at(squares, at, values**2 * share)
+        else:
+            total = np.add.reduce(np.vstack([total, x[rows]]), axis=0)
+    if sparse:
+        mean, sd = total, np.sqrt(np.maximum(squares - total**2, 0))
+    else:
+        mean = total / len(x)
+        for rows in chunks(x):
+            squares = np.add.reduce(np.vstack([squares, (x[rows] - mean) ** 2]), axis=0)
+        sd = np.sqrt(squares / len(x))
     return mean, np.where(constant(mean, sd), 0.0, sd)
 
 
