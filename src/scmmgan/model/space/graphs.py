@@ -122,7 +122,9 @@ def graph_space(
     at = at[sd[at] > 0]
     if not len(at):
         return Projection(at, mean[at], sd[at], np.zeros((1, 0))), np.zeros((x.shape[0], 1), dtype=np.float32)
-    matrix = SmoothedMatrix(x[:, at].tocsr() if sp.issparse(x) else x[:, at], covariates=covariates)
+    if len(at) < len(mean):
+        x = x[:, at]
+    matrix = SmoothedMatrix(x.tocsr() if sp.issparse(x) else x, covariates=covariates)
     z = Standardized(matrix, mean[at], sd[at])
     axes = principal_axes([z], min(n_pcs, len(at), x.shape[0] - 1), tolerance=tolerance)
     scores = z.dot(axes.T).astype(np.float32)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from scmmgan.model.defaults import CONSTANT_SD, STRAIGHT_RIDGE
+from scmmgan.model.defaults import BLOCK_ROWS, BLOCK_VALUES, BLOCKED_FROM, CONSTANT_SD, STRAIGHT_RIDGE
 
 
 def constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -26,6 +28,46 @@ def one_thread() -> Iterator[None]:
 
     with threadpool_limits(1):
         yield
+
+
+def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
+    """Consecutive rows of a matrix, dense or CSR, and where they are; all of them at once where there are not many."""
+    n = x.shape[0]
+    if n < BLOCKED_FROM or (sp.issparse(x) and x.format != "csr"):
+        yield slice(0, n), x
+        return
+    for start in range(0, n, BLOCK_ROWS):
+        at = slice(start, min(start + BLOCK_ROWS, n))
+        if not sp.issparse(x):
+            yield at, x[at]
+            continue
+        # shares memory, as a slice of a sparse matrix does not
+        pointers = x.indptr[start : at.stop + 1]
+        own = slice(pointers[0], pointers[-1])
+        yield at, sp.csr_matrix((x.data[own], x.indices[own], pointers - pointers[0]), (len(pointers) - 1, x.shape[1]))
+
+
+def column_blocks(n: int, width: int) -> Iterator[slice]:
+    """Columns of a matrix (n × width) that are dense at one time; all of them where there are not many rows."""
+    step = width if n < BLOCKED_FROM else max(BLOCK_VALUES // n, 2)
+    for start in range(0, max(width, 1), max(step, 1)):
+        yield slice(start, min(start + step, width))
+
+
+def product(x: Any, v: np.ndarray) -> np.ndarray:
+    """x v (n × k), dense, of a matrix that is dense or CSR: what is converted to the precision of v is a block of rows."""
+    out = np.empty((x.shape[0], v.shape[1]), dtype=np.result_type(x.dtype, v.dtype))
+    for at, part in row_blocks(x):
+        out[at] = part @ v
+    return out
+
+
+def transposed_product(x: Any, u: np.ndarray) -> np.ndarray:
+    """xᵀ u (g × k), dense, likewise."""
+    out = np.zeros((x.shape[1], u.shape[1]), dtype=np.result_type(x.dtype, u.dtype))
+    for at, part in row_blocks(x):
+        out += part.T @ u[at]
+    return out
 
 
 def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:

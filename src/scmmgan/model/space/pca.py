@@ -12,19 +12,24 @@ from sklearn.utils.extmath import svd_flip
 
 from scmmgan.model.defaults import BLOCK, N_DISPERSED
 from scmmgan.model.problem import Values
-from scmmgan.model.space.linear import constant
+from scmmgan.model.space.linear import column_blocks, constant, row_blocks
 from scmmgan.model.space.smoothing import Matrix
 
 
 def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of every column in float64; rounding is no variance."""
     if sp.issparse(x):
-        # a sparse matrix sums in its own precision, whatever is asked for
-        values = x.astype(np.float64)
-        mean = np.asarray(values.mean(0)).ravel()
-        sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
+        mean, square = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+        for _, part in row_blocks(x):
+            # a sparse matrix sums in its own precision, whatever is asked for
+            values, share = part.astype(np.float64), part.shape[0] / x.shape[0]
+            mean += share * np.asarray(values.mean(0)).ravel()
+            square += share * np.asarray(values.power(2).mean(0)).ravel()
+        sd = np.sqrt(np.maximum(square - mean**2, 0))
     else:
-        mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        mean, sd = np.empty(x.shape[1]), np.empty(x.shape[1])
+        for of in column_blocks(*x.shape):
+            mean[of], sd[of] = x[:, of].mean(0, dtype=np.float64), x[:, of].std(0, dtype=np.float64)
     return mean, np.where(constant(mean, sd), 0.0, sd)
 
 

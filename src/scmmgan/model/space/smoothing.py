@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.defaults import BLOCK, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
-from scmmgan.model.space.linear import constant
+from scmmgan.model.space.linear import column_blocks, constant, product, transposed_product
 
 
 class SmoothedMatrix:
@@ -32,7 +32,7 @@ class SmoothedMatrix:
         data = x.data if sp.issparse(x) else x
         self.non_negative = bool(np.size(data) == 0 or data.min() >= 0)
         self.basis = np.linalg.qr(np.zeros((x.shape[0], 0)) if covariates is None else covariates)[0]
-        self.effect = np.asarray(x.T @ self.basis).T
+        self.effect = transposed_product(x, self.basis).T if self.basis.size else np.zeros((0, x.shape[1]))
         if len(self.effect) and not sp.issparse(x):
             x, self.effect = (x - self.basis @ self.effect).astype(x.dtype), self.effect[:0]
             self.basis = self.basis[:, :0]
@@ -50,13 +50,15 @@ class SmoothedMatrix:
 
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""
-        return self._smooth(np.asarray(self.x @ v) - self.basis @ (self.effect @ v))
+        found = product(self.x, v)
+        return self._smooth(found - self.basis @ (self.effect @ v) if len(self.effect) else found)
 
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Sᵀ u for a dense u."""
         for _ in range(self.t):
             u = self.operator.T @ u
-        return np.asarray(self.x.T @ u) - self.effect.T @ (self.basis.T @ u)
+        found = transposed_product(self.x, u)
+        return found - self.effect.T @ (self.basis.T @ u) if len(self.effect) else found
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of S, dense."""
@@ -81,6 +83,8 @@ class SmoothedMatrix:
     def take(self, index: np.ndarray) -> SmoothedMatrix:
         """The matrix of the chosen columns: products with it cost no more than they must."""
         out = copy(self)
+        if np.array_equal(index, np.arange(self.shape[1])):
+            return out
         # of dense values the smoothed ones are there already
         out.unsmoothed = self.unsmoothed[:, index]
         out.x = out.unsmoothed if sp.issparse(self.x) else self.x[:, index]
@@ -101,9 +105,10 @@ class SmoothedMatrix:
         mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
         by_column = self.by_column()
         for start in range(0, self.shape[1], BLOCK):
-            at = np.arange(start, min(start + BLOCK, self.shape[1]))
-            block = by_column.columns(at).astype(np.float64)
-            mean[at], sd[at] = block.mean(0), block.std(0)
+            for of in column_blocks(self.shape[0], min(BLOCK, self.shape[1] - start)):
+                at = np.arange(start + of.start, start + of.stop)
+                block = by_column.columns(at).astype(np.float64)
+                mean[at], sd[at] = block.mean(0), block.std(0)
         return mean, np.where(constant(mean, sd), 0.0, sd)
 
 
