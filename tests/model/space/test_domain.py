@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmmgan.model.problem import Known, Links, Modality, Problem
-from scmmgan.model.space import domain, pca
+from scmmgan.model.space import domain, linear, pca
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.graphs import neighbor_graphs
 from scmmgan.model.space.smoothing import BatchedMatrix
@@ -100,6 +100,19 @@ def test_half_smoothed_features(kind: str, steps: int):
     found = d.half_smoothed(at)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, zscore(zscore(x) + zscore(s)), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_spaces_of_many_cells_are_the_same_in_blocks(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Model space, linked features and means of landmarks: another order of sums, no other numbers."""
+    label = np.arange(90) % 7
+    at, before = np.array([4, 1, 7, 4]), space(problem(kind))["a"]
+    for name, value in (("BLOCKED_FROM", 50), ("BLOCK_ROWS", 16), ("BLOCK_VALUES", 180)):
+        monkeypatch.setattr(linear, name, value)
+    found = space(problem(kind))["a"]
+    np.testing.assert_allclose(found.x, before.x, atol=1e-5)
+    np.testing.assert_allclose(found.half_smoothed(at), before.half_smoothed(at), atol=1e-5)
+    np.testing.assert_allclose(found.landmark_means(label, at), before.landmark_means(label, at), atol=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.1, 3.0, 1e6])

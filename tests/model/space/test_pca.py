@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmmgan.model.space import pca
+from scmmgan.model.space import linear, pca
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.pca import Standardized, column_moments, dispersed, dispersion, principal_axes
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
@@ -42,6 +42,17 @@ def test_column_moments(kind: str):
     assert mean.dtype == sd.dtype == np.float64
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
     np.testing.assert_allclose(sd, x.astype(np.float64).std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_column_moments_of_many_cells(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A block at a time: the same but for rounding."""
+    x = FORMATS[kind](expression(130))
+    whole = column_moments(x)
+    for name, value in (("BLOCKED_FROM", 100), ("BLOCK_ROWS", 40), ("BLOCK_VALUES", 1_000)):
+        monkeypatch.setattr(linear, name, value)
+    for found, expected in zip(column_moments(x), whole):
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

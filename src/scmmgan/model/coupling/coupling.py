@@ -25,9 +25,9 @@ from scmmgan.model.coupling.transport import (
     plans_of,
     shares,
 )
-from scmmgan.model.defaults import BLOCKED_FROM, N_RIVALS, PLAN_ENTRIES, REWEIGHTING_ROUNDS
+from scmmgan.model.defaults import N_RIVALS, PLAN_ENTRIES, REWEIGHTING_ROUNDS
 from scmmgan.model.problem import Pair
-from scmmgan.model.space.linear import column_correlation, straightened
+from scmmgan.model.space.linear import column_correlation, in_blocks, straightened
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def couple_known(
 
 def _weighted(linked: Mapping[str, np.ndarray], weight: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
     """Linked features times their weights, as coordinates; of many cells in the precision that they have."""
-    return {m: v * (weight if len(v) < BLOCKED_FROM else weight.astype(v.dtype)) for m, v in linked.items()}, 1.0
+    return {m: v * (weight.astype(v.dtype) if in_blocks(len(v)) else weight) for m, v in linked.items()}, 1.0
 
 
 def _partners(pairs: np.ndarray | None, *, first: bool) -> np.ndarray | None:
@@ -125,7 +125,7 @@ def link_agreement(
     """Correlation (links,) of every linked feature of the source with its partner as the plan carries it over."""
     (source, target), own = pair, linked[pair[0]]
     points = landmarks[target].mean(linked[target])
-    if len(own) < BLOCKED_FROM:
+    if not in_blocks(len(own)):
         return column_correlation(image(plan, points), own.astype(np.float64))
     sums = np.zeros((5, len(points.T)))
     for at, block in plan_blocks(plan):

@@ -12,7 +12,6 @@ import scipy.sparse as sp
 from scmmgan.model.coupling import views
 from scmmgan.model.coupling.landmarks import Landmarks
 from scmmgan.model.defaults import (
-    BLOCKED_FROM,
     EPSILON,
     MARGINAL_WEIGHT,
     SHARPENING,
@@ -20,7 +19,7 @@ from scmmgan.model.defaults import (
     SINGLE_PRECISION_FROM,
 )
 from scmmgan.model.problem import Pair
-from scmmgan.model.space.linear import row_blocks
+from scmmgan.model.space.linear import in_blocks, row_blocks
 
 
 def sinkhorn(
@@ -144,7 +143,7 @@ def plans_of(
     rows = rows or {m: np.arange(len(marks.label)) for m, marks in landmarks.items()}
     plans = {}
     for source, target in ((first, second), (second, first)):
-        found = _plan if len(rows[source]) < BLOCKED_FROM else _scaled_kernel
+        found = _scaled_kernel if in_blocks(len(rows[source])) else _plan
         of = (coordinates, landmarks[target], labels, rows[source], (source, target))
         # nothing here may keep a plan while the next one is made
         plans[source, target] = found(*of) if take is None else take((source, target), found(*of))

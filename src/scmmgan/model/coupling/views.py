@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from scmmgan.model.defaults import (
-    BLOCKED_FROM,
     FORBIDDEN_COST,
     HIDING_SHARE,
     MAX_PROFILES,
@@ -18,7 +17,7 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.problem import Pair
 from scmmgan.model.space.diffusion import nearest
-from scmmgan.model.space.linear import row_blocks
+from scmmgan.model.space.linear import in_blocks, row_blocks
 
 
 def correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -121,7 +120,7 @@ def canonical(
 
     def rows_of_both() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         weights = [np.full(len(a), w / total) for (a, _), w in zip(parts, (1.0, 1.0, PAIR_WEIGHT))]
-        if sum(map(len, weights)) < BLOCKED_FROM:
+        if not in_blocks(sum(map(len, weights))):
             yield *(np.vstack(side).astype(np.float64) for side in zip(*parts)), np.concatenate(weights)
             return
         for (a, b), weight in zip(parts, weights):

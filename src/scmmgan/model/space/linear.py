@@ -30,10 +30,15 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+def in_blocks(n: int) -> bool:
+    """Whether cells are so many that nothing dense is made of all of them that need not be."""
+    return n >= BLOCKED_FROM
+
+
 def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
     """Consecutive rows of a matrix, dense or CSR, and where they are; all of them at once where there are not many."""
     n = x.shape[0]
-    if n < BLOCKED_FROM or (sp.issparse(x) and x.format != "csr"):
+    if not in_blocks(n) or (sp.issparse(x) and x.format != "csr"):
         yield slice(0, n), x
         return
     for start in range(0, n, BLOCK_ROWS):
@@ -41,15 +46,17 @@ def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
         if not sp.issparse(x):
             yield at, x[at]
             continue
-        # shares memory, as a slice of a sparse matrix does not
+        # shares memory, as a slice of a sparse matrix does not, and one that is made of views neither
+        part = sp.csr_matrix((at.stop - start, x.shape[1]), dtype=x.dtype)
         pointers = x.indptr[start : at.stop + 1]
-        own = slice(pointers[0], pointers[-1])
-        yield at, sp.csr_matrix((x.data[own], x.indices[own], pointers - pointers[0]), (len(pointers) - 1, x.shape[1]))
+        part.data, part.indices = (of[pointers[0] : pointers[-1]] for of in (x.data, x.indices))
+        part.indptr = pointers - pointers[0]
+        yield at, part
 
 
 def column_blocks(n: int, width: int) -> Iterator[slice]:
     """Columns of a matrix (n × width) that are dense at one time; all of them where there are not many rows."""
-    step = width if n < BLOCKED_FROM else max(BLOCK_VALUES // n, 2)
+    step = max(BLOCK_VALUES // n, 2) if in_blocks(n) else width
     for start in range(0, max(width, 1), max(step, 1)):
         yield slice(start, min(start + step, width))
 
