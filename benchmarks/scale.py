@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py 10000 100000 1000000                     # n of each modality
     python benchmarks/scale.py 20000 50000 --src ../other/src src       # two checkouts in turn
+    python benchmarks/scale.py --forced pbmc5k_cite --data DIR          # what is done for many cells, done for few
 
 "rna" (CSR, 2,000 genes, log1p of counts per 10,000) and "protein" (100 features, dense) are Poisson counts of the same
 low-rank structure with 40 populations, made in chunks; each protein is linked to a gene. Rows are independent draws, so
@@ -134,6 +135,8 @@ def one(n: int, settings: dict[str, Any]) -> dict[str, Any]:
     mdata = mudata.MuData(made(n))
     data = memory("VmRSS")
     import scmmgan as smm
+    from scmmgan.model import defaults
+    from scmmgan.model.space.diffusion import nearest_neighbors
 
     logging.getLogger("scmmgan").setLevel(logging.ERROR)
     stages = Stages()
@@ -144,6 +147,11 @@ def one(n: int, settings: dict[str, Any]) -> dict[str, Any]:
             setattr(found, name, stages.watched(stage, getattr(found, name)))
     stages.settle()
     stages.table.clear()
+    if n > defaults.EXACT_NEIGHBORS_BELOW:
+        # the same for all sizes, once in a process
+        stages.watched("compiling", nearest_neighbors)(
+            np.random.default_rng(0).normal(size=(20_001, 50)).astype("f4"), 15
+        )
     smm.tl.align(mdata, "rna", "protein", links="gene", progress_bar=False, **settings)
     stages.settle()
     table = stages.table
@@ -164,7 +172,24 @@ def run(n: int, settings: dict[str, Any], src: Path) -> dict[str, Any]:
     """The same in a process of its own, with the package from `src`, on one thread."""
     env = os.environ | {"PYTHONPATH": str(src.resolve()), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).resolve()), "--one", str(n), json.dumps(settings)]
-    return json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+    )
+
+
+def forced(name: str, data: Path) -> None:
+    """FOSCTTM of couplings of a small set, as they are and with all that is done for many cells from 1,000 cells on."""
+    from accuracy import run as scores
+    from common import read
+
+    from scmmgan.model.space import diffusion, linear, pca
+
+    whole = read(data, name)
+    for limit in (None, 1_000):
+        if limit:
+            linear.BLOCKED_FROM = pca.PCA_CELLS = diffusion.EXACT_NEIGHBORS_BELOW = limit
+        found = [scores(whole, name, seed, {"method": "coupling"})["foscttm"] for seed in (0, 1, 2)]
+        print(f"{name}, {'forced' if limit else 'as it is'}: FOSCTTM", *(f"{v:.4f}" for v in found), flush=True)
 
 
 def main() -> None:
@@ -172,16 +197,22 @@ def main() -> None:
         print(json.dumps(one(int(sys.argv[2]), json.loads(sys.argv[3]))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sizes", type=int, nargs="+", metavar="n")
+    parser.add_argument("sizes", type=int, nargs="*", metavar="n")
+    parser.add_argument("--forced", metavar="NAME", help="a data set of accuracy.md")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with NAME.h5mu")
     own = Path(__file__).resolve().parent.parent / "src"
     parser.add_argument("--src", type=Path, nargs="+", default=[own], metavar="FOLDER", help="checkouts to compare")
     parser.add_argument("--max-steps", type=int, default=100, help="of training: its cost does not depend on n")
     args = parser.parse_args()
+    if args.forced:
+        forced(args.forced, args.data)
     before: dict[Path, dict[str, Any]] = {}
     for n in args.sizes:
         for src in args.src:
             found = run(n, {"max_steps": args.max_steps}, src)
-            print(f"\n{n:,} + {n:,} cells, {src}: data {found['data_gib']:.2f} GiB, {found['grade']}, links {found['links']:.3f}")
+            print(
+                f"\n{n:,} + {n:,} cells, {src}: data {found['data_gib']:.2f} GiB, {found['grade']}, links {found['links']:.3f}"
+            )
             for stage, row in found["stages"].items():
                 line = f"| {stage} | {row['wall']:.1f} | {row['cpu']:.1f} | {row['gib']:.2f} |"
                 if src in before and stage in before[src]["stages"]:

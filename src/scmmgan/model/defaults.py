@@ -53,7 +53,10 @@ DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose
 CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a constant one
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
-BLOCKED_FROM = 50_000  # cells from which on all of them are gone through in blocks: sums round otherwise, memory is less
+BLOCKED_FROM = (
+    20_000  # cells from which on all of them are gone through in blocks: sums round otherwise, memory is less
+)
+PCA_CELLS = 50_000  # drawn at random, from which principal axes of many features are learnt where there are more
 BLOCK_ROWS = 4_096  # of such a block: what it holds stays in the processor's cache
 BLOCK_VALUES = 2**24  # entries of such a block of columns, 128 MB in double precision
 

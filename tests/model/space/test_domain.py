@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,24 @@ def test_spaces_of_many_cells_are_the_same_in_blocks(kind: str, monkeypatch: pyt
     np.testing.assert_allclose(found.x, before.x, atol=1e-5)
     np.testing.assert_allclose(found.half_smoothed(at), before.half_smoothed(at), atol=1e-5)
     np.testing.assert_allclose(found.landmark_means(label, at), before.landmark_means(label, at), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_twice_the_cells_take_about_twice_the_time():
+    """CPU time of both model spaces, the least of three: what others do on the machine does not count."""
+
+    def seconds(n: int) -> float:
+        found = []
+        for seed in range(3):
+            x = [sp.random(n, g, density=0.1, format="csr", random_state=seed, dtype=np.float32) for g in (700, 100)]
+            of = {m: Modality(m, v, np.arange(n), np.arange(v.shape[1])) for m, v in zip("ab", x)}
+            start = time.process_time()
+            model_space(Problem(of, {("a", "b"): Known(("a", "b"), links())}), random_state=0)
+            found.append(time.process_time() - start)
+        return min(found)
+
+    seconds(200)
+    assert seconds(4_000) <= 2.3 * seconds(2_000)
 
 
 @pytest.mark.parametrize("constant", [0.1, 3.0, 1e6])

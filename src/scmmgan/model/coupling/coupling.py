@@ -91,7 +91,9 @@ def couple_known(
         weight = np.ones(next(iter(linked.values())).shape[1])
         for _ in range(REWEIGHTING_ROUNDS if refine else 0):
             of = [_weighted(linked, weight), *coordinates]
-            found = plans_of(of, landmarks, known_labels, take=partial(link_agreement, linked=linked, landmarks=landmarks))
+            found = plans_of(
+                of, landmarks, known_labels, take=partial(link_agreement, linked=linked, landmarks=landmarks)
+            )
             weight = np.clip(sum(found.values()) / len(found), 0, 1) ** 2
         info["link_weight"] = weight
         coordinates = [_weighted(linked, weight), *coordinates]

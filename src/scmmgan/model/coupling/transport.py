@@ -30,11 +30,13 @@ def sinkhorn(
     power: float = 1.0,
     n_iter: int = 500,
     tolerance: float = 0.0,
+    overrelaxed: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scalings u (… × n), v (… × m) that bring u K v to the marginals p and q, of one kernel (n × m) or a stack.
 
     `power` < 1 lets the marginals leave p and q: w / (w + ε) at KL weight w. Ends when no scaling moves by more than
-    `tolerance` in log.
+    `tolerance` in log. `overrelaxed`: after ten steps each goes further, by the factor that is best where populations
+    hardly exchange mass (Thibault et al. 2021): a tenth of the steps to the same plan, at `power` below 1.
     """
     # half the memory to go through; not where a row or column is so far from all others that it would underflow
     single = kernel.size > SINGLE_PRECISION_FROM
@@ -43,10 +45,15 @@ def sinkhorn(
     back = np.ascontiguousarray(np.swapaxes(kernel, -1, -2)) if kernel.ndim > 2 else kernel.T
     tiny = np.finfo(kernel.dtype).tiny
     u, v = (np.ones(shape, kernel.dtype) for shape in (kernel.shape[:-1], (*kernel.shape[:-2], kernel.shape[-1])))
-    for _ in range(n_iter):
-        before = u
+    factor = float(2 / (1 + np.sqrt(1 - power**2)))  # a scalar of numpy would make all double
+    for step in range(n_iter):
+        before, last = u, v
         u = ((p / np.maximum((kernel @ v[..., None])[..., 0], tiny)) ** power).astype(kernel.dtype, copy=False)
+        if further := overrelaxed and step >= 10:
+            u = before * (u / before) ** factor
         v = ((q / np.maximum((back @ u[..., None])[..., 0], tiny)) ** power).astype(kernel.dtype, copy=False)
+        if further:
+            v = last * (v / last) ** factor
         if tolerance and np.abs(np.log(u / before)).max() < tolerance:
             break
     return u.astype(np.float64), v.astype(np.float64)
@@ -191,7 +198,7 @@ def _scaled_kernel(
         kernel[at] = np.exp((least[at, None] - cost) / EPSILON)
     power = MARGINAL_WEIGHT / (MARGINAL_WEIGHT + EPSILON)
     p = np.exp((least.min() - least) / MARGINAL_WEIGHT) / n
-    u, v = sinkhorn(kernel, p, marks.mass, power=power, tolerance=1e-4)
+    u, v = sinkhorn(kernel, p, marks.mass, power=power, tolerance=1e-4, overrelaxed=True)
     return ScaledKernel(kernel, n * u, v)
 
 

@@ -62,7 +62,7 @@ def column_blocks(n: int, width: int) -> Iterator[slice]:
 
 
 def product(x: Any, v: np.ndarray) -> np.ndarray:
-    """x v (n × k), dense, of a matrix that is dense or CSR: what is converted to the precision of v is a block of rows."""
+    """The product of a matrix x, dense or CSR, with v: dense (n × k); a block of rows at a time has the precision of v."""
     out = np.empty((x.shape[0], v.shape[1]), dtype=np.result_type(x.dtype, v.dtype))
     for at, part in row_blocks(x):
         out[at] = part @ v
@@ -70,7 +70,7 @@ def product(x: Any, v: np.ndarray) -> np.ndarray:
 
 
 def transposed_product(x: Any, u: np.ndarray) -> np.ndarray:
-    """xᵀ u (g × k), dense, likewise."""
+    """The product of its transpose with u, (g × k), likewise."""
     out = np.zeros((x.shape[1], u.shape[1]), dtype=np.result_type(x.dtype, u.dtype))
     for at, part in row_blocks(x):
         out += part.T @ u[at]
@@ -86,11 +86,16 @@ def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarr
 
 def ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray, *, penalty: float) -> tuple[np.ndarray, np.ndarray]:
     """Linear map (weight p' × p, bias) of least squares from rows of x to those of y, weighted by `share` (n,)."""
-    x, y, share = x.astype(np.float64), y.astype(np.float64), _shares(share.astype(np.float64))
-    mean_x, mean_y = share @ x, share @ y
-    centred = x - mean_x
-    weighted = centred.T * share
-    weight = solve_ridge(weighted @ centred, weighted @ (y - mean_y), penalty).T
+    share = _shares(share.astype(np.float64))
+    mean_x = sum(share[at] @ part.astype(np.float64) for at, part in row_blocks(x))
+    mean_y = sum(share[at] @ part.astype(np.float64) for at, part in row_blocks(y))
+    gram, cross = np.zeros((x.shape[1], x.shape[1])), np.zeros((x.shape[1], y.shape[1]))
+    for at, part in row_blocks(x):
+        centred = part.astype(np.float64) - mean_x
+        weighted = centred.T * share[at]
+        gram += weighted @ centred
+        cross += weighted @ (y[at].astype(np.float64) - mean_y)
+    weight = solve_ridge(gram, cross, penalty).T
     return weight, mean_y - weight @ mean_x
 
 

@@ -72,6 +72,17 @@ class SmoothedMatrix:
         dense = block.toarray() if sp.issparse(block) else np.asarray(block)
         return (dense - self.basis @ self.effect[:, index]).astype(dense.dtype) if len(self.effect) else dense
 
+    def of_cells(self, at: np.ndarray) -> np.ndarray:
+        """The chosen rows of S, dense."""
+        found, basis = self.x[at], self.basis[at]
+        if self.t:
+            weights = self.operator[at]
+            for _ in range(self.t - 1):
+                weights = weights @ self.operator
+            found, basis = weights @ self.x, weights @ self.basis
+        dense = found.toarray() if sp.issparse(found) else found
+        return dense - (basis @ self.effect).astype(dense.dtype) if len(self.effect) else dense
+
     def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> SmoothedMatrix:
         """Chosen cells, smoothed as often over neighbours among themselves (operator: rows × rows)."""
         return SmoothedMatrix(self.unsmoothed[rows], operator if self.steps else None, self.steps)
@@ -165,6 +176,15 @@ class BatchedMatrix:
     def measured(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of X, dense, moved per batch as those of S are."""
         return self._moved(index, [part.measured(index) for part in self.parts])
+
+    def of_cells(self, at: np.ndarray) -> np.ndarray:
+        """The chosen rows (sorted) of S, dense."""
+        out = np.empty((len(at), self.shape[1]), dtype=np.float32)
+        for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift):
+            own = np.isin(at, rows)
+            block = part.of_cells(np.searchsorted(rows, at[own]))
+            out[own] = block * scale.astype(np.float32) + shift.astype(np.float32)
+        return out
 
     def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> BatchedMatrix:
         """Chosen cells (sorted), smoothed over neighbours among those of their batch, moved as their batches are."""
