@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from scmmgan.model.coupling import coupling, views
+from scmmgan.model.coupling import coupling, transport, views
 from scmmgan.model.coupling import minima as minima_module
 from scmmgan.model.coupling.coupling import Coupling, composed, couple_geometry, couple_known, link_agreement
 from scmmgan.model.coupling.landmarks import Landmarks, find_landmarks
 from scmmgan.model.coupling.transport import images, plans_of, relaxed_plan
+from scmmgan.model.space import linear
 from scmmgan.model.space.linear import straightened
 
 
@@ -166,12 +168,53 @@ def test_couplings_by_links_are_the_formula(refine: bool, n_pairs: int, monkeypa
         np.testing.assert_allclose(c.weight, matched, atol=1e-4)
 
 
+@pytest.mark.parametrize("n_pairs", [0, 6])
+def test_couplings_of_many_cells_are_the_same(n_pairs: int, monkeypatch: pytest.MonkeyPatch):
+    """In blocks of rows, from kernels in single precision."""
+    x, values, _ = linked_pair(160, 140)
+    values = {m: v.astype(np.float32) for m, v in values.items()}
+    landmarks = marks(x, 40)
+    pairs = np.c_[np.arange(n_pairs), np.arange(n_pairs)] if n_pairs else None
+    monkeypatch.setattr(views, "canonical", canonical_with_signs(views.canonical))
+    whole = couple_known(x, landmarks, values, pairs=pairs)
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 100)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", 32)
+    for pair, found in couple_known(x, landmarks, values, pairs=pairs).items():
+        before = whole[pair]
+        check_plan(found, *(len(x[m]) for m in pair))
+        np.testing.assert_allclose(found.info["link_weight"], before.info["link_weight"], atol=1e-4)
+        assert np.abs(found.plan - before.plan).max() < 2e-3
+        np.testing.assert_allclose(found.anchors, before.anchors, atol=5e-3)
+        np.testing.assert_allclose(found.weight, before.weight, atol=2e-3)
+        np.testing.assert_array_equal(found.known, before.known)
+
+
+def test_couplings_of_many_cells_hold_one_kernel_in_single_precision(monkeypatch: pytest.MonkeyPatch):
+    """The peak of memory stays under two of n × m in four bytes; plans of both directions would be four, at the least."""
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 2_000)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", 125)
+    monkeypatch.setattr(transport, "SINGLE_PRECISION_FROM", 0)
+    monkeypatch.setattr(coupling, "REWEIGHTING_ROUNDS", 1)
+    rng = np.random.default_rng(0)
+    x = {m: rng.normal(size=(3_000, 3)).astype(np.float32) for m in "ab"}
+    label = {m: np.argsort(v[:, 0]).argsort() // 10 for m, v in x.items()}
+    landmarks = {
+        m: Landmarks(of, np.bincount(of) / 3_000, np.arange(300), np.zeros((300, 3))) for m, of in label.items()
+    }
+    tracemalloc.start()
+    found = couple_known(x, landmarks, {m: v[:, :2] for m, v in x.items()})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["a", "b"].plan.shape == (3_000, 300)
+    assert peak < 2 * 3_000 * 300 * 4, peak / (3_000 * 300 * 4)
+
+
 def test_agreement_is_the_mean_correlation_of_both_ways():
     x, values, _ = linked_pair(60, 50)
     landmarks = marks(x, 20)
     values["b"][:, 3] *= -1
     plans = plans_of([(values, 1.0)], landmarks, None)
-    got = link_agreement(plans, values, landmarks)
+    got = np.clip(sum(link_agreement(pair, plan, values, landmarks) for pair, plan in plans.items()) / 2, 0, 1)
     r = []
     for (s, t), p in plans.items():
         carried = p / p.sum(1, keepdims=True) @ landmarks[t].mean(values[t])

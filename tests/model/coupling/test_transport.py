@@ -16,12 +16,14 @@ from scmmgan.model.coupling.transport import (
     label_shares,
     matched_share,
     nearest_landmarks,
+    plan_blocks,
     plans_of,
     relaxed_plan,
     shares,
     sinkhorn,
 )
 from scmmgan.model.coupling.views import correlation_distance, label_cost
+from scmmgan.model.space import linear
 
 # --- sinkhorn ----------------------------------------------------------------------------------------------------
 
@@ -275,6 +277,34 @@ def test_plans_of_chosen_cells():
         cost = cost + 10 * (codes[s][rows[s]][:, None] != codes[t][landmarks[t].nodes])
         expected = k * relaxed_plan(cost, np.full(k, 1 / k), landmarks[t].mass, tolerance=1e-4)[0]
         np.testing.assert_allclose(found[s, t], expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_plans_of_many_cells_are_the_same(with_labels: bool, scale: float, monkeypatch: pytest.MonkeyPatch):
+    """Of kernels in single precision, whose rows are divided by their largest entry; far cells are left out alike."""
+    x, landmarks = two_modalities()
+    rng = np.random.default_rng(1)
+    one, two = ({m: rng.normal(size=(len(v), 5)) * scale for m, v in x.items()} for _ in range(2))
+    labels = None
+    if with_labels:
+        codes = {m: (v[:, 0] > 0).astype(int) for m, v in x.items()}
+        # a label of which the other side has nothing
+        codes["a"][:10] = 2
+        landmarks = {m: find_landmarks(v, n_landmarks=20, labels=codes[m]) for m, v in x.items()}
+        labels = label_shares(x, codes, landmarks)
+    whole = plans_of([(one, 0.3), (two, 1.0)], landmarks, labels)
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 50)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", 16)
+    found = plans_of([(one, 0.3), (two, 1.0)], landmarks, labels)
+    for pair, plan in found.items():
+        assert plan.kernel.dtype == np.float32
+        blocks = list(plan_blocks(plan))
+        assert [at.start for at, _ in blocks] == list(range(0, len(whole[pair]), 16))
+        rows = np.concatenate([block for _, block in blocks])
+        np.testing.assert_allclose(rows.sum(1), whole[pair].sum(1), atol=2e-3)
+        # what labels forbid gets nothing in single precision, in place of a thousandth
+        np.testing.assert_allclose(rows, whole[pair], atol=(5e-3 if with_labels else 1e-4) * whole[pair].max())
 
 
 def test_coordinates_without_information_give_equal_plans():

@@ -7,6 +7,7 @@ import pytest
 from scipy.linalg import eigh
 
 from scmmgan.model.coupling import views
+from scmmgan.model.space import linear
 
 
 def two_views(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -236,6 +237,20 @@ def test_canonical_is_the_cca_of_cells_and_anchors(with_pairs: bool):
     np.testing.assert_allclose(found["a"] * sign, expected_a, atol=1e-6)
     np.testing.assert_allclose(found["b"] * sign, expected_b, atol=1e-6)
     assert 0.3 < rho[0] < 1
+
+
+@pytest.mark.parametrize("with_pairs", [False, True])
+def test_canonical_of_many_cells_is_the_same_in_blocks(with_pairs: bool, monkeypatch: pytest.MonkeyPatch):
+    a, b, _ = two_views(200)
+    rng = np.random.default_rng(2)
+    x, anchors = {"a": a[:150], "b": b[:120]}, {("a", "b"): rng.normal(size=(150, 5)), ("b", "a"): a[:120]}
+    pairs = np.c_[np.arange(9), np.arange(9)] if with_pairs else None
+    whole = views.canonical(x, anchors, pairs)
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 100)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", 32)
+    for m, found in views.canonical(x, anchors, pairs).items():
+        sign = np.sign((found * whole[m]).sum(0))
+        np.testing.assert_allclose(found * sign, whole[m], atol=1e-9)
 
 
 def test_canonical_from_some_of_the_cells():

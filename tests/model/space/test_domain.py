@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from scmmgan.model.problem import Known, Links, Modality, Problem
-from scmmgan.model.space import domain, pca
+from scmmgan.model.space import domain, linear, pca
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.graphs import neighbor_graphs
 from scmmgan.model.space.smoothing import BatchedMatrix
@@ -100,6 +101,37 @@ def test_half_smoothed_features(kind: str, steps: int):
     found = d.half_smoothed(at)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, zscore(zscore(x) + zscore(s)), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_spaces_of_many_cells_are_the_same_in_blocks(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Model space, linked features and means of landmarks: another order of sums, no other numbers."""
+    label = np.arange(90) % 7
+    at, before = np.array([4, 1, 7, 4]), space(problem(kind))["a"]
+    for name, value in (("BLOCKED_FROM", 50), ("BLOCK_ROWS", 16), ("BLOCK_VALUES", 180)):
+        monkeypatch.setattr(linear, name, value)
+    found = space(problem(kind))["a"]
+    np.testing.assert_allclose(found.x, before.x, atol=1e-5)
+    np.testing.assert_allclose(found.half_smoothed(at), before.half_smoothed(at), atol=1e-5)
+    np.testing.assert_allclose(found.landmark_means(label, at), before.landmark_means(label, at), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_twice_the_cells_take_about_twice_the_time():
+    """CPU time of both model spaces, the least of three: what others do on the machine does not count."""
+
+    def seconds(n: int) -> float:
+        found = []
+        for seed in range(3):
+            x = [sp.random(n, g, density=0.1, format="csr", random_state=seed, dtype=np.float32) for g in (700, 100)]
+            of = {m: Modality(m, v, np.arange(n), np.arange(v.shape[1])) for m, v in zip("ab", x)}
+            start = time.process_time()
+            model_space(Problem(of, {("a", "b"): Known(("a", "b"), links())}), random_state=0)
+            found.append(time.process_time() - start)
+        return min(found)
+
+    seconds(200)
+    assert seconds(4_000) <= 2.3 * seconds(2_000)
 
 
 @pytest.mark.parametrize("constant", [0.1, 3.0, 1e6])

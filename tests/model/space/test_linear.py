@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from scmmgan.model.defaults import STRAIGHT_RIDGE
+from scmmgan.model.space import linear
 from scmmgan.model.space.linear import (
     canonical_axes,
+    column_blocks,
     column_correlation,
     constant,
     one_thread,
+    product,
     ridge,
+    row_blocks,
     solve_ridge,
     straightened,
+    transposed_product,
     unexplained,
 )
 
@@ -34,6 +43,60 @@ def test_one_thread_and_all_of_them_again():
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
     after = [pool["num_threads"] for pool in threadpool_info()]
     assert after[: len(before)] == before
+
+
+# --- many cells --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("many", [False, True])
+def test_blocks_of_many_rows_are_the_matrix(kind: Callable, many: bool, monkeypatch: pytest.MonkeyPatch):
+    """What is not many is one block, as it is; blocks share memory, and make the products of the whole."""
+    x = sp.random(103, 9, density=0.3, random_state=0, dtype=np.float32).toarray()
+    x[40:60] = 0
+    matrix = kind(x)
+    if many:
+        monkeypatch.setattr(linear, "BLOCKED_FROM", 103)
+        monkeypatch.setattr(linear, "BLOCK_ROWS", 20)
+    blocks = list(row_blocks(matrix))
+    assert [at.stop - at.start for at, _ in blocks] == ([20] * 5 + [3] if many else [103])
+    for at, part in blocks:
+        dense = part.toarray() if sp.issparse(part) else part
+        np.testing.assert_array_equal(dense, x[at])
+    last = blocks[-1][1]
+    assert np.shares_memory(*[of.data if sp.issparse(of) else of for of in (last, matrix)])
+    rng = np.random.default_rng(0)
+    v, u = rng.normal(size=(9, 4)), rng.normal(size=(103, 4))
+    for found, whole in ((product(matrix, v), matrix @ v), (transposed_product(matrix, u), matrix.T @ u)):
+        assert found.dtype == np.float64
+        if many:
+            np.testing.assert_allclose(found, whole, rtol=1e-12, atol=1e-12)
+        else:
+            np.testing.assert_array_equal(found, whole)
+
+
+def test_columns_of_many_rows_come_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    assert list(column_blocks(103, 9)) == [slice(0, 9)]
+    assert list(column_blocks(103, 0)) == [slice(0, 0)]
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 103)
+    monkeypatch.setattr(linear, "BLOCK_VALUES", 400)
+    assert list(column_blocks(103, 9)) == [slice(0, 3), slice(3, 6), slice(6, 9)]
+    # never single columns, which are slow to take
+    assert next(column_blocks(1_000, 9)) == slice(0, 2)
+
+
+def test_products_of_many_cells_convert_no_matrix_as_a_whole(monkeypatch: pytest.MonkeyPatch):
+    """In double precision its values would be twice what they are."""
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 10_000)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", 500)
+    x = sp.random(20_000, 200, density=0.2, format="csr", random_state=0, dtype=np.float32)
+    v, u = np.ones((200, 1)), np.ones((20_000, 1))
+    tracemalloc.start()
+    for _ in range(2):
+        product(x, v), transposed_product(x, u)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * x.data.nbytes
 
 
 # --- ridge -------------------------------------------------------------------------------------------------------

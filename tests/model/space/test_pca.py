@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmmgan.model.space import pca
+from scmmgan.model.space import linear, pca
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.pca import Standardized, column_moments, dispersed, dispersion, principal_axes
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
@@ -42,6 +42,17 @@ def test_column_moments(kind: str):
     assert mean.dtype == sd.dtype == np.float64
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
     np.testing.assert_allclose(sd, x.astype(np.float64).std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_column_moments_of_many_cells(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A block at a time: the same but for rounding."""
+    x = FORMATS[kind](expression(130))
+    whole = column_moments(x)
+    for name, value in (("BLOCKED_FROM", 100), ("BLOCK_ROWS", 40), ("BLOCK_VALUES", 1_000)):
+        monkeypatch.setattr(linear, name, value)
+    for found, expected in zip(column_moments(x), whole):
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -152,6 +163,22 @@ def test_iterative_axes_are_those_of_a_plain_svd(parts: int, tolerance: float, m
     expected = np.linalg.svd(stacked, full_matrices=False)[2][:6]
     np.testing.assert_allclose(np.abs((got * expected).sum(1)), 1, atol=1e-3 if tolerance else 1e-6)
     np.testing.assert_array_equal(principal_axes(z, 6, tolerance=tolerance), got)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("t", [0, 1])
+def test_axes_of_many_cells_are_learnt_on_some(parts: int, t: int, monkeypatch: pytest.MonkeyPatch):
+    """All but one cell: the space of all, as good as; half of so few: still most of it."""
+    values = [expression(n, 600, seed=n) for n in (301, 200)][:parts]
+    z = [standardized(SmoothedMatrix(sp.csr_matrix(v), smoothing_operator(v) if t else None, t)) for v in values]
+    whole = principal_axes(z, 6)
+    for cells, least in ((300, 0.998), (150, 0.8)):
+        monkeypatch.setattr(pca, "PCA_CELLS", cells)
+        monkeypatch.setattr(pca, "svds", lambda *_, **__: pytest.fail("all cells"))
+        got = principal_axes(z, 6)
+        assert got.shape == (6, 600)
+        assert np.linalg.svd(got @ whole.T, compute_uv=False).min() > least
+        np.testing.assert_array_equal(principal_axes(z, 6), got)
 
 
 @pytest.mark.parametrize("n", [31, 52, 100, 151])

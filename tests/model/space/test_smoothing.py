@@ -50,6 +50,18 @@ def test_products_and_columns(kind: str, t: int):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("t", [0, 1, 3])
+@pytest.mark.parametrize("with_covariates", [False, True])
+def test_rows_of_chosen_cells(kind: str, t: int, with_covariates: bool):
+    x, at = expression(), np.array([3, 40, 41, 149])
+    covariates = x[:, :2].astype(np.float64) - x[:, :2].mean(0) if with_covariates else None
+    matrix = SmoothedMatrix(FORMATS[kind](x), smoothing_operator(x) if t else None, t, covariates)
+    found = matrix.of_cells(at)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, matrix.columns(np.arange(80))[at], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_moments(kind: str):
     """Of more columns than are dense at one time."""
     x = expression(g=600)
@@ -184,6 +196,12 @@ def test_chosen_columns_of_batches_are_moved_as_all_are(kind: str):
     np.testing.assert_array_equal(part.measured(order), matrix.measured(at[order]))
     for got, whole in zip(part.moments(), matrix.moments()):
         np.testing.assert_array_equal(got, whole[at])
+
+
+@pytest.mark.parametrize("t", [0, 3])
+def test_rows_of_batches_are_moved_as_all_are(t: int):
+    matrix, at = batched("csr", t)[0], np.array([0, 7, 8, 99, 149])
+    np.testing.assert_allclose(matrix.of_cells(at), matrix.columns(np.arange(40))[at], atol=1e-5)
 
 
 def test_other_values_are_moved_as_these_are():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,21 @@ from scmmgan.model.coupling import views
 from scmmgan.model.coupling.landmarks import Landmarks
 from scmmgan.model.coupling.minima import Beside, minima
 from scmmgan.model.coupling.transport import (
+    Plan,
     barycentres,
+    image,
     images,
     label_shares,
     matched_share,
     nearest_landmarks,
+    plan_blocks,
     plans_of,
     shares,
 )
 from scmmgan.model.defaults import N_RIVALS, PLAN_ENTRIES, REWEIGHTING_ROUNDS
 from scmmgan.model.problem import Pair
 from scmmgan.model.progress import tracked
-from scmmgan.model.space.linear import column_correlation, straightened
+from scmmgan.model.space.linear import column_correlation, in_blocks, straightened
 
 
 @dataclass(frozen=True)
@@ -84,25 +88,33 @@ def couple_known(
         share = 1.0 if linked is None else views.pair_share(len(pairs))
         coordinates = [(views.pair_profiles(x, pairs, random_state=random_state), share)]
     info: dict[str, Any] = {"kind": "links" if linked is not None else "pairs"}
-    if linked is None:
-        plans = plans_of(coordinates, landmarks, known_labels)
-    else:
+    if linked is not None:
         weight = np.ones(next(iter(linked.values())).shape[1])
-        for turn in tracked(range(1 + (REWEIGHTING_ROUNDS if refine else 0)), "coupling"):
-            if turn:
-                weight = link_agreement(plans, linked, landmarks) ** 2
-            weighted = ({m: values * weight for m, values in linked.items()}, 1.0)
-            plans = plans_of([weighted, *coordinates], landmarks, known_labels)
+        for _ in tracked(range(REWEIGHTING_ROUNDS if refine else 0), "coupling"):
+            of = [_weighted(linked, weight), *coordinates]
+            found = plans_of(
+                of, landmarks, known_labels, take=partial(link_agreement, linked=linked, landmarks=landmarks)
+            )
+            weight = np.clip(sum(found.values()) / len(found), 0, 1) ** 2
         info["link_weight"] = weight
-        coordinates = [weighted, *coordinates]
+        coordinates = [_weighted(linked, weight), *coordinates]
     if refine:
-        canonical = views.canonical(x, images(plans, landmarks, x), pairs)
-        plans = plans_of([*coordinates, (canonical, 1.0)], landmarks, known_labels)
+        means = {m: landmarks[m].mean(v) for m, v in x.items()}
+        anchors = plans_of(coordinates, landmarks, known_labels, take=lambda pair, plan: image(plan, means[pair[1]]))
+        coordinates = [*coordinates, (views.canonical(x, anchors, pairs), 1.0)]
+        del anchors
     first = next(iter(x))
-    return {
-        (a, b): _coupling(plan, landmarks[b], x[a], x[b], info, _partners(pairs, first=a == first))
-        for (a, b), plan in plans.items()
-    }
+
+    def coupled(pair: Pair, plan: Plan) -> Coupling:
+        a, b = pair
+        return _coupling(plan, landmarks[b], x[a], x[b], info, _partners(pairs, first=a == first))
+
+    return plans_of(coordinates, landmarks, known_labels, take=coupled)
+
+
+def _weighted(linked: Mapping[str, np.ndarray], weight: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+    """Linked features times their weights, as coordinates; of many cells in the precision that they have."""
+    return {m: v * (weight.astype(v.dtype) if in_blocks(len(v)) else weight) for m, v in linked.items()}, 1.0
 
 
 def _partners(pairs: np.ndarray | None, *, first: bool) -> np.ndarray | None:
@@ -111,14 +123,19 @@ def _partners(pairs: np.ndarray | None, *, first: bool) -> np.ndarray | None:
 
 
 def link_agreement(
-    plans: dict[Pair, np.ndarray], linked: dict[str, np.ndarray], landmarks: dict[str, Landmarks]
+    pair: Pair, plan: Plan, linked: Mapping[str, np.ndarray], landmarks: Mapping[str, Landmarks]
 ) -> np.ndarray:
-    """Correlation (links,) of every linked feature with its carried-over partner, mean of both directions, >= 0."""
-    total = np.zeros(next(iter(linked.values())).shape[1])
-    for (source, target), plan in plans.items():
-        carried = shares(plan) @ landmarks[target].mean(linked[target])
-        total += column_correlation(carried, linked[source].astype(np.float64))
-    return np.clip(total / len(plans), 0, 1)
+    """Correlation (links,) of every linked feature of the source with its partner as the plan carries it over."""
+    (source, target), own = pair, linked[pair[0]]
+    points = landmarks[target].mean(linked[target])
+    if not in_blocks(len(own)):
+        return column_correlation(image(plan, points), own.astype(np.float64))
+    sums = np.zeros((5, len(points.T)))
+    for at, block in plan_blocks(plan):
+        a, b = shares(block) @ points, own[at].astype(np.float64)
+        sums += [a.sum(0), b.sum(0), (a * a).sum(0), (b * b).sum(0), (a * b).sum(0)]
+    a, b, aa, bb, ab = sums / len(own)
+    return (ab - a * b) / np.maximum(np.sqrt(np.maximum(aa - a * a, 0) * np.maximum(bb - b * b, 0)), 1e-12)
 
 
 def couple_geometry(
@@ -191,7 +208,7 @@ def composed(first: Coupling, second: Coupling, target: np.ndarray, name: str) -
 
 
 def _coupling(
-    plan: np.ndarray,
+    plan: Plan,
     landmarks: Landmarks,
     x: np.ndarray,
     target: np.ndarray,
@@ -202,14 +219,10 @@ def _coupling(
     straight: bool = False,
 ) -> Coupling:
     """Keep the largest entries of each row and average the landmarks' cells with them; known partners are anchors."""
-    n, m = plan.shape
-    plan, matched = shares(plan), matched_share(plan)
-    # a stable sort: which of equal entries are kept must not depend on the machine
-    columns = np.sort(np.argsort(-plan, axis=1, kind="stable")[:, :PLAN_ENTRIES], axis=1)
-    values = shares(np.take_along_axis(plan, columns, axis=1))
-    indptr = np.arange(0, columns.size + 1, columns.shape[1])
-    sparse = sp.csr_matrix((values.ravel().astype(np.float32), columns.ravel(), indptr), shape=(n, m))
-    sparse.eliminate_zeros()
+    parts = [(_largest(shares(block)), matched_share(block)) for _, block in plan_blocks(plan)]
+    matched = np.concatenate([share for _, share in parts])
+    sparse = parts[0][0] if len(parts) == 1 else sp.vstack([part for part, _ in parts], format="csr")
+    n = sparse.shape[0]
     anchors = barycentres(sparse, landmarks.mean(target))
     anchors = (straightened(anchors, x, matched) if straight else anchors).astype(np.float32)
     known = np.zeros(n, dtype=bool)
@@ -218,3 +231,14 @@ def _coupling(
         known[pairs[:, 0]] = True
         matched = np.where(known, 1.0, matched)
     return Coupling(sparse, anchors, landmarks, info, matched.astype(np.float32), known, relaxed)
+
+
+def _largest(plan: np.ndarray) -> sp.csr_matrix:
+    """The largest entries of each row (n × m), rows summing to 1."""
+    # a stable sort: which of equal entries are kept must not depend on the machine
+    columns = np.sort(np.argsort(-plan, axis=1, kind="stable")[:, :PLAN_ENTRIES], axis=1)
+    values = shares(np.take_along_axis(plan, columns, axis=1))
+    indptr = np.arange(0, columns.size + 1, columns.shape[1])
+    sparse = sp.csr_matrix((values.ravel().astype(np.float32), columns.ravel(), indptr), shape=plan.shape)
+    sparse.eliminate_zeros()
+    return sparse

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model.defaults import LANDMARKS
+from scmmgan.model.space.linear import row_blocks, transposed_product
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Landmarks:
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Cluster means (m × d) of cell values (n × d)."""
         n, m = len(self.label), len(self.mass)
-        member = sp.csr_matrix((np.ones(n), (self.label, np.arange(n))), shape=(m, n))
-        return np.asarray(member @ values) / (self.mass * n)[:, None]
+        member = sp.csr_matrix((np.ones(n), self.label, np.arange(n + 1)), shape=(n, m))
+        return transposed_product(member, values) / (self.mass * n)[:, None]
 
 
 def find_landmarks(
@@ -61,6 +62,6 @@ def _clusters(x: np.ndarray, m: int, random_state: int) -> tuple[np.ndarray, np.
         # k-means warns when copies of cells leave fewer places than clusters
         m = min(m, len(np.unique(cells.round(5), axis=0)))
         means = KMeans(m, n_init=1, random_state=random_state).fit(cells)
-        label = means.predict(np.asarray(x, dtype=np.float64))
+        label = np.concatenate([means.predict(np.asarray(part, dtype=np.float64)) for _, part in row_blocks(x)])
     used, label = np.unique(label, return_inverse=True)
     return label, means.cluster_centers_[used]

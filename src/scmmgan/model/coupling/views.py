@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from scmmgan.model.defaults import (
@@ -15,16 +17,18 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.problem import Pair
 from scmmgan.model.space.diffusion import nearest
+from scmmgan.model.space.linear import in_blocks, row_blocks
 
 
 def correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """1 - Pearson correlation between the rows of a (… × n × l) and b (… × m × l); 1 from a constant row to everything."""
+    return 1 - unit_rows(a) @ np.swapaxes(unit_rows(b), -1, -2)
 
-    def unit(v: np.ndarray) -> np.ndarray:
-        v = v - v.mean(-1, keepdims=True)
-        return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
-    return 1 - unit(a) @ np.swapaxes(unit(b), -1, -2)
+def unit_rows(v: np.ndarray) -> np.ndarray:
+    """Rows (… × n × l) of mean 0 and length 1, whose products are correlations; 0 where a row is constant."""
+    v = v - v.mean(-1, keepdims=True)
+    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
 def over_mean(cost: np.ndarray) -> np.ndarray:
@@ -108,27 +112,39 @@ def canonical(
     """
     first, second = x
     own = {m: v if rows is None else v[rows[m]] for m, v in x.items()}
-    a = np.vstack([own[first], anchors[second, first]]).astype(np.float64)
-    b = np.vstack([anchors[first, second], own[second]]).astype(np.float64)
-    weight = np.ones(len(a))
+    parts = [[own[first], anchors[first, second]], [anchors[second, first], own[second]]]
     if pairs is not None:
-        a = np.vstack([a, x[first][pairs[:, 0]]])
-        b = np.vstack([b, x[second][pairs[:, 1]]])
-        weight = np.r_[weight, np.full(len(pairs), PAIR_WEIGHT)]
-    weight /= weight.sum()
-    mean_a, mean_b = weight @ a, weight @ b
-    a, b = a - mean_a, b - mean_b
-    white_a, white_b = _whitening(a, weight), _whitening(b, weight)
-    cross = (white_a.T @ a.T * weight) @ b @ white_b
+        parts.append([x[first][pairs[:, 0]], x[second][pairs[:, 1]]])
+    # as if anchored cells and pairs were rows of one matrix, of which a block is there at one time
+    total = sum(len(a) for a, _ in parts[:2]) + PAIR_WEIGHT * (0 if pairs is None else len(pairs))
+
+    def rows_of_both() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        weights = [np.full(len(a), w / total) for (a, _), w in zip(parts, (1.0, 1.0, PAIR_WEIGHT))]
+        if not in_blocks(sum(map(len, weights))):
+            yield *(np.vstack(side).astype(np.float64) for side in zip(*parts)), np.concatenate(weights)
+            return
+        for (a, b), weight in zip(parts, weights):
+            for at, block in row_blocks(a):
+                yield block.astype(np.float64), b[at].astype(np.float64), weight[at]
+
+    mean_a, mean_b = (sum(of) for of in zip(*((w @ a, w @ b) for a, b, w in rows_of_both())))
+    white_a, white_b = (
+        _whitening(sum((of.T * w) @ of for of, w in sides))
+        for sides in (
+            ((a - mean_a, w) for a, _, w in rows_of_both()),
+            ((b - mean_b, w) for _, b, w in rows_of_both()),
+        )
+    )
+    cross = sum((white_a.T @ (a - mean_a).T * w) @ (b - mean_b) for a, b, w in rows_of_both()) @ white_b
     left, strength, right = np.linalg.svd(cross, full_matrices=False)
     left, right = (left * strength)[:, :N_CANONICAL], (right.T * strength)[:, :N_CANONICAL]
     return {
-        first: (x[first] - mean_a) @ white_a @ left,
-        second: (x[second] - mean_b) @ white_b @ right,
+        m: np.concatenate([(part - mean) @ white @ axes for _, part in row_blocks(x[m])])
+        for m, mean, white, axes in ((first, mean_a, white_a, left), (second, mean_b, white_b, right))
     }
 
 
-def _whitening(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Matrix (p × p) that whitens centred x under the weights, shrunk by 5 % of the mean variance."""
-    values, vectors = np.linalg.eigh((x.T * weight) @ x)
+def _whitening(covariance: np.ndarray) -> np.ndarray:
+    """Matrix (p × p) that whitens rows of this covariance, shrunk by 5 % of the mean variance."""
+    values, vectors = np.linalg.eigh(covariance)
     return vectors / np.sqrt(np.maximum(values, 0) + 0.05 * max(values.mean(), 1e-12))

@@ -28,6 +28,7 @@ from scmmgan.model.evidence.ceiling import ceiling
 from scmmgan.model.evidence.heldout import HeldOut
 from scmmgan.model.problem import Known, Links, Pair, Problem
 from scmmgan.model.space.domain import Domain
+from scmmgan.model.space.linear import column_blocks
 
 Table = dict[str, np.ndarray]  # columns of one length
 
@@ -267,7 +268,8 @@ def _names(domain: Domain, tested: Tested, population: np.ndarray) -> list[str]:
         positions = np.unique(known.positions(domain.name))
     else:
         positions = np.asarray(domain.transform.encoded)[:200]
-    values = landmarks.mean(domain.zscored(positions))
+    blocks = column_blocks(len(domain.x), len(positions))
+    values = np.hstack([landmarks.mean(domain.zscored(positions[of])) for of in blocks])
     mean = by_population(landmarks.mass[:, None] * values, population)
     mean /= np.bincount(population, landmarks.mass)[:, None]
     top = np.argsort(-mean, axis=1, kind="stable")[:, :2]

@@ -10,7 +10,7 @@ import numpy as np
 from scmmgan.model.problem import Modality, Problem
 from scmmgan.model.progress import tracked
 from scmmgan.model.space.graphs import Graph, neighbor_graphs, smoothed
-from scmmgan.model.space.linear import constant
+from scmmgan.model.space.linear import column_blocks, constant
 from scmmgan.model.space.smoothing import Matrix
 from scmmgan.model.space.transform import Transform, fit_shared, fit_transform, identity_transform
 
@@ -47,16 +47,24 @@ class Domain:
         `matrix`: of other cells, in the same units; by default the smoothed one.
         """
         # cells are summed before they are smoothed: nothing cells × features is made
-        member = np.zeros((len(label), label.max() + 1))
-        member[np.arange(len(label)), label] = 1
         names, at = np.unique(positions, return_inverse=True)
-        sums = (self.smoothed if matrix is None else matrix).take(names).tdot(member / member.sum(0)).T
-        return ((sums - self.transform.mean[names]) / self.transform.sd[names])[:, at]
+        size = np.bincount(label)
+        chosen = (self.smoothed if matrix is None else matrix).take(names)
+        sums = []
+        for of in column_blocks(len(label), len(size)):
+            own = (label >= of.start) & (label < of.stop)
+            member = np.zeros((len(label), of.stop - of.start))
+            member[own, label[own] - of.start] = (1 / size)[label[own]]
+            sums.append(chosen.tdot(member).T)
+        return ((np.vstack(sums) - self.transform.mean[names]) / self.transform.sd[names])[:, at]
 
     def half_smoothed(self, positions: np.ndarray) -> np.ndarray:
         """Chosen columns, z-scored before and after the smoothing, added and z-scored again (float32)."""
-        measured, smooth = self.smoothed.measured(positions), self.smoothed.columns(positions)
-        return _zscored(_zscored(measured) + _zscored(smooth))
+        blocks = []
+        for of in column_blocks(len(self.x), len(positions)):
+            measured, smooth = self.smoothed.measured(positions[of]), self.smoothed.columns(positions[of])
+            blocks.append(_zscored(_zscored(measured) + _zscored(smooth)))
+        return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
 
 def _zscored(values: np.ndarray) -> np.ndarray:

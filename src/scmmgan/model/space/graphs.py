@@ -124,7 +124,7 @@ def graph_space(
     at = at[sd[at] > 0]
     if not len(at):
         return Projection(at, mean[at], sd[at], np.zeros((1, 0))), np.zeros((x.shape[0], 1), dtype=np.float32)
-    taken: Any = columns_of(x, at)
+    taken: Any = columns_of(x, at) if len(at) < len(mean) else x
     sparse: bool = sp.issparse(taken)
     matrix = SmoothedMatrix(by_row(taken) if sparse else taken, covariates=covariates)
     z = Standardized(matrix, mean[at], sd[at])

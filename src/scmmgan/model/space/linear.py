@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from scmmgan.model.defaults import CONSTANT_SD, STRAIGHT_RIDGE
+from scmmgan.model.defaults import BLOCK_ROWS, BLOCK_VALUES, BLOCKED_FROM, CONSTANT_SD, STRAIGHT_RIDGE
 
 
 def constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -28,6 +30,53 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+def in_blocks(n: int) -> bool:
+    """Whether cells are so many that nothing dense is made of all of them that need not be."""
+    return n >= BLOCKED_FROM
+
+
+def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
+    """Consecutive rows of a matrix, dense or CSR, and where they are; all of them at once where there are not many."""
+    n = x.shape[0]
+    if not in_blocks(n) or (sp.issparse(x) and x.format != "csr"):
+        yield slice(0, n), x
+        return
+    for start in range(0, n, BLOCK_ROWS):
+        at = slice(start, min(start + BLOCK_ROWS, n))
+        if not sp.issparse(x):
+            yield at, x[at]
+            continue
+        # shares memory, as a slice of a sparse matrix does not, and one that is made of views neither
+        part = sp.csr_matrix((at.stop - start, x.shape[1]), dtype=x.dtype)
+        pointers = x.indptr[start : at.stop + 1]
+        part.data, part.indices = (of[pointers[0] : pointers[-1]] for of in (x.data, x.indices))
+        part.indptr = pointers - pointers[0]
+        yield at, part
+
+
+def column_blocks(n: int, width: int) -> Iterator[slice]:
+    """Columns of a matrix (n × width) that are dense at one time; all of them where there are not many rows."""
+    step = max(BLOCK_VALUES // n, 2) if in_blocks(n) else width
+    for start in range(0, max(width, 1), max(step, 1)):
+        yield slice(start, min(start + step, width))
+
+
+def product(x: Any, v: np.ndarray) -> np.ndarray:
+    """The product of a matrix x, dense or CSR, with v: dense (n × k); a block of rows at a time has the precision of v."""
+    out = np.empty((x.shape[0], v.shape[1]), dtype=np.result_type(x.dtype, v.dtype))
+    for at, part in row_blocks(x):
+        out[at] = part @ v
+    return out
+
+
+def transposed_product(x: Any, u: np.ndarray) -> np.ndarray:
+    """The product of its transpose with u, (g × k), likewise."""
+    out = np.zeros((x.shape[1], u.shape[1]), dtype=np.result_type(x.dtype, u.dtype))
+    for at, part in row_blocks(x):
+        out += part.T @ u[at]
+    return out
+
+
 def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:
     """Coefficients (p × q) from XᵀX (p × p) and XᵀY (p × q); `penalty` in units of the mean variance of X."""
     # cells that are all alike have no variance at all
@@ -37,11 +86,16 @@ def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarr
 
 def ridge(x: np.ndarray, y: np.ndarray, share: np.ndarray, *, penalty: float) -> tuple[np.ndarray, np.ndarray]:
     """Linear map (weight p' × p, bias) of least squares from rows of x to those of y, weighted by `share` (n,)."""
-    x, y, share = x.astype(np.float64), y.astype(np.float64), _shares(share.astype(np.float64))
-    mean_x, mean_y = share @ x, share @ y
-    centred = x - mean_x
-    weighted = centred.T * share
-    weight = solve_ridge(weighted @ centred, weighted @ (y - mean_y), penalty).T
+    share = _shares(share.astype(np.float64))
+    mean_x = sum(share[at] @ part.astype(np.float64) for at, part in row_blocks(x))
+    mean_y = sum(share[at] @ part.astype(np.float64) for at, part in row_blocks(y))
+    gram, cross = np.zeros((x.shape[1], x.shape[1])), np.zeros((x.shape[1], y.shape[1]))
+    for at, part in row_blocks(x):
+        centred = part.astype(np.float64) - mean_x
+        weighted = centred.T * share[at]
+        gram += weighted @ centred
+        cross += weighted @ (y[at].astype(np.float64) - mean_y)
+    weight = solve_ridge(gram, cross, penalty).T
     return weight, mean_y - weight @ mean_x
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import svd_flip
 
-from scmmgan.model.defaults import BLOCK, N_DISPERSED
+from scmmgan.model.defaults import BLOCK, BLOCK_ROWS, N_DISPERSED, PCA_CELLS
 from scmmgan.model.problem import Values
-from scmmgan.model.space.linear import constant
+from scmmgan.model.space.linear import column_blocks, constant, product, row_blocks
 from scmmgan.model.space.scratch import chunks, is_mapped
 from scmmgan.model.space.smoothing import Matrix
 
@@ -23,12 +24,17 @@ def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
     if is_mapped(x):
         return _mapped_moments(x)
     if sp.issparse(x):
-        # a sparse matrix sums in its own precision, whatever is asked for
-        values = x.astype(np.float64)
-        mean = np.asarray(values.mean(0)).ravel()
-        sd = np.sqrt(np.maximum(np.asarray(values.power(2).mean(0)).ravel() - mean**2, 0))
+        mean, square = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+        for _, part in row_blocks(x):
+            # a sparse matrix sums in its own precision, whatever is asked for
+            values, share = part.astype(np.float64), part.shape[0] / x.shape[0]
+            mean += share * np.asarray(values.mean(0)).ravel()
+            square += share * np.asarray(values.power(2).mean(0)).ravel()
+        sd = np.sqrt(np.maximum(square - mean**2, 0))
     else:
-        mean, sd = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        mean, sd = np.empty(x.shape[1]), np.empty(x.shape[1])
+        for of in column_blocks(*x.shape):
+            mean[of], sd[of] = x[:, of].mean(0, dtype=np.float64), x[:, of].std(0, dtype=np.float64)
     return mean, np.where(constant(mean, sd), 0.0, sd)
 
 
@@ -101,7 +107,7 @@ class Projection:
     def scores(self, values: Values | sp.csc_matrix) -> np.ndarray:
         """Scores (n × p, float64) of values (n × g) of all features."""
         weight, offset = self.onto(np.arange(values.shape[1]))
-        return np.asarray(values @ weight) + offset
+        return product(values, weight) + offset
 
     def onto(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same as a linear map, weight (g' × p) and offset (p,), of values that have the features `columns` only.
@@ -125,17 +131,24 @@ class Projection:
 
 
 def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 0.0) -> np.ndarray:
-    """Leading eigenvectors (p × e) of the mean covariance of z-scored matrices over the same features."""
+    """Leading eigenvectors (p × e) of the mean covariance of z-scored matrices over the same features.
+
+    Of many features, over at most 50,000 cells of each matrix.
+    """
     e, rows = parts[0].shape[1], [z.shape[0] for z in parts]
     p = max(1, min(p, e))
     if e <= 512 or p > e // 4:
         gram = np.zeros((e, e))
         for z in parts:
             for start in range(0, e, BLOCK):
-                unit = np.eye(e)[:, start : start + BLOCK]
-                gram[:, start : start + BLOCK] += z.tdot(z.dot(unit)) / z.shape[0]
+                for of in column_blocks(z.shape[0], min(BLOCK, e - start)):
+                    at = slice(start + of.start, start + of.stop)
+                    gram[:, at] += z.tdot(z.dot(np.eye(e)[:, at])) / z.shape[0]
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         axes = vectors[:, np.argsort(-values, kind="stable")[:p]].T
+    elif max(rows) > PCA_CELLS:
+        gram = np.sum([_sampled_covariance(z) for z in parts], axis=0)
+        axes = scipy.linalg.eigh(gram, subset_by_index=(e - p, e - 1))[1][:, ::-1].T
     else:
         splits = np.cumsum(rows)[:-1]
 
@@ -157,3 +170,14 @@ def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 
         _, values, axes = svds(operator, k=p, ncv=ncv, v0=start_vector, tol=tolerance)
         axes = axes[np.argsort(-values, kind="stable")]
     return svd_flip(None, axes, u_based_decision=False)[1]
+
+
+def _sampled_covariance(z: Standardized) -> np.ndarray:
+    """Second moments (e × e) of a z-scored matrix over cells drawn at random; products are single, sums double."""
+    n, total = z.shape[0], np.zeros((z.shape[1], z.shape[1]))
+    chosen = np.sort(np.random.default_rng(0).permutation(n)[:PCA_CELLS])
+    mean, sd = (of.astype(np.float32) for of in (z.mean, z.sd))
+    for start in range(0, len(chosen), BLOCK_ROWS):
+        block = (z.matrix.of_cells(chosen[start : start + BLOCK_ROWS]) - mean) / sd
+        total += block.T @ block
+    return total / len(chosen)

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from scmmgan.model.defaults import BLOCK, DENSE, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
 from scmmgan.model.progress import tracked
-from scmmgan.model.space.linear import constant
+from scmmgan.model.space.linear import column_blocks, constant, product, transposed_product
 from scmmgan.model.space.scratch import by_column, columns_of, is_mapped, rows_of, rowwise
 
 
@@ -35,7 +35,7 @@ class SmoothedMatrix:
         data = x.data if sp.issparse(x) else x
         self.non_negative = bool(np.size(data) == 0 or data.min() >= 0)
         self.basis = np.linalg.qr(np.zeros((x.shape[0], 0)) if covariates is None else covariates)[0]
-        self.effect = np.asarray(x.T @ self.basis).T
+        self.effect = transposed_product(x, self.basis).T if self.basis.size else np.zeros((0, x.shape[1]))
         if len(self.effect) and not sp.issparse(x):
             x, self.effect = self._without_effect(x), self.effect[:0]
             self.basis = self.basis[:, :0]
@@ -66,13 +66,15 @@ class SmoothedMatrix:
 
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""
-        return self._smooth(np.asarray(self.x @ v) - self.basis @ (self.effect @ v))
+        found = product(self.x, v)
+        return self._smooth(found - self.basis @ (self.effect @ v) if len(self.effect) else found)
 
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Sᵀ u for a dense u."""
         for _ in range(self.t):
             u = self.operator.T @ u
-        return np.asarray(self.x.T @ u) - self.effect.T @ (self.basis.T @ u)
+        found = transposed_product(self.x, u)
+        return found - self.effect.T @ (self.basis.T @ u) if len(self.effect) else found
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of S, dense."""
@@ -86,6 +88,17 @@ class SmoothedMatrix:
         dense = block.toarray() if sp.issparse(block) else np.asarray(block)
         return (dense - self.basis @ self.effect[:, index]).astype(dense.dtype) if len(self.effect) else dense
 
+    def of_cells(self, at: np.ndarray) -> np.ndarray:
+        """The chosen rows of S, dense."""
+        found, basis = self.x[at], self.basis[at]
+        if self.t:
+            weights = self.operator[at]
+            for _ in range(self.t - 1):
+                weights = weights @ self.operator
+            found, basis = weights @ self.x, weights @ self.basis
+        dense = found.toarray() if sp.issparse(found) else found
+        return dense - (basis @ self.effect).astype(dense.dtype) if len(self.effect) else dense
+
     def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> SmoothedMatrix:
         """Chosen cells, smoothed as often over neighbours among themselves (operator: rows × rows)."""
         return SmoothedMatrix(rows_of(self.unsmoothed, rows), operator if self.steps else None, self.steps)
@@ -97,6 +110,8 @@ class SmoothedMatrix:
     def take(self, index: np.ndarray) -> SmoothedMatrix:
         """The matrix of the chosen columns: products with it cost no more than they must."""
         out = copy(self)
+        if np.array_equal(index, np.arange(self.shape[1])):
+            return out
         # of dense values the smoothed ones are there already
         out.unsmoothed = columns_of(self.unsmoothed, index)
         out.x = out.unsmoothed if sp.issparse(self.x) else columns_of(self.x, index)
@@ -122,9 +137,10 @@ class SmoothedMatrix:
         by_column = self.by_column()
         width = self._width()
         for start in tracked(range(0, self.shape[1], width), "statistics"):
-            at = np.arange(start, min(start + width, self.shape[1]))
-            block = by_column.columns(at).astype(np.float64)
-            mean[at], sd[at] = block.mean(0), block.std(0)
+            for of in column_blocks(self.shape[0], min(width, self.shape[1] - start)):
+                at = np.arange(start + of.start, start + of.stop)
+                block = by_column.columns(at).astype(np.float64)
+                mean[at], sd[at] = block.mean(0), block.std(0)
         return mean, np.where(constant(mean, sd), 0.0, sd)
 
 
@@ -181,6 +197,15 @@ class BatchedMatrix:
     def measured(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of X, dense, moved per batch as those of S are."""
         return self._moved(index, [part.measured(index) for part in self.parts])
+
+    def of_cells(self, at: np.ndarray) -> np.ndarray:
+        """The chosen rows (sorted) of S, dense."""
+        out = np.empty((len(at), self.shape[1]), dtype=np.float32)
+        for part, rows, scale, shift in zip(self.parts, self.rows, self.scale, self.shift):
+            own = np.isin(at, rows)
+            block = part.of_cells(np.searchsorted(rows, at[own]))
+            out[own] = block * scale.astype(np.float32) + shift.astype(np.float32)
+        return out
 
     def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> BatchedMatrix:
         """Chosen cells (sorted), smoothed over neighbours among those of their batch, moved as their batches are."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from scmmgan.model.defaults import BLOCK, DECODER_RIDGE, DECODER_RIDGES, LEFT_OUT_CELLS, N_DISPERSED
-from scmmgan.model.space.linear import constant, solve_ridge
+from scmmgan.model.space.linear import column_blocks, constant, solve_ridge
 from scmmgan.model.space.pca import Standardized, dispersed, dispersion, principal_axes
 from scmmgan.model.space.smoothing import Matrix
 
@@ -150,9 +150,10 @@ def chosen_ridge(smoothed: Matrix, encoded: np.ndarray, x: np.ndarray) -> float:
 
     rng = np.random.default_rng(0)
     rest = np.setdiff1d(np.arange(smoothed.shape[1]), encoded)
-    values = smoothed.measured(np.sort(rng.permutation(rest)[:BLOCK]))
+    columns = np.sort(rng.permutation(rest)[:BLOCK])
     rows = np.sort(rng.permutation(len(x))[:LEFT_OUT_CELLS])
-    y, x = values[rows].astype(np.float64), x[rows] - x[rows].mean(0)
+    values = np.hstack([smoothed.measured(columns[of])[rows] for of in column_blocks(len(x), len(columns))])
+    y, x = values.astype(np.float64), x[rows] - x[rows].mean(0)
     y = y[:, ~constant(y.mean(0), y.std(0))]
     variance = float((x**2).sum(0).mean())
     if not y.shape[1] or variance < 1e-12:
