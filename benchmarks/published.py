@@ -49,13 +49,12 @@ def con_aae(args: Any) -> Iterator[dict[str, Any]]:
     def regression() -> tuple[np.ndarray, np.ndarray]:
         found = []
         for m in ("atac", "rna"):
-            x = [
-                (v - dense(train[m].X).mean(0)) / np.maximum(dense(train[m].X).std(0), 1e-9)
-                for v in (dense(train[m].X), dense(test[m].X))
-            ]
-            pcs = PCA(50, random_state=0).fit(x[0])
-            fit = LogisticRegression(max_iter=2_000).fit(pcs.transform(x[0]), label[train[m].obs_names])
-            found.append(fit.predict_proba(pcs.transform(x[1])))
+            x, new = dense(train[m].X), dense(test[m].X)
+            mean, sd = x.mean(0), np.maximum(x.std(0), 1e-9)
+            pcs = PCA(50, random_state=0).fit((x - mean) / sd)
+            a, b = (pcs.transform((of - mean) / sd) for of in (x, new))
+            fit = LogisticRegression(max_iter=2_000).fit(a, label[train[m].obs_names])
+            found.append(fit.predict_proba(b))
         return found[0], found[1]
 
     def trained(method: str, **how: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -189,7 +189,7 @@ def _dots(ax: Axes, row: int, at: np.ndarray, median: np.ndarray, scaled: np.nda
 
 def _number(value: float) -> str:
     """Two digits, without the zero before the point."""
-    small = f"{value:.2f}"
+    small = f"{round(value, 2) + 0.0:.2f}"  # no -0
     return small.replace("0.", ".", 1) if small.lstrip("-").startswith("0.") else f"{value:.1f}"
 
 
