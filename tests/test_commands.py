@@ -74,7 +74,7 @@ def test_translate_evaluate_uncertainty(folder: Path, capsys: pytest.CaptureFixt
 def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     from scmmgan.tl import _compare
 
-    data, kept, picture = folder / "a.h5mu", folder / "kept.h5mu", folder / "methods.png"
+    data, kept, picture = folder / "a.h5mu", folder / "kept", folder / "methods.png"
     way = ["--source", "rna", "--target", "protein", "--embeddings", "old=X_scmmgan", "--labels", "cell_type"]
     methods = ["--methods", "cyclegan", "--methods", "coupling", "--seeds", "0", "--arguments", "max_steps=2"]
     monkeypatch.setattr(_compare, "align", fails := Fails())
@@ -88,13 +88,28 @@ def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert fails.n == 2
     assert imread(picture).std() > 0.01
     # what was kept is not computed again
-    found = smm.get.comparison(md.read(kept), *NAMES)
-    assert main(["compare", str(kept), *way, "-o", str(folder / "again.svg"), "--methods", "coupling", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    old = found.query("method == 'old' and metric == 'foscttm'")["median"].tolist()
-    assert [row["median"] for row in rows if (row["method"], row["metric"]) == ("old", "foscttm")] == old
+    (stored,) = [json.loads(path.read_text()) for path in kept.glob("old-*.json")]
+    monkeypatch.setattr(_compare._Other, "run", lambda *_, **__: pytest.fail("was computed again"))
+    again = [
+        *way,
+        "-o",
+        str(folder / "again.svg"),
+        "--seeds",
+        "0",
+        "--methods",
+        "coupling",
+        "--keep",
+        str(kept),
+        "--json",
+    ]
+    assert main(["compare", str(data), *again]) == 0
+    assert fails.n == 3
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["method"] == "old" and row["needs"] != "nothing"]
+    found = {(of["metric"], of["direction"]): of["value"] for of in stored["scores"]}
+    assert [row["median"] for row in rows] == [found[row["metric"], row["direction"]] for row in rows] != []
     assert main(["compare", str(data), *way, "-o", str(folder / "x.txt")]) == 2
-    assert main(["compare", str(data), *way, "-o", str(picture), "--keep", "x.txt"]) == 2
+    assert main(["compare", str(data), *way, "-o", str(picture), "--keep", str(data)]) == 1
+    assert str(data) in capsys.readouterr().err
 
 
 class Fails:

@@ -64,6 +64,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
         set(),
     ),
     ("model/evidence/attribution.py", {"scipy", "torch"} | down_to("evidence"), {"captum"}, set()),
+    ("model/evidence/scib.py", down_to("evidence"), {"scib_metrics"}, set()),
     (
         "model/evidence/*.py",
         {"scipy", "sklearn", "threadpoolctl", "tqdm"} | down_to("evidence"),
@@ -251,7 +252,18 @@ def loaded_after(statement: str, names: list[str]) -> dict:
     return json.loads(done.stdout)
 
 
-HEAVY = ["torch", "scanpy", "muon", "pynndescent", "ot", "lightning", "lightning_fabric", "numba", "captum"]
+HEAVY = [
+    "torch",
+    "scanpy",
+    "muon",
+    "pynndescent",
+    "ot",
+    "lightning",
+    "lightning_fabric",
+    "numba",
+    "captum",
+    "scib_metrics",
+]
 
 
 def test_import_is_light():

@@ -107,10 +107,6 @@ def _parser() -> argparse.ArgumentParser:
             text = "file to write: h5mu, h5ad, zarr or csv, by its ending"
             if name == "compare":
                 text = "picture to write: png, pdf or svg, by its ending"
-                keep = (
-                    "h5mu or zarr to keep all results in: as input of the next call, only what is missing is computed"
-                )
-                command.add_argument("--keep", type=Path, metavar="FILE", help=keep)
             command.add_argument("-o", "--output", type=Path, required=writes, metavar="FILE", help=text)
             command.add_argument("--config", type=Path, metavar="TOML", help="options, in a table named as the command")
         if name in ("align", "diagnose"):
@@ -381,23 +377,19 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    """Compare, write the picture and what is to be kept, print the table."""
+    """Compare, write the picture, print the table."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     _check_output(args, ".png", ".pdf", ".svg")
-    if args.keep is not None and args.keep.suffix not in (".h5mu", ".zarr"):
-        raise _NotWritable("the name behind --keep must end in .h5mu or .zarr")
     mdata, given = _mudata(args.input[0]), _given(args)
     table = smm.tl.compare(mdata, args.source, args.target, **given)
     figure = smm.pl.compare(mdata, args.source, args.target, key=given.get("key_added", "scmmgan"), return_fig=True)
     with _in_place(args.output) as there:
         figure.savefig(there, dpi=200, bbox_inches="tight")
     plt.close(figure)
-    if args.keep is not None:
-        _write(mdata, args.keep)
     print(_json(table.to_dict("records")) if args.json else _wide(table))
 
 

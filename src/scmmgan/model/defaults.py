@@ -206,6 +206,7 @@ PLAN_BATCH = 4_000_000  # plan entries held at a time
 N_POPULATIONS = 10  # Ward clusters of landmarks where there are no labels
 MIN_SCORED = 50  # held-out cells; fewer score too coarsely
 OVERLAP_NEIGHBORS = 20  # of a cell whose overlap is measured
+SCIB_NEIGHBORS = (90, 15)  # of a cell in LISI and in graph connectivity, as scib-metrics' own benchmark takes
 CYCLE_NEIGHBORS = 5  # of a cell in the other modality, and of each of these back, in a round trip by an embedding
 MIN_RESTARTS = 4  # fewer have no largest mode
 SHORT_TRAINING = 300  # steps of a restart

@@ -189,7 +189,8 @@ def _dots(ax: Axes, row: int, at: np.ndarray, median: np.ndarray, scaled: np.nda
 
 def _number(value: float) -> str:
     """Two digits, without the zero before the point."""
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.1f}"
+    small = f"{round(value, 2) + 0.0:.2f}"  # no -0
+    return small.replace("0.", ".", 1) if small.lstrip("-").startswith("0.") else f"{value:.1f}"
 
 
 def _beside(ax: Axes, row: int, x: float, overall: float, about: pd.DataFrame) -> None:
@@ -199,6 +200,7 @@ def _beside(ax: Axes, row: int, x: float, overall: float, about: pd.DataFrame) -
     for i, (name, unit) in enumerate(zip(COSTS, ("s", "MB"))):
         cost = float(np.asarray(about.loc[name, "median"]))
         text = "" if not np.isfinite(cost) else f"{cost:,.0f} {unit}" if cost >= 10 else f"{cost:.1f} {unit}"
+        text = text if not text.startswith("0.0") else f"< 0.1 {unit}"
         ax.text(x + 2.5 + 1.5 * i, row, text, fontsize=SMALL - 0.5, va="center", ha="right")
     first = about.iloc[0]
     notes = [str(first["verdict"]).partition(":")[0].partition(";")[0]]
@@ -214,7 +216,8 @@ def _frame(ax: Axes, columns: Sequence[tuple[str, str]], at: np.ndarray, methods
     ax.set_yticks(np.arange(len(methods)), methods, fontsize=TEXT)
     names = [NAMES.get(name, name.replace("_", " ").replace("correlation", "r")) for _, name in columns]
     ends = (at[-1] + 1.2, at[-1] + 3.1, at[-1] + 4.6, at[-1] + 5.4)
-    ax.set_xticks([*at, *ends], [*names, "mean", "time", "memory", "verdict"], rotation=40, ha="left", fontsize=SMALL)
+    heads = [*names, "mean", "time", "memory", "verdict"]
+    ax.set_xticks([*at, *ends], heads, rotation=40, ha="left", rotation_mode="anchor", fontsize=SMALL)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
