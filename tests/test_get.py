@@ -16,6 +16,7 @@ import scmmgan as smm
 from helpers import own_space, space_of, transform_of
 from scmmgan.data.fingerprint import cell_hashes
 from scmmgan.data.record import sealed
+from scmmgan.settings import unpulled
 
 
 @pytest.fixture(autouse=True)
@@ -478,7 +479,7 @@ def test_categories_keep_their_order_and_a_column_named_modality_its_values(smal
 
 def test_equal_barcodes_are_said_with_the_way_out(small: md.MuData, caplog: pytest.LogCaptureFixture):
     small["protein"].obs_names = small["rna"].obs_names
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata = md.MuData(dict(small.mod))
     with caplog.at_level("INFO", logger="scmmgan"):
         align(mdata, method="coupling")

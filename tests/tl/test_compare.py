@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 from scmmgan.tl import _compare
 
 NAMES = ("rna", "protein")
@@ -107,7 +108,7 @@ def test_median_and_worst_are_those_of_the_seeds(compared: tuple[md.MuData, pd.D
 def test_kept_in_files(compared: tuple[md.MuData, pd.DataFrame], kind: str, tmp_path: Path, monkeypatch):
     mdata, table = compared
     path = tmp_path / f"a.{kind}"
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata.write_zarr(path) if kind == "zarr" else mdata.write(path)
         found = md.read_zarr(path) if kind == "zarr" else md.read(path)
     kept = smm.get.comparison(found, *NAMES)

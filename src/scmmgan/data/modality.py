@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scmmgan.model.defaults import MIN_CELLS, MIN_LINKS
+from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,24 +87,22 @@ def check_writable(mdata: MuData, names: Sequence[str]) -> None:
 
 
 def copied(mdata: MuData) -> MuData:
-    """A copy; columns of the modalities are not pulled, which mudata announces to stop, and warns of."""
-    import mudata as md
-
-    with md.set_options(pull_on_update=False):
+    """A copy; columns of the modalities are not pulled."""
+    with unpulled():
         return mdata.copy()
 
 
 def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
     """A new MuData of copies where there is a dict of AnnData, in memory; a MuData as it is."""
     from anndata import AnnData
-    from mudata import MuData, set_options
+    from mudata import MuData
 
     if not isinstance(mdata, Mapping):
         check_mudata(mdata)
         return mdata
     if wrong := [name for name, of in mdata.items() if not isinstance(of, AnnData)]:
         raise TypeError(f"{wrong[0]!r} of the dict must be an AnnData, got {type(mdata[wrong[0]]).__name__}.")
-    with set_options(pull_on_update=False):
+    with unpulled():
         return MuData({name: of.to_memory() if of.isbacked or is_lazy(of) else of.copy() for name, of in mdata.items()})
 
 

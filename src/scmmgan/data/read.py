@@ -24,7 +24,7 @@ from scmmgan.model.defaults import MAX_FRAMES, MAX_LINKS_USED, MIN_LINKS, MIN_SH
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Sections, Values
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
-from scmmgan.settings import quietly
+from scmmgan.settings import quietly, unpulled
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -298,7 +298,7 @@ def as_aligned(mdata: MuData, keys: Keys) -> MuData:
         return mdata
     import mudata as md
 
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         ordered = md.MuData({name: mdata[name][rows][:, columns].copy() for name, (rows, columns) in order.items()})
     if mdata.obs_names.is_unique:
         # columns of the whole may be read, too
