@@ -106,6 +106,11 @@ def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
         return MuData({name: of.to_memory() if of.isbacked or is_lazy(of) else of.copy() for name, of in mdata.items()})
 
 
+def layers_of(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 lists `X` among them, as None."""
+    return [name for name in adata.layers if name is not None]
+
+
 def is_lazy(adata: AnnData) -> bool:
     """Whether annotations are still in a file (`anndata.experimental.read_lazy`)."""
     return not isinstance(adata.obs, pd.DataFrame)
@@ -254,10 +259,10 @@ def read_values(
         names = pd.Index([f"{use_rep}_{i}" for i in range(width)])
         return _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if layer is not None and layer not in adata.layers:
-        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
+        raise missing_key(f"layer in {name!r}", layer, layers_of(adata), "`layer=None` reads X.")
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
-        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
+        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {layers_of(adata)}.")
     names = adata.var_names if columns is None else adata.var_names[columns]
     values = in_memory(values)
     values = values if columns is None else values[:, columns]
@@ -283,7 +288,7 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
         raise TypeError(f"`counts` must be 'auto', a layer or None, got {counts!r}.")
     layer = "counts" if counts == "auto" else counts
     if layer not in adata.layers:
-        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`counts=None` uses none.")
+        raise missing_key(f"layer in {name!r}", layer, layers_of(adata), "`counts=None` uses none.")
     found = counts_of(adata, layer)
     if found is not None:
         return found

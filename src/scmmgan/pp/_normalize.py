@@ -108,7 +108,7 @@ def _writable(mdata: MuData, modality: str) -> AnnData:
 def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: bool) -> Any:
     """Copy the counts as float32: a dense array, or CSR without stored zeros."""
     if layer is not None and layer not in adata.layers:
-        raise _modality.missing_key(f"layer in {modality!r}", layer, list(adata.layers))
+        raise _modality.missing_key(f"layer in {modality!r}", layer, _modality.layers_of(adata))
     values = adata.X if layer is None else adata.layers[layer]
     where = f"{_where(layer)} of modality {modality!r}"
     if adata.isbacked and layer is None:
