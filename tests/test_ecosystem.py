@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
+from scipy.io import mmwrite
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 
 # matplotlib announces what scanpy's pictures still use
 pytestmark = pytest.mark.filterwarnings("ignore:The set_bad function will be deprecated:PendingDeprecationWarning")
@@ -112,3 +116,36 @@ def test_the_recipe_for_muon(coloured: md.MuData):
     assert mdata.obsm["X_umap"].shape == (160, 2)
     mdata.obs["cell_type"] = pd.concat([adata.obs["cell_type"] for adata in mdata.mod.values()]).astype(str)
     mu.pl.embedding(mdata, basis="X_umap", color=["cell_type", mdata["rna"].var_names[0]], show=False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of muon, inside
+@pytest.mark.slow
+def test_from_muons_reader_to_an_alignment(tmp_path: Path):
+    """Cell Ranger's folder, muon's filters, our normalisation; slow: muon imports much."""
+    import muon as mu
+
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, 90)
+    rates = rng.gamma(1.0, 2.0, (3, 20))
+    counts = rng.poisson(np.hstack([rates[kinds] + 0.5, 10 * rates[kinds][:, :12] + 1]))
+    names = [f"G{i}" for i in range(20)] + [f"P{i}" for i in range(12)]
+    types = ["Gene Expression"] * 20 + ["Antibody Capture"] * 12
+    rows = [f"{name}\t{name}\t{of}" for name, of in zip(names, types)]
+    for file, lines in (("features", rows), ("barcodes", [f"cell{i}" for i in range(90)])):
+        with gzip.open(tmp_path / f"{file}.tsv.gz", "wt") as out:
+            out.write("\n".join(lines) + "\n")
+    with gzip.open(tmp_path / "matrix.mtx.gz", "wb") as out:
+        mmwrite(out, sp.coo_matrix(counts.T))
+
+    mdata = mu.read_10x_mtx(tmp_path)
+    mdata["rna"].obs["n_counts"] = mdata["rna"].X.sum(axis=1)
+    mu.pp.filter_obs(mdata["rna"], "n_counts", lambda n: n >= np.quantile(n, 0.05))
+    mu.pp.intersect_obs(mdata)
+    with unpulled():
+        mdata = md.MuData({"rna": mdata["rna"][rng.permutation(mdata.n_obs)].copy(), "prot": mdata["prot"].copy()})
+    for name, kind in (("rna", "log1p"), ("prot", "clr")):
+        smm.pp.normalize(mdata, name, kind=kind)
+    links = pd.DataFrame({"rna": names[:12], "prot": names[20:]})
+    smm.tl.align(mdata, "rna", "prot", links=links, layer={"rna": "log1p", "prot": "clr"}, method="coupling")
+    table = smm.tl.evaluate(mdata, "rna", "prot", pairs="obs_names").set_index("metric")
+    assert table.loc["foscttm", "value"] < 0.3

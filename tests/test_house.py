@@ -41,7 +41,8 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     *((f"{room}/__init__.py", {f"scmmgan.{room}"}, set(), set()) for room in ("pp", "tl", "pl")),
     ("__init__.py", {"scmmgan.settings"}, set(), set()),
     ("__main__.py", {"scmmgan.cli"}, set(), set()),
-    *((pattern, set(), set(), set()) for pattern in ("*/__init__.py", "data/keys.py", "settings.py")),
+    *((pattern, set(), set(), set()) for pattern in ("*/__init__.py", "data/keys.py")),
+    ("settings.py", set(), {"mudata"}, set()),
     # the boundary between MuData and arrays
     (
         "data/*.py",
@@ -105,11 +106,11 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     ("get.py", {"pandas", "scmmgan.data"}, {"anndata", "scmmgan.model"}, CONTAINERS),
     ("archive.py", {"scmmgan.data"}, {"scmmgan.model"}, CONTAINERS),
     ("metrics.py", {"pandas", "scipy", "sklearn"}, set(), set()),
-    ("datasets.py", CONTAINERS | {"pandas", "scipy"}, {"scanpy"}, set()),
+    ("datasets.py", CONTAINERS | {"pandas", "scipy", "scmmgan.settings"}, {"scanpy"}, set()),
     # figures are closed and files written by their own packages
     (
         "cli.py",
-        {"scmmgan"} | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets")},
+        {"scmmgan"} | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets", "settings")},
         {"matplotlib", "mudata", "anndata", "pandas"},
         CONTAINERS,
     ),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -234,7 +235,7 @@ def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {str(path)!r}.")
-    with mudata.set_options(pull_on_update=False):
+    with unpulled():
         try:
             if path.suffix == ".h5ad":
                 return anndata.read_h5ad(path, backed="r" if backed else None)
@@ -247,9 +248,7 @@ def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
 
 def _write(data: Any, path: Path) -> None:
     """Write data, by the ending of the name: whole or not at all."""
-    import mudata
-
-    with _in_place(path) as there, mudata.set_options(pull_on_update=False):
+    with _in_place(path) as there, unpulled():
         if hasattr(data, "to_csv"):
             data.to_csv(there, index=False)
         elif path.suffix == ".zarr":
@@ -302,7 +301,7 @@ def _align(args: argparse.Namespace) -> int:
         names = names or [path.stem for path in args.input]
         if len(names) != len(args.input):
             raise ValueError(f"{len(args.input)} files are {len(names)} modalities; give one file for each.")
-        with mudata.set_options(pull_on_update=False):
+        with unpulled():
             mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
     else:
         mdata = _mudata(args.input[0])
@@ -547,7 +546,6 @@ def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
     import matplotlib
 
     matplotlib.use("Agg")
-    import mudata as md
     from matplotlib import pyplot as plt
 
     data = folder / "aligned.h5mu"
@@ -564,7 +562,7 @@ def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
         ),
     }
     with _beside() as beside:
-        with md.set_options(pull_on_update=False):  # writing updates; pulling columns ends with mudata 0.4
+        with unpulled():
             mdata.write(beside(data))
         for name, (figure, what) in figures.items():
             figure.savefig(beside(folder / name), dpi=200, bbox_inches="tight")

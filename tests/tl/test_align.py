@@ -32,6 +32,7 @@ from scmmgan.model.evidence.matching import own_neighbors
 from scmmgan.model.nets import training
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
+from scmmgan.settings import unpulled
 
 pytestmark = pytest.mark.usefixtures("few_tables")
 
@@ -1129,7 +1130,7 @@ def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently(monkeypatch:
     own = mdata["rna"].var.reset_index().set_index("gene")["index"]
     names = mdata["protein"].var_names.to_numpy(dtype=object)
     names[linked] = own.loc[mdata["protein"].var["gene"][linked]].to_numpy()
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata["protein"].var_names = names
         for m in mdata.mod:
             del mdata[m].var["gene"]

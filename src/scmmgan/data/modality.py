@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from scmmgan.data.streamed import streamed
 from scmmgan.model.defaults import MIN_CELLS, MIN_LINKS
 from scmmgan.model.space.scratch import columns_of, flat_chunks
+from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,17 +89,15 @@ def check_writable(mdata: MuData, names: Sequence[str]) -> None:
 
 
 def copied(mdata: MuData) -> MuData:
-    """A copy; columns of the modalities are not pulled, which mudata announces to stop, and warns of."""
-    import mudata as md
-
-    with md.set_options(pull_on_update=False):
+    """A copy; columns of the modalities are not pulled."""
+    with unpulled():
         return mdata.copy()
 
 
 def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
     """A new MuData of copies where there is a dict of AnnData, in memory; a MuData as it is."""
     from anndata import AnnData
-    from mudata import MuData, set_options
+    from mudata import MuData
 
     if not isinstance(mdata, Mapping):
         check_mudata(mdata)
@@ -107,8 +106,13 @@ def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
         raise TypeError(f"Names of the dict must be text, got {unnamed[0]!r}.")
     if wrong := [name for name, of in mdata.items() if not isinstance(of, AnnData)]:
         raise TypeError(f"{wrong[0]!r} of the dict must be an AnnData, got {type(mdata[wrong[0]]).__name__}.")
-    with set_options(pull_on_update=False):
+    with unpulled():
         return MuData({name: of.to_memory() if of.isbacked or is_lazy(of) else of.copy() for name, of in mdata.items()})
+
+
+def layers_of(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 lists `X` among them, as None."""
+    return [name for name in adata.layers if name is not None]
 
 
 def is_lazy(adata: AnnData) -> bool:
@@ -245,10 +249,10 @@ def read_values(
         names = pd.Index([f"{use_rep}_{i}" for i in range(width)])
         return _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if layer is not None and layer not in adata.layers:
-        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
+        raise missing_key(f"layer in {name!r}", layer, layers_of(adata), "`layer=None` reads X.")
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
-        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
+        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {layers_of(adata)}.")
     names = adata.var_names if columns is None else adata.var_names[columns]
     values = streamed(values)
     values = values if columns is None else columns_of(values, columns)
@@ -274,7 +278,7 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
         raise TypeError(f"`counts` must be 'auto', a layer or None, got {counts!r}.")
     layer = "counts" if counts == "auto" else counts
     if layer not in adata.layers:
-        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`counts=None` uses none.")
+        raise missing_key(f"layer in {name!r}", layer, layers_of(adata), "`counts=None` uses none.")
     found = counts_of(adata, layer)
     if found is not None:
         return found

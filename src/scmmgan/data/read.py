@@ -25,7 +25,7 @@ from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Section
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
 from scmmgan.model.space.scratch import columns_of, rows_of
-from scmmgan.settings import quietly
+from scmmgan.settings import quietly, unpulled
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -301,7 +301,7 @@ def as_aligned(mdata: MuData, keys: Keys) -> MuData:
         return mdata
     import mudata as md
 
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         ordered = md.MuData({name: mdata[name][rows][:, columns].copy() for name, (rows, columns) in order.items()})
     if mdata.obs_names.is_unique:
         # columns of the whole may be read, too

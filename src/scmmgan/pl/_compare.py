@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from scmmgan import get
-from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes, suggest
+from scmmgan.pl._style import CMAP_SHARES, MM, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import finish, make_axes, suggest
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -39,7 +40,6 @@ SHOWN = {
 }
 NAMES = {"foscttm": "FOSCTTM", "auroc": "AUROC", "two_sample_auc": "two-sample AUC"}
 COSTS = ("seconds", "memory")
-CMAP = "cividis"
 DOT = 130.0  # points², of a perfect score
 LEAST = 4.0  # of one that is no better than chance
 GAP = 0.5  # between groups of columns
@@ -176,7 +176,7 @@ def _dots(ax: Axes, row: int, at: np.ndarray, median: np.ndarray, scaled: np.nda
         return LEAST + (DOT - LEAST) * of[there]
 
     y = np.full(there.sum(), row - 0.16)
-    colors = colormaps[CMAP](Normalize(0, 1)(scaled[there]))
+    colors = colormaps[CMAP_SHARES](Normalize(0, 1)(scaled[there]))
     ax.scatter(at[there], y, s=area(scaled), c=colors, linewidths=0, zorder=2)
     ring = ["white" if of < 0.55 else "black" for of in scaled[there]]
     ax.scatter(
@@ -232,7 +232,9 @@ def _frame(ax: Axes, columns: Sequence[tuple[str, str]], at: np.ndarray, methods
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
     shown = (("chance, or worse", 0.0), ("half-way", 0.5), ("a perfect map", 1.0))
     handles = [
-        Line2D([], [], **dot, markersize=np.sqrt(LEAST + (DOT - LEAST) * of), color=colormaps[CMAP](of), label=label)
+        Line2D(
+            [], [], **dot, markersize=np.sqrt(LEAST + (DOT - LEAST) * of), color=colormaps[CMAP_SHARES](of), label=label
+        )
         for label, of in shown
     ]
     ring = {**dot, "markeredgewidth": 0.7, "markeredgecolor": "black"}

@@ -117,7 +117,7 @@ def _writable(mdata: MuData, modality: str) -> AnnData:
 def _stored(adata: AnnData, modality: str, layer: str | None) -> tuple[Any, str]:
     """The counts as they are stored, of numbers and not empty; and what errors call them."""
     if layer is not None and layer not in adata.layers:
-        raise _modality.missing_key(f"layer in {modality!r}", layer, list(adata.layers))
+        raise _modality.missing_key(f"layer in {modality!r}", layer, _modality.layers_of(adata))
     values = _streamed.streamed(adata.X if layer is None else adata.layers[layer], of_dask=False)
     where = f"{_where(layer)} of modality {modality!r}"
     if not (_streamed.is_dask(values) or sp.issparse(values) or isinstance(values, np.ndarray)):

@@ -365,7 +365,7 @@ def _others(
                 shapes = [values.shape for values in z.values()]
                 raise ValueError(f"obsm[{other.embeddings[seed]!r}] has shapes {shapes}: one space of both is needed.")
             if seed < len(other.layers) and not mapped:
-                slots = {m: [*mdata[m].layers, *mdata[m].obsm] for m in names}
+                slots = {m: [*_modality.layers_of(mdata[m]), *mdata[m].obsm] for m in names}
                 raise KeyError(
                     f"No layer or obsm key {other.layers[seed]!r} in {names[0]!r} or {names[1]!r}. Found: {slots}."
                 )
