@@ -56,6 +56,11 @@ def write(path: str | os.PathLike[str], record: Mapping[str, Any], card: str) ->
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record as it was written; FileNotFoundError or ValueError where it is not there, foreign, newer or damaged."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"A directory that `scmmgan.save` wrote is needed, got {type(path).__name__}. The model of an aligned MuData: "
+            "`scmmgan.get.model(mdata)`."
+        )
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"There is no directory {str(path)!r}. `scmmgan.save(mdata, ...)` writes one.")
