@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, "interrupted: files of an earlier run are as they were.", 130)
     except _NotWritable as error:
         path, reason = error.args
-        return _fail(args.command, f"cannot write to {str(path)!r}: {reason}. Make room, or name another with -o.", USAGE)
+        return _fail(
+            args.command, f"cannot write to {str(path)!r}: {reason}. Make room, or name another with -o.", USAGE
+        )
     except Exception as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         return _fail(args.command, f"{type(error).__name__}: {text}", FAILED)

@@ -419,7 +419,7 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     adata = modality(mdata, name)
     if key not in adata.obsm:
         raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), places_in_obs(adata, name, key))
-    stored = in_memory(adata.obsm[key])
+    stored: Any = streamed(adata.obsm[key])
     stored = stored.toarray() if sp.issparse(stored) else np.asarray(stored)
     values = _numbers(stored, f"obsm[{key!r}] of {name!r}")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":

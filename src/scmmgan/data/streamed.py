@@ -38,7 +38,7 @@ def streamed(values: Any, *, of_dask: bool = True) -> Any:
         return stacked(_of_array(values))
     if isinstance(values, np.ma.MaskedArray):
         # what is masked is not there
-        return values.astype(np.float32).filled(np.nan) if np.ma.is_masked(values) else values.data
+        return np.ma.filled(values.astype(np.float32), np.nan) if np.ma.is_masked(values) else values.data
     return values
 
 
