@@ -310,7 +310,7 @@ def _align(args: argparse.Namespace) -> int:
             mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
     else:
         mdata = _mudata(args.input[0])
-    given = {"progress_bar": sys.stderr.isatty()} | _given(args)
+    given: dict[str, Any] = {"progress_bar": sys.stderr.isatty()} | _given(args)
     if given.get("init") is not None:
         given["init"] = _model(Path(given["init"]))
     smm.tl.align(mdata, *names, **given)
