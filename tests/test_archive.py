@@ -175,6 +175,11 @@ def test_parts_that_do_not_fit(folder: Path):
             smm.load(folder.parent / name)
 
 
+def test_no_directory():
+    with pytest.raises(TypeError, match=r"got MuData. The model of an aligned MuData: `scmmgan.get.model\(mdata\)`"):
+        smm.load(md.MuData({}))
+
+
 def test_there_is_none(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no directory .*`scmmgan.save\(mdata"):
         smm.load(tmp_path / "none")

@@ -127,6 +127,14 @@ def in_memory(values: Any) -> Any:
     if isinstance(values, np.ma.MaskedArray):
         # what is masked is not there
         return values.astype(np.float32).filled(np.nan) if np.ma.is_masked(values) else values.data
+    if (
+        isinstance(values, sp.csr_matrix | sp.csc_matrix | sp.csr_array | sp.csc_array)
+        and not values.has_canonical_format
+    ):
+        # entries that are stored in parts are one value each
+        values = values.astype(np.float32 if values.dtype == np.float16 else values.dtype, copy=True)
+        values.sum_duplicates()
+        return values
     if not (hasattr(values, "dask") and hasattr(values, "blocks")):
         return values
     parts: list[Any] = []

@@ -137,8 +137,8 @@ def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: boo
     n_empty = int((np.asarray(counts.sum(axis=1)).ravel() == 0).sum())
     if n_empty:
         raise ValueError(
-            f"{n_empty} of {counts.shape[0]} cells have no counts in {where}. Remove them first: "
-            f"`mdata.mod[{modality!r}] = mdata[{modality!r}][totals > 0].copy(); mdata.update()`."
+            f"{n_empty} of {counts.shape[0]} cells have no counts in {where}. Remove them first: `mdata.mod[{modality!r}] = "
+            f"mdata[{modality!r}][numpy.ravel(mdata[{modality!r}].{_where(layer)}.sum(1)) > 0].copy(); mdata.update()`."
         )
     return counts
 
