@@ -42,6 +42,7 @@ MAX_REFERENCE = 20_000  # training cells of a modality that the model keeps to s
 COPY_DISTANCE = 1e-3  # of the bandwidth, within which a new cell is a training cell once more, and not its neighbour
 MAX_MISSING = 0.5  # of the variance of model space that features new cells lack may carry
 STORED_ROWS, STORED_COLUMNS = 512, 512  # of a chunk of mapped values in a file: 1 MB
+UNITS_FACTOR = 2.0  # between mean values of new and of training cells, from which on they are taken for other units
 TRANSLATED_CELLS = 512  # new cells at one time: their distances to all training cells are 80 MB
 N_PCS = 50  # of model space and of neighbour graphs
 N_DISPERSED = 2_000  # features that enter a PCA, next to the linked ones
