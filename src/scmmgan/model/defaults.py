@@ -55,8 +55,8 @@ DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose
 CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a constant one
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
-CHUNK = 2**20  # values of a matrix larger than memory that are read at one time: 8 MB
-DENSE = 2**21  # values of such a matrix that are dense at one time
+CHUNK = 2**18  # values of a matrix larger than memory that are read at one time: 2 MB, and several copies of them
+DENSE = 2**20  # values of such a matrix that are dense at one time
 CHUNKS_AHEAD = 4  # chunks of dask that are computed at one time
 
 # --- imputation of features that only the target has ---------------------------------------------------------------

@@ -14,7 +14,7 @@ from sklearn.utils.extmath import svd_flip
 from scmmgan.model.defaults import BLOCK, N_DISPERSED
 from scmmgan.model.problem import Values
 from scmmgan.model.space.linear import constant
-from scmmgan.model.space.scratch import chunks, is_mapped
+from scmmgan.model.space.scratch import chunks, is_mapped, times
 from scmmgan.model.space.smoothing import Matrix
 
 
@@ -101,7 +101,7 @@ class Projection:
     def scores(self, values: Values | sp.csc_matrix) -> np.ndarray:
         """Scores (n × p, float64) of values (n × g) of all features."""
         weight, offset = self.onto(np.arange(values.shape[1]))
-        return np.asarray(values @ weight) + offset
+        return times(values, weight) + offset
 
     def onto(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same as a linear map, weight (g' × p) and offset (p,), of values that have the features `columns` only.

@@ -84,6 +84,11 @@ def _size(x: Any) -> int:
     return int(x.nnz if sparse else x.size)
 
 
+def _by_column(x: Any) -> bool:
+    sparse: bool = sp.issparse(x)
+    return bool(sparse and x.format == "csc" and is_mapped(x))
+
+
 def _mapped_array(parts: Iterator[np.ndarray]) -> np.ndarray:
     first = next(parts)
     with _Growing(first.dtype) as file:
@@ -131,9 +136,31 @@ def rowwise(x: Any, make: Callable[[slice], Any], entries: int | None = None) ->
     return stacked(make(rows) for rows in chunks(x, entries)) if is_mapped(x) else make(slice(None))
 
 
+def times(x: Any, v: np.ndarray) -> np.ndarray:
+    """X v for a dense v. SciPy copies a matrix of another precision than v: of a mapped one only a part at a time."""
+    if _by_column(x):
+        return transposed_times(x.T, v)
+    return np.concatenate([np.asarray(block @ v) for block in blocks(x)]) if is_mapped(x) else np.asarray(x @ v)
+
+
+def transposed_times(x: Any, u: np.ndarray) -> np.ndarray:
+    """xᵀ u for a dense u; of a mapped matrix the sum over parts, which rounds otherwise."""
+    if _by_column(x):
+        return times(x.T, u)
+    if not is_mapped(x):
+        return np.asarray(x.T @ u)
+    out = np.zeros((x.shape[1], *u.shape[1:]))
+    for rows in chunks(x):
+        out += x[rows].T @ u[rows]
+    return out.astype(np.result_type(x.dtype, u.dtype))
+
+
 def rows_of(x: Values | sp.csc_matrix, rows: np.ndarray | slice) -> Any:
     """Chosen rows."""
-    if isinstance(rows, slice) or not is_mapped(x):
+    if isinstance(rows, slice):
+        # SciPy would copy all of them
+        return x if rows == slice(None) else x[rows]
+    if not is_mapped(x):
         return x[rows]
     # by number: the blocks follow in the order that is asked for
     at = np.flatnonzero(rows) if rows.dtype == bool else rows

@@ -16,7 +16,7 @@ from scmmgan.model.defaults import BLOCK, DENSE, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
 from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import constant
-from scmmgan.model.space.scratch import by_column, columns_of, is_mapped, rows_of, rowwise
+from scmmgan.model.space.scratch import by_column, columns_of, is_mapped, rows_of, rowwise, times, transposed_times
 
 
 class SmoothedMatrix:
@@ -35,7 +35,7 @@ class SmoothedMatrix:
         data = x.data if sp.issparse(x) else x
         self.non_negative = bool(np.size(data) == 0 or data.min() >= 0)
         self.basis = np.linalg.qr(np.zeros((x.shape[0], 0)) if covariates is None else covariates)[0]
-        self.effect = np.asarray(x.T @ self.basis).T
+        self.effect = transposed_times(x, self.basis).T
         if len(self.effect) and not sp.issparse(x):
             x, self.effect = self._without_effect(x), self.effect[:0]
             self.basis = self.basis[:, :0]
@@ -66,13 +66,13 @@ class SmoothedMatrix:
 
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""
-        return self._smooth(np.asarray(self.x @ v) - self.basis @ (self.effect @ v))
+        return self._smooth(times(self.x, v) - self.basis @ (self.effect @ v))
 
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Sᵀ u for a dense u."""
         for _ in range(self.t):
             u = self.operator.T @ u
-        return np.asarray(self.x.T @ u) - self.effect.T @ (self.basis.T @ u)
+        return transposed_times(self.x, u) - self.effect.T @ (self.basis.T @ u)
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         """The chosen columns of S, dense."""
