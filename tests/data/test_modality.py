@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -548,3 +549,8 @@ def test_chunks_are_computed_one_by_one(fmt: Callable):
     assert sp.issparse(got) == (fmt is not np.asarray)
     np.testing.assert_array_equal(got.toarray() if sp.issparse(got) else got, x.astype(np.float32))
     assert _modality.in_memory(x) is x
+
+
+def test_x_is_no_layer():
+    """anndata 0.13 lists it, as None."""
+    assert _modality.layers_of(SimpleNamespace(layers={None: 1, "counts": 2})) == ["counts"]
