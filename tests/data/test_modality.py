@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -531,3 +532,8 @@ def test_what_are_no_counts(kind: str, form: Callable, caplog: pytest.LogCapture
     assert "layers['counts'] of 'a' holds no whole numbers" in caplog.text
     with pytest.raises(ValueError, match=r"layers\['counts'\] of 'a' holds no counts"):
         _modality.read_counts(mdata, "a", "counts")
+
+
+def test_x_is_no_layer():
+    """anndata 0.13 lists it, as None."""
+    assert _modality.layers_of(SimpleNamespace(layers={None: 1, "counts": 2})) == ["counts"]
