@@ -96,7 +96,7 @@ def _fingerprint(mdata: md.MuData) -> dict[str, str]:
         found |= {f"{name}.var[{column}]": _hash(values) for column, values in data.var.items()}
         for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
             if getattr(data, slot, None) is not None:
-                found |= {f"{name}.{slot}[{key}]": _hash(value) for key, value in getattr(data, slot).items()}
+                found |= {f"{name}.{slot}[{key}]": _hash(v) for key, v in getattr(data, slot).items() if key}
         if name and data.X is not None:
             found[f"{name}.X"] = _hash(data.X)
     return found

@@ -175,6 +175,14 @@ def test_parts_that_do_not_fit(folder: Path):
             smm.load(folder.parent / name)
 
 
+def test_no_path(trained: md.MuData):
+    for wrong in (None, 3, "", trained):
+        with pytest.raises(TypeError, match="`directory` must be a path, got"):
+            smm.load(wrong)
+        with pytest.raises(TypeError, match="`directory` must be a path, got"):
+            smm.save(trained, wrong)
+
+
 def test_there_is_none(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no directory .*`scmmgan.save\(mdata"):
         smm.load(tmp_path / "none")

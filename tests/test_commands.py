@@ -8,7 +8,10 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import anndata as ad
 import mudata as md
@@ -18,7 +21,7 @@ import pytest
 from matplotlib.image import imread
 
 import scmmgan as smm
-from scmmgan.cli import _documented, main
+from scmmgan.cli import _documented, _say_support, main
 
 NAMES = ("rna", "protein")
 QUICK = ["--method", "coupling", "--links", "gene"]
@@ -71,7 +74,7 @@ def test_translate_evaluate_uncertainty(folder: Path, capsys: pytest.CaptureFixt
 def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     from scmmgan.tl import _compare
 
-    data, kept, picture = folder / "a.h5mu", folder / "kept.h5mu", folder / "methods.png"
+    data, kept, picture = folder / "a.h5mu", folder / "kept", folder / "methods.png"
     way = ["--source", "rna", "--target", "protein", "--embeddings", "old=X_scmmgan", "--labels", "cell_type"]
     methods = ["--methods", "cyclegan", "--methods", "coupling", "--seeds", "0", "--arguments", "max_steps=2"]
     monkeypatch.setattr(_compare, "align", fails := Fails())
@@ -85,13 +88,28 @@ def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert fails.n == 2
     assert imread(picture).std() > 0.01
     # what was kept is not computed again
-    found = smm.get.comparison(md.read(kept), *NAMES)
-    assert main(["compare", str(kept), *way, "-o", str(folder / "again.svg"), "--methods", "coupling", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    old = found.query("method == 'old' and metric == 'foscttm'")["median"].tolist()
-    assert [row["median"] for row in rows if (row["method"], row["metric"]) == ("old", "foscttm")] == old
+    (stored,) = [json.loads(path.read_text()) for path in kept.glob("old-*.json")]
+    monkeypatch.setattr(_compare._Other, "run", lambda *_, **__: pytest.fail("was computed again"))
+    again = [
+        *way,
+        "-o",
+        str(folder / "again.svg"),
+        "--seeds",
+        "0",
+        "--methods",
+        "coupling",
+        "--keep",
+        str(kept),
+        "--json",
+    ]
+    assert main(["compare", str(data), *again]) == 0
+    assert fails.n == 3
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["method"] == "old" and row["needs"] != "nothing"]
+    found = {(of["metric"], of["direction"]): of["value"] for of in stored["scores"]}
+    assert [row["median"] for row in rows] == [found[row["metric"], row["direction"]] for row in rows] != []
     assert main(["compare", str(data), *way, "-o", str(folder / "x.txt")]) == 2
-    assert main(["compare", str(data), *way, "-o", str(picture), "--keep", "x.txt"]) == 2
+    assert main(["compare", str(data), *way, "-o", str(picture), "--keep", str(data)]) == 1
+    assert str(data) in capsys.readouterr().err
 
 
 class Fails:
@@ -115,6 +133,38 @@ def test_info_and_support(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["diagnose", str(folder / "a.h5mu"), "--require-support"]) == (0 if supported else 3)
     assert main(["diagnose", str(folder / "a.h5mu"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["verdict"] == verdict
+
+
+def test_init_is_an_aligned_file_or_a_model(folder: Path, capsys: pytest.CaptureFixture[str]):
+    smm.save(md.read(folder / "a.h5mu"), folder / "earlier")
+    files = [str(folder / f"{name}.h5ad") for name in NAMES]
+    for init in ("a.h5mu", "earlier"):
+        # networks of another method: read, and refused
+        command = ["align", *files, "--links", "gene", "--init", str(folder / init), "-o", str(folder / "more.h5mu")]
+        assert main(command) == 1
+        assert "`init` was trained with another `method`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("grades", "status"), [(["supported", "in part"], 0), (["supported", "weak"], 3), (["not identifiable"], 3)]
+)
+def test_what_is_supported_in_part_passes(grades: list[str], status: int, capsys: pytest.CaptureFixture[str]):
+    of = {
+        f"b{i}": {"verdict": g, "grade": g, "supported": g == "supported", "statement": g} for i, g in enumerate(grades)
+    }
+    mdata: Any = SimpleNamespace(uns={"scmmgan": {"diagnosis": {"a": of}}})
+    assert _say_support(mdata, "scmmgan", Namespace(json=True, require_support=True)) == status
+    assert [found["grade"] for found in json.loads(capsys.readouterr().out)] == grades
+    assert _say_support(mdata, "scmmgan", Namespace(json=False, require_support=False)) == 0
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "x.h5mu").write_text("no file of HDF5")
+    for what in (tmp_path / "x.h5mu", tmp_path):
+        assert main(["info", str(what)]) == 1
+        err = capsys.readouterr().err
+        assert f"{str(what)!r} cannot be read as h5mu, h5ad or zarr" in err
+        assert err.count("\n") == 1
 
 
 def test_not_supported_is_written_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch):

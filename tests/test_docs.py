@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import hashlib
 import importlib
@@ -12,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,31 @@ def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch):
         runner.run(test, out=said.append)
     assert runner.failures == 0, "".join(said)
     assert runner.tries > 0 or "+SKIP" in (function.__doc__ or "")
+
+
+@pytest.mark.slow
+def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its five lines, with few training steps."""
+    monkeypatch.setattr("scmmgan.tl.align", partial(align, max_steps=5, progress_bar=False))
+    monkeypatch.chdir(tmp_path)
+    [block] = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(block.splitlines()) <= 7
+    found: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), found)
+    assert found["rna_like_spots"].n_obs == md.read(tmp_path / "aligned.h5mu")["spatial"].n_obs
+
+
+def test_gallery_calls_what_there_is():
+    """Its code runs on real data only (docs/make_gallery.py)."""
+    text = pages()["gallery.md"]
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    pictures = re.findall(r"^!\[[^]]*\]\((images/\w+\.png)\)", text, re.MULTILINE)
+    assert len(blocks) == len(pictures) + 1 > 10
+    assert [name for name in pictures if not (DOCS / name).exists()] == []
+    for call in (node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
+        if (name := ast.unparse(call.func)).startswith("smm."):
+            known = inspect.signature(pkgutil.resolve_name(f"scmmgan.{name[4:]}")).parameters
+            assert {str(keyword.arg) for keyword in call.keywords} <= set(known), name
 
 
 def examples(text: str) -> str:

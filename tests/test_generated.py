@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, event, given, reject, settings
 from hypothesis import strategies as st
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 
 PACKAGE = str(Path(smm.__file__).parent)
 TIMES = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 1
@@ -165,7 +166,7 @@ def objects(draw: Any) -> dict[str, ad.AnnData]:
 
 def joined(parts: dict[str, ad.AnnData]) -> md.MuData:
     """The modalities as one object, without what MuData says of them; no case where it does not take them."""
-    with warnings.catch_warnings(), md.set_options(pull_on_update=False):
+    with warnings.catch_warnings(), unpulled():
         warnings.simplefilter("ignore")
         try:
             return md.MuData(parts)

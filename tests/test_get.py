@@ -15,7 +15,9 @@ import pytest
 import scmmgan as smm
 from helpers import own_space, space_of, transform_of
 from scmmgan.data.fingerprint import cell_hashes
+from scmmgan.data.modality import layers_of
 from scmmgan.data.record import sealed
+from scmmgan.settings import unpulled
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,7 @@ def test_mapped_is_translate_and_inverse(small_aligned: md.MuData, source: str, 
 def test_mapped_is_a_complete_annotated_matrix():
     mdata = smm.datasets.toy(n_cells=120, spatial=True, n_features=[30, 20])
     mdata["rna"].uns["spatial"] = {"lib": {"images": {"hires": np.zeros((2, 2))}}}
+    mdata["rna"].uns["spatialdata_attrs"] = {"region": "spots", "region_key": "r", "instance_key": "i"}
     mdata["protein"].var["n"] = np.arange(20)
     mdata["protein"].var["flag"] = True
     mdata["protein"].var["kind"] = pd.Categorical(["x", "y"] * 10)
@@ -60,6 +63,7 @@ def test_mapped_is_a_complete_annotated_matrix():
     pd.testing.assert_frame_equal(got.var, mdata["protein"].var)
     np.testing.assert_array_equal(got.obsm["spatial"], mdata["rna"].obsm["spatial"])
     assert got.uns["spatial"]["lib"]["images"]["hires"].shape == (2, 2)
+    assert got.uns["spatialdata_attrs"] == {"region": "spots", "region_key": "r", "instance_key": "i"}
     back = smm.get.mapped(mdata, "protein", "rna")
     assert "spatial" not in back.obsm
     assert "spatial" not in back.uns
@@ -82,7 +86,7 @@ def test_mapped_with_what_is_known_of_its_features():
     # of all features, and of another source, it is not computed
     assert "uncertainty" not in smm.get.mapped(mdata, "rna", "protein").layers
     other = smm.get.mapped(mdata, "atac", "protein", features=names)
-    assert list(other.layers) == []
+    assert layers_of(other) == []
     assert "scmmgan_uncertainty" not in other.var
     assert "scmmgan_evidence" in other.var
 
@@ -98,7 +102,8 @@ def test_mapped_is_a_copy(small_aligned: md.MuData, fingerprint: Callable):
     got.obsm["spatial"][:] = 0
     got.uns["spatial"]["lib"]["scale"][:] = 0
     smm.get.embedding(small_aligned).X[:] = 0
-    smm.get.history(small_aligned)["cycle"] = 0
+    history = smm.get.history(small_aligned)
+    history["cycle"] = 0
     for net in smm.get.model(small_aligned).aligner.generators.values():
         for p in net.parameters():
             p.data.zero_()
@@ -478,7 +483,7 @@ def test_categories_keep_their_order_and_a_column_named_modality_its_values(smal
 
 def test_equal_barcodes_are_said_with_the_way_out(small: md.MuData, caplog: pytest.LogCaptureFixture):
     small["protein"].obs_names = small["rna"].obs_names
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata = md.MuData(dict(small.mod))
     with caplog.at_level("INFO", logger="scmmgan"):
         align(mdata, method="coupling")

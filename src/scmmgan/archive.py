@@ -45,6 +45,8 @@ def save(mdata: MuData, directory: str | PathLike[str], *, key: str = "scmmgan")
         If the directory holds something else.
     KeyError
         If there is no such alignment.
+    TypeError
+        If `directory` is no path.
     ValueError
         If the record is damaged, or was made with `save_model=False`.
 
@@ -79,6 +81,8 @@ def load(directory: str | PathLike[str]) -> Trained | TrainedLatent:
     ------
     FileNotFoundError
         If there is no such directory.
+    TypeError
+        If `directory` is no path.
     ValueError
         If it holds no model, that of another format, or a damaged one.
 

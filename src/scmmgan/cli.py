@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # exit statuses beside 0 and those of argparse (2)
 FAILED, USAGE, NOT_SUPPORTED = 1, 2, 3
 # arguments that files, or other options, stand for
-OWN = {"mdata", "cells", "modalities", "source", "target", "model", "copy"}
+OWN = {"mdata", "cells", "modalities", "source", "target", "model", "copy", "out"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,10 +108,6 @@ def _parser() -> argparse.ArgumentParser:
             text = "file to write: h5mu, h5ad, zarr or csv, by its ending"
             if name == "compare":
                 text = "picture to write: png, pdf or svg, by its ending"
-                keep = (
-                    "h5mu or zarr to keep all results in: as input of the next call, only what is missing is computed"
-                )
-                command.add_argument("--keep", type=Path, metavar="FILE", help=keep)
             command.add_argument("-o", "--output", type=Path, required=writes, metavar="FILE", help=text)
             command.add_argument("--config", type=Path, metavar="TOML", help="options, in a table named as the command")
         if name in ("align", "diagnose"):
@@ -145,6 +142,7 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
         if of.default is inspect.Parameter.empty:
             how["help"] = text.replace("%", "%%")
         if kind == "bool":
+            how |= {"default": sys.stderr.isatty()} if name == "progress_bar" else {}
             command.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
         else:
             command.add_argument(flag, action="append", metavar="[NAME=]VALUE" if "Mapping" in kind else "VALUE", **how)
@@ -230,27 +228,27 @@ def _one(word: str, kind: str) -> Any:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> MuData | AnnData:
-    """Data of a file, by its ending; what a zarr folder holds is tried."""
+def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
+    """Data of a file, by its ending; what a zarr folder holds is tried. With `backed` X of an h5 file stays there."""
     import anndata
     import mudata
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {str(path)!r}.")
-    # else mudata copies columns of the modalities, and warns of it
-    with mudata.set_options(pull_on_update=False):
-        if path.suffix == ".h5ad":
-            return anndata.read_h5ad(path)
-        if path.is_dir():
-            return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
-        return mudata.read_h5mu(path)
+    with unpulled():
+        try:
+            if path.suffix == ".h5ad":
+                return anndata.read_h5ad(path, backed="r" if backed else None)
+            if path.is_dir():
+                return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
+            return mudata.read_h5mu(path, backed="r" if backed else False)
+        except Exception as error:
+            raise ValueError(f"{str(path)!r} cannot be read as h5mu, h5ad or zarr: {error}") from error
 
 
 def _write(data: Any, path: Path) -> None:
     """Write data, by the ending of the name: whole or not at all."""
-    import mudata
-
-    with _in_place(path) as there, mudata.set_options(pull_on_update=False):
+    with _in_place(path) as there, unpulled():
         if hasattr(data, "to_csv"):
             data.to_csv(there, index=False)
         elif path.suffix == ".zarr":
@@ -303,11 +301,13 @@ def _align(args: argparse.Namespace) -> int:
         names = names or [path.stem for path in args.input]
         if len(names) != len(args.input):
             raise ValueError(f"{len(args.input)} files are {len(names)} modalities; give one file for each.")
-        with mudata.set_options(pull_on_update=False):
+        with unpulled():
             mdata = mudata.MuData({name: _read(path) for name, path in zip(names, args.input)})
     else:
         mdata = _mudata(args.input[0])
-    given = {"progress_bar": sys.stderr.isatty()} | _given(args)
+    given = _given(args)
+    if given.get("init") is not None:
+        given["init"] = _model(Path(given["init"]))
     smm.tl.align(mdata, *names, **given)
     _write(mdata, args.output)
     return _say_support(mdata, str(given.get("key_added", "scmmgan")), args)
@@ -322,14 +322,20 @@ def _mudata(path: Path) -> MuData:
     return data
 
 
+def _model(path: Path) -> MuData | Path:
+    """A model directory as it is, else an aligned file."""
+    return path if (path / "model.json").exists() else _mudata(path)
+
+
 def _translate(args: argparse.Namespace) -> None:
     """Map the cells, write them, print how many."""
     _check_output(args, ".h5ad", ".zarr")
-    is_model = args.model.is_dir() and (args.model / "model.json").exists()
-    model = args.model if is_model else _mudata(args.model)
-    given = _given(args)
-    mapped = smm.tl.translate(_read(args.input[0]), args.source, args.target, model=model, **given)
-    _write(mapped, args.output)
+    model, given = _model(args.model), _given(args)
+    cells = _read(args.input[0], backed=True)
+    try:
+        mapped = smm.tl.translate(cells, args.source, args.target, model=model, out=args.output, **given)
+    except OSError as error:
+        raise _NotWritable(error.strerror or str(error)) from error
     found = {"cells": mapped.n_obs, "features": mapped.n_vars, "output": str(args.output)}
     text = f"{mapped.n_obs} cells × {mapped.n_vars} features of {args.target}"
     if (column := f"{given.get('key', 'scmmgan')}_ood") in mapped.obs:
@@ -346,11 +352,8 @@ def _uncertainty(args: argparse.Namespace) -> None:
     _write(mdata, args.output)
     found = smm.get.uncertainty_summary(mdata, args.source, args.target, key=given.get("key", "scmmgan"))
     table = found.pop("features")
-    print(
-        _json({"features": table.rename_axis("feature").reset_index().to_dict("records")})
-        if args.json
-        else table.describe().round(3)
-    )
+    rows = table.rename_axis("feature").reset_index().to_dict("records")
+    print(_json({"features": rows}) if args.json else table.describe().round(3))
 
 
 def _diagnose(args: argparse.Namespace) -> int:
@@ -373,23 +376,19 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    """Compare, write the picture and what is to be kept, print the table."""
+    """Compare, write the picture, print the table."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     _check_output(args, ".png", ".pdf", ".svg")
-    if args.keep is not None and args.keep.suffix not in (".h5mu", ".zarr"):
-        raise _NotWritable("the name behind --keep must end in .h5mu or .zarr")
-    mdata, given = _mudata(args.input[0]), {"progress_bar": sys.stderr.isatty()} | _given(args)
+    mdata, given = _mudata(args.input[0]), _given(args)
     table = smm.tl.compare(mdata, args.source, args.target, **given)
     figure = smm.pl.compare(mdata, args.source, args.target, key=given.get("key_added", "scmmgan"), return_fig=True)
     with _in_place(args.output) as there:
         figure.savefig(there, dpi=200, bbox_inches="tight")
     plt.close(figure)
-    if args.keep is not None:
-        _write(mdata, args.keep)
     print(_json(table.to_dict("records")) if args.json else _wide(table))
 
 
@@ -438,18 +437,14 @@ def _verdicts(diagnosis: Mapping[str, Any]) -> dict[str, str]:
 def _say_support(mdata: MuData, key: str, args: argparse.Namespace) -> int:
     """Print what supports each pair of modalities; the exit status."""
     found = [
-        {
-            "source": a,
-            "target": b,
-            "verdict": str(of["verdict"]),
-            "supported": bool(of["supported"]),
-            "statement": str(of["statement"]),
-        }
+        {"source": a, "target": b, "supported": bool(of["supported"])}
+        | {name: str(of[name]) for name in ("verdict", "grade", "statement")}
         for a, others in mdata.uns[key]["diagnosis"].items()
         for b, of in others.items()
     ]
     print(_json(found) if args.json else "\n".join(str(of["statement"]) for of in found))
-    return NOT_SUPPORTED if args.require_support and not all(of["supported"] for of in found) else 0
+    passes = all(of["grade"] in ("supported", "in part") for of in found)
+    return NOT_SUPPORTED if args.require_support and not passes else 0
 
 
 def _json(value: Any) -> str:
@@ -551,7 +546,6 @@ def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
     import matplotlib
 
     matplotlib.use("Agg")
-    import mudata as md
     from matplotlib import pyplot as plt
 
     data = folder / "aligned.h5mu"
@@ -568,7 +562,7 @@ def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
         ),
     }
     with _beside() as beside:
-        with md.set_options(pull_on_update=False):  # writing updates; pulling columns ends with mudata 0.4
+        with unpulled():
             mdata.write(beside(data))
         for name, (figure, what) in figures.items():
             figure.savefig(beside(folder / name), dpi=200, bbox_inches="tight")

@@ -12,6 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from scmmgan.settings import unpulled
+
 __all__ = ["pbmc5k_citeseq", "pbmc10k_citeseq", "pbmc68k_panels", "pbmc68k_spots", "toy"]
 
 # toy: modality -> (default number of features, median expected count)
@@ -350,8 +352,7 @@ def _seen(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def _mudata(modalities: dict[str, AnnData], **uns: Any) -> md.MuData:
-    # pulling columns of the modalities is deprecated, and ends with mudata 0.4
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata = md.MuData(modalities)
     mdata.uns.update(uns)
     return mdata
@@ -467,7 +468,7 @@ def _citeseq(url: str, path: str | Path) -> md.MuData:
     if not file.is_file():
         raise FileNotFoundError(f"No file {str(file)!r}. Download {url} and hand it in as `path=`.")
     if file.suffix == ".h5mu":
-        with md.set_options(pull_on_update=False):
+        with unpulled():
             return md.read_h5mu(file)
     if file.suffix != ".h5":
         raise ValueError(f"`path` is {str(file)!r}; give the .h5 file of 10x Genomics ({url}) or an .h5mu file.")

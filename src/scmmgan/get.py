@@ -62,7 +62,7 @@ def mapped(
     -------
     A new AnnData, cells of `source` × features of `target`, that scanpy and squidpy work on as it is: `X` float32 in the units of
     the (smoothed) layer of `target` that was read, never counts; `obs` of the source, with the colors of its columns, and
-    where there `obsm["spatial"]` and `uns["spatial"]`; `obsm[f"X_{key}"]`, the joint embedding of the cells; `var` of the
+    where there `obsm["spatial"]`, `uns["spatial"]` and `uns["spatialdata_attrs"]`; `obsm[f"X_{key}"]`, the joint embedding of the cells; `var` of the
     target, uncertainty and evidence of the map from `source` among it, without a suffix. With `features`, and after
     :func:`scmmgan.tl.uncertainty` of the coupling, `layers["uncertainty"]`: the variance that the coupling leaves over the
     feature's variance in the population, as `layers["relative"]` of :func:`scmmgan.get.uncertainty`. Nothing is written to

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import TextIO
+from typing import Any, TextIO
 
 # numbers, names and levels of scanpy
 LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO, "hint": 15, "debug": logging.DEBUG}
@@ -87,6 +87,13 @@ def quietly() -> Iterator[None]:
         yield
     finally:
         _logger.removeFilter(errors_only)
+
+
+def unpulled() -> AbstractContextManager[Any]:
+    """Mudata 0.3 copies columns of the modalities into the whole, and warns of it; 0.4 does not, and has no such option."""
+    import mudata
+
+    return mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext()
 
 
 def _set_up() -> None:

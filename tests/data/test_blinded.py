@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 import scmmgan as smm
 from scmmgan.data.blinded import blinded, slots_read
+from scmmgan.data.modality import layers_of
 
 NAMES = ("rna", "protein")
 
@@ -48,7 +49,7 @@ def test_slots_that_arguments_name(mdata: md.MuData, arguments: dict, expected: 
     adata = copy.mdata["rna"]
     assert list(adata.obs) == expected["obs"]
     assert list(adata.obsm) == expected["obsm"]
-    assert list(adata.layers) == expected["layers"]
+    assert layers_of(adata) == expected["layers"]
     assert (adata.X is not None) == bool(expected["X"])
 
 

@@ -12,6 +12,7 @@ import pytest
 import scmmgan as smm
 from scmmgan.data import comparison
 from scmmgan.data.keys import FORMAT, Keys
+from scmmgan.settings import unpulled
 
 PAIR, KEYS = ("rna", "protein"), Keys()
 
@@ -53,7 +54,7 @@ def test_summary():
 def test_tables_without_rows_survive_a_file(runs: list, tmp_path: Path):
     mdata = smm.datasets.toy(n_cells=50)
     comparison.write(mdata, PAIR, "s", runs, [], KEYS)
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata.write(tmp_path / "a.h5mu")
         found = md.read(tmp_path / "a.h5mu")
     scoring, stored, scores = comparison.found(found, PAIR, KEYS)

@@ -15,6 +15,7 @@ import pytest
 from scmmgan.data import known as _known
 from scmmgan.data import modality as _modality
 from scmmgan.data.links import link_table
+from scmmgan.settings import unpulled
 
 SIZES = {"a": 60, "b": 50, "c": 40}
 
@@ -433,7 +434,7 @@ def test_cluster_numbers_are_labels(dtype: Any):
 @pytest.mark.parametrize("argument", ["labels", "batch", "pairs"])
 def test_columns_of_the_whole_are_named_and_the_code_runs(argument: str):
     mdata = make(common=12)
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata.update()
     mdata.obs["mine"] = np.arange(len(mdata.obs)) % 2 == 0
     read = {
@@ -452,7 +453,7 @@ def test_columns_of_the_whole_are_named_and_the_code_runs(argument: str):
 @pytest.mark.parametrize("argument", ["mask_var", "links"])
 def test_columns_of_all_features_are_named_and_the_code_runs(argument: str):
     mdata = make(common=12)
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata.update()
     mdata.var["mine"] = True
     read = {

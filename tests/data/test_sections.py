@@ -12,6 +12,7 @@ import pytest
 
 from scmmgan.data import sections as _sections
 from scmmgan.data.keys import FORMAT
+from scmmgan.settings import unpulled
 
 N = 90
 PICTURE = {"images": {}, "scalefactors": {}}
@@ -25,7 +26,7 @@ def spots(keys: tuple[str, ...] = (), **columns: object) -> md.MuData:
     if keys:
         rna.uns["spatial"] = dict.fromkeys(keys, PICTURE)
     cells = ad.AnnData(rng.random((40, 2)), obs=pd.DataFrame(index=[f"q{i}" for i in range(40)]))
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         return md.MuData({"rna": rna, "cells": cells})
 
 

@@ -17,6 +17,7 @@ from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import FORMAT
 from scmmgan.model.problem import Modality
+from scmmgan.settings import unpulled
 
 N_SPOTS, N_CELLS, N_STEPS = 60, 45, 200
 
@@ -70,7 +71,7 @@ def aligned() -> md.MuData:
         }
         own_space = other.obsm["X_scmmgan"][:, block] * block_sd[name]
         other.obsm[f"scmmgan_{name}"] = (own_space @ (3.0 * loadings * sd) + mean).astype(np.float32)
-    with warnings.catch_warnings(), md.set_options(pull_on_update=False):
+    with warnings.catch_warnings(), unpulled():
         # a feature of one name on both sides is meant here
         warnings.filterwarnings("ignore", message="var_names are not unique")
         mdata = md.MuData({"spots": spots, "cells": cells})

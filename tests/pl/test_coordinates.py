@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 import scmmgan as smm
-from scmmgan.pl._utils import MISSING, OKABE_ITO
+from scmmgan.pl._style import MISSING, OKABE_ITO
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from scmmgan.model.evidence.matching import own_neighbors
 from scmmgan.model.nets import training
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
+from scmmgan.settings import unpulled
 
 pytestmark = pytest.mark.usefixtures("few_tables")
 
@@ -714,6 +715,8 @@ def test_a_dict_of_anndata(tiny: md.MuData, fingerprint: Callable, tmp_path: Pat
         np.testing.assert_array_equal(got[m].obsm["X_scmmgan"], tiny[m].obsm["X_scmmgan"])
     with pytest.raises(TypeError, match="'rna' of the dict must be an AnnData, got ndarray"):
         align({"rna": tiny["rna"].X, "protein": tiny["protein"]})
+    with pytest.raises(TypeError, match="Names of the dict must be text, got 1"):
+        align({1: tiny["rna"], "protein": tiny["protein"]})
 
 
 def test_annotations_that_are_still_in_a_file_are_refused_with_the_way_out(tiny: md.MuData):
@@ -952,6 +955,13 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
     "negative weight": (nothing, (), {"weights": {"cycle": -1}}, ValueError, "finite numbers, none negative.*-1"),
     "nan weight": (nothing, (), {"weights": {"cycle": np.nan}}, ValueError, "finite numbers"),
     "text weight": (nothing, (), {"weights": {"cycle": "1"}}, ValueError, "finite numbers"),
+    "no third modality": (
+        nothing,
+        (),
+        {"weights": {"consistency": 1}},
+        ValueError,
+        "needs three modalities and `maps='all'`",
+    ),
     "no dict": (nothing, (), {"weights": [1.0]}, TypeError, "`weights` must be a dict"),
     "no weights": (
         nothing,
@@ -1120,7 +1130,7 @@ def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently(monkeypatch:
     own = mdata["rna"].var.reset_index().set_index("gene")["index"]
     names = mdata["protein"].var_names.to_numpy(dtype=object)
     names[linked] = own.loc[mdata["protein"].var["gene"][linked]].to_numpy()
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata["protein"].var_names = names
         for m in mdata.mod:
             del mdata[m].var["gene"]

@@ -14,6 +14,8 @@ import pytest
 import scipy.sparse as sp
 
 import scmmgan as smm
+from scmmgan.data.modality import layers_of
+from scmmgan.settings import unpulled
 from scmmgan.tl import _compare
 
 NAMES = ("rna", "protein")
@@ -107,7 +109,7 @@ def test_median_and_worst_are_those_of_the_seeds(compared: tuple[md.MuData, pd.D
 def test_kept_in_files(compared: tuple[md.MuData, pd.DataFrame], kind: str, tmp_path: Path, monkeypatch):
     mdata, table = compared
     path = tmp_path / f"a.{kind}"
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata.write_zarr(path) if kind == "zarr" else mdata.write(path)
         found = md.read_zarr(path) if kind == "zarr" else md.read(path)
     kept = smm.get.comparison(found, *NAMES)
@@ -152,7 +154,9 @@ def test_truth_never_reaches_a_method(mdata: md.MuData, handed: list, fingerprin
         assert set(copy.obsm) == set(NAMES)
         for m in NAMES:
             adata = copy[m]
-            assert [len(of) for of in (adata.obs.columns, adata.obsm, adata.obsp, adata.layers, adata.uns)] == [0] * 5
+            assert [len(of) for of in (adata.obs.columns, adata.obsm, adata.obsp, layers_of(adata), adata.uns)] == [
+                0
+            ] * 5
             assert adata.obs_names.tolist() == [f"{m}_{i}" for i in range(60)]
             # the same cells in another order: a row is found again by its values
             features = adata.var_names
@@ -295,6 +299,40 @@ def test_what_was_done_before_an_interruption_is_kept(mdata: md.MuData, computed
     assert set(smm.get.comparison(mdata, *NAMES)["method"]) == {"coupling"}
 
 
+def test_a_folder_has_every_run_as_it_ends(mdata: md.MuData, computed: list, tmp_path: Path):
+    folder = tmp_path / "runs"
+    with pytest.raises(KeyboardInterrupt):
+        compare(
+            mdata,
+            methods={"coupling": {}, "fails": {"method": "coupling"}, "stops": {"method": "coupling"}},
+            keep=folder,
+        )
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == ["coupling", "fails"]
+    before = smm.get.comparison(mdata, *NAMES)
+    del mdata.uns["scmmgan_comparison"]
+    computed.clear()
+    # as after a crash: what is missing, or failed
+    compare(mdata, methods={"coupling": {}, "fails": {"method": "coupling"}}, keep=folder)
+    assert computed == [("fails", 0)]
+    pd.testing.assert_frame_equal(smm.get.comparison(mdata, *NAMES), before)
+    # other arguments, and another truth
+    compare(mdata, methods=["coupling"], arguments={"n_pcs": 5}, keep=folder)
+    compare(mdata, methods=["coupling"], labels="cell_type", keep=folder)
+    assert computed[1:] == [("coupling", 0)] * 2
+    # these do not replace what was there
+    del mdata.uns["scmmgan_comparison"]
+    compare(mdata, methods=["coupling"], keep=folder)
+    assert len(computed) == 3
+    damaged = next(folder.glob("coupling-*"))
+    for path in folder.iterdir():
+        path.write_text("{")
+    del mdata.uns["scmmgan_comparison"]
+    with pytest.raises(ValueError, match=f"{damaged.name[:10]}.* is damaged: delete it"):
+        compare(mdata, methods=["coupling"], keep=folder)
+    with pytest.raises(OSError, match=damaged.name):
+        compare(mdata, methods=["coupling"], keep=damaged)
+
+
 def test_two_comparisons_beside_each_other(mdata: md.MuData, computed: list):
     compare(mdata, methods=["coupling"])
     compare(mdata, methods=["cyclegan"], key_added="mine")
@@ -350,3 +388,20 @@ def test_damaged_records_are_refused(mdata: md.MuData, computed: list):
             read()
     with pytest.raises(KeyError, match="No comparison of 'protein' and 'rna'"):
         smm.get.comparison(mdata, "protein", "rna")
+
+
+def test_scores_of_scib(mdata: md.MuData):
+    pytest.importorskip("scib_metrics")
+    table = compare(mdata, embeddings={"perfect": "X_perfect"}, labels="cell_type", scib=True)
+    assert table.loc[("perfect", "scib iLISI", "both"), ["n", "needs", "best"]].tolist() == [120, "nothing", 1]
+    assert table.loc[("perfect", "scib NMI", "both"), "needs"] == "labels"
+    # without it these are not there, and all is scored anew
+    assert not any(name.startswith("scib") for _, name, _ in compare(mdata, embeddings={"perfect": "X_perfect"}).index)
+
+
+def test_scib_is_asked_for_where_it_is_not(mdata: md.MuData, monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "scib_metrics", None)
+    with pytest.raises(ImportError, match=r"pip install 'scmmgan\[scib\]'"):
+        compare(mdata, embeddings={"perfect": "X_perfect"}, scib=True)

@@ -21,6 +21,7 @@ from scmmgan.model.defaults import LOSS_WEIGHTS
 from scmmgan.model.nets import aligner, training
 from scmmgan.model.nets.aligner import Aligner, Frame
 from scmmgan.model.problem import Sections
+from scmmgan.settings import unpulled
 
 pytestmark = pytest.mark.usefixtures("few_tables")
 
@@ -40,7 +41,7 @@ def tissue(n: int = N, seed: int = 0, d: int = 2, noise: float = 0.15) -> tuple[
     cells = ad.AnnData(values[order].astype(np.float32), var=pd.DataFrame(index=[f"c{i}" for i in range(30)]))
     rna.obs_names, cells.obs_names = [f"s{i}" for i in range(n)], [f"q{i}" for i in range(n)]
     rna.obsm["spatial"] = 100 * places[:n] + 5_000
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata = md.MuData({"cells": cells, "rna": rna})
     links = pd.DataFrame({"cells": cells.var_names[:15], "rna": rna.var_names[:15]})
     return mdata, links, 100 * places[order] + 5_000
@@ -135,7 +136,7 @@ def test_spread_says_where_a_tissue_repeats_itself():
     cells = ad.AnnData(values[n:][order].astype(np.float32))
     spots.obs_names, cells.obs_names = [f"s{i}" for i in range(n)], [f"q{i}" for i in range(n)]
     spots.var_names = cells.var_names = [f"G{i}" for i in range(24)]
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata = md.MuData({"cells": cells, "rna": spots})
     smm.tl.align(mdata, links="var_names", method="coupling", progress_bar=False)
     smm.tl.place(mdata, "cells", "rna")
@@ -304,7 +305,7 @@ def sections(n: int = 160, k: int = 2, mark: float = 0.7) -> tuple[md.MuData, pd
     cells = ad.AnnData(values[order], obs=pd.DataFrame(index=[f"q{i}" for i in range(n)]))
     spots.var_names, cells.var_names = [f"G{i}" for i in range(30)], [f"c{i}" for i in range(30)]
     spots.obsm["spatial"] = at[:n]
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         mdata = md.MuData({"cells": cells, "rna": spots})
     links = pd.DataFrame({"cells": cells.var_names[:15], "rna": spots.var_names[:15]})
     return mdata, links, at[order], names[section[order]]
@@ -414,7 +415,7 @@ def test_sections_after_a_file_and_in_a_subset(in_sections: tuple[md.MuData, np.
     pd.testing.assert_frame_equal(smm.get.coordinates(back, "cells", "rna"), before)
     # fewer cells, in another order, each at its place
     rows = np.random.default_rng(0).permutation(160)[:50]
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         part = md.MuData({"cells": back["cells"][rows].copy(), "rna": back["rna"].copy()}, uns=dict(back.uns))
     smm.tl.place(part, "cells", "rna", method="generator")
     found = smm.get.coordinates(part, "cells", "rna")
@@ -575,13 +576,13 @@ def test_a_view_is_refused(placed: tuple[md.MuData, np.ndarray]):
 def test_a_landmark_that_is_gone(placed: tuple[md.MuData, np.ndarray], fingerprint):
     mdata, _ = placed
     kept = (mdata["rna"].obs[LANDMARK] != 3).to_numpy()
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         cut = md.MuData({"cells": mdata["cells"].copy(), "rna": mdata["rna"][kept].copy()}, uns=dict(mdata.uns))
     with pytest.raises(KeyError, match="1 of 90 landmarks of the alignment 'scmmgan' have no cell left in 'rna'"):
         smm.tl.place(cut, "cells", "rna")
     # some spots less are no loss
     first = np.unique(mdata["rna"].obs[LANDMARK], return_index=True)[1]
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         cut = md.MuData({"cells": mdata["cells"].copy(), "rna": mdata["rna"][first].copy()}, uns=dict(mdata.uns))
     smm.tl.place(cut, "cells", "rna", method="plan")
     np.testing.assert_allclose(cut["cells"].obs[SPREAD], under_plan(cut)[1], rtol=1e-3)

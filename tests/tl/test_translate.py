@@ -309,3 +309,108 @@ def test_without_a_stored_model(tiny: md.MuData):
 def test_a_mudata_of_cells(small_coupled: md.MuData):
     assert modality_of(small_coupled, "rna") is small_coupled["rna"]
     assert modality_of(small_coupled["rna"], "rna") is small_coupled["rna"]
+
+
+# --- more values than can be held --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
+def test_values_that_stay_in_a_file(small_aligned: md.MuData, ending: str, tmp_path: Path):
+    """The same AnnData as in memory; another call replaces it; cells are read by name, and all of them again."""
+    expected = smm.tl.translate(small_aligned, *NAMES, model=small_aligned)
+    file = tmp_path / "deeper" / f"mapped.{ending}"
+    for chosen in (expected.var_names[:3].tolist(), None):
+        got = smm.tl.translate(
+            small_aligned, *NAMES, model=small_aligned, features=chosen, out=file, batch_size=50, progress_bar=False
+        )
+        assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+        whole = expected if chosen is None else expected[:, chosen]
+        assert not isinstance(got.X, np.ndarray)
+        assert got.shape == whole.shape
+        np.testing.assert_allclose(got[:, whole.var_names[[2, 0]]].X, whole.X[:, [2, 0]], rtol=1e-5, atol=1e-6)
+        again = got.to_memory()
+        if got.isbacked:
+            got.file.close()
+        read = ad.read_zarr(file) if ending == "zarr" else ad.read_h5ad(file)
+        for found in (again, read):
+            np.testing.assert_allclose(found.X, whole.X, rtol=1e-5, atol=1e-6)
+            assert found.X.dtype == np.float32
+            for frame, of in ((found.obs, whole.obs), (found.var, whole.var)):
+                assert list(frame) == list(of)
+                assert frame.astype(str).equals(of.astype(str))
+            np.testing.assert_array_equal(found.obsm["X_scmmgan"], whole.obsm["X_scmmgan"])
+
+
+def test_what_is_too_much_to_be_held_is_written(
+    small_aligned: md.MuData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from scmmgan.tl import _translate
+
+    monkeypatch.setattr(_translate, "MAX_WRITTEN", 100)
+    with pytest.raises(ValueError, match=r"write them to a file: `out='mapped.zarr'`"):
+        smm.tl.translate(small_aligned, *NAMES, model=small_aligned)
+    got = smm.tl.translate(small_aligned, *NAMES, model=small_aligned, out=tmp_path / "mapped.zarr")
+    assert got.shape == (120, 20)
+
+
+@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["Ctrl-C", "full disk"]
+)
+def test_a_file_is_whole_or_as_it_was(
+    small_aligned: md.MuData, ending: str, error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from scmmgan.model.nets.trained import Trained
+
+    file, decode, calls = tmp_path / f"mapped.{ending}", Trained.decode, []
+
+    def stopped(*of: Any) -> np.ndarray:
+        calls.append(of)
+        if len(calls) == 2:
+            raise error
+        return decode(*of)
+
+    how = {"model": small_aligned, "out": file, "batch_size": 50, "features": ["protein_gene_0"]}
+    monkeypatch.setattr(Trained, "decode", stopped)
+    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        smm.tl.translate(small_aligned, *NAMES, **how)
+    assert list(tmp_path.iterdir()) == []
+    first = smm.tl.translate(small_aligned, *NAMES, **how).to_memory()
+    calls.clear()
+    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        smm.tl.translate(small_aligned, *NAMES, **how)
+    assert list(tmp_path.iterdir()) == [file]
+    read = ad.read_zarr(file) if ending == "zarr" else ad.read_h5ad(file)
+    np.testing.assert_array_equal(read.X, first.X)
+
+
+def test_where_nothing_can_be_written(small_aligned: md.MuData, tmp_path: Path):
+    def go(out: Any, cells: Any = small_aligned) -> None:
+        smm.tl.translate(cells, *NAMES, model=small_aligned, out=out)
+
+    with pytest.raises(ValueError, match=r"must end in .zarr or .h5ad, got 'mapped.csv'"):
+        go("mapped.csv")
+    with pytest.raises(TypeError, match="`out` must be a path"):
+        go(3)
+    (tmp_path / "mine.zarr").mkdir()
+    (tmp_path / "mine.zarr" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds something else"):
+        go(tmp_path / "mine.zarr")
+    small_aligned["rna"].write(tmp_path / "rna.h5ad")
+    backed = ad.read_h5ad(tmp_path / "rna.h5ad", backed="r")
+    with pytest.raises(ValueError, match="is the file that the cells are read from"):
+        go(tmp_path / "rna.h5ad", backed)
+    backed.file.close()
+    assert ad.read_h5ad(tmp_path / "rna.h5ad").n_obs == 120
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_cells_in_a_file(small_aligned: md.MuData, form: Callable, tmp_path: Path):
+    expected = smm.tl.translate(small_aligned, *NAMES, model=small_aligned)
+    cells = small_aligned["rna"].copy()
+    cells.X = form(cells.X)
+    cells.write(tmp_path / "rna.h5ad")
+    backed = ad.read_h5ad(tmp_path / "rna.h5ad", backed="r")
+    got = smm.tl.translate(backed, *NAMES, model=small_aligned)
+    backed.file.close()
+    np.testing.assert_allclose(got.X, expected.X, rtol=1e-6)

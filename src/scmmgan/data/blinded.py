@@ -11,6 +11,7 @@ import pandas as pd
 
 from scmmgan.data import known as _known
 from scmmgan.data.modality import per_modality
+from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -48,7 +49,7 @@ def blinded(
     rng = np.random.default_rng(random_state)
     rows = {name: rng.permutation(mdata[name].n_obs) for name in names}
     modalities = {name: _part(mdata, names, name, arguments, rows[name], hidden) for name in names}
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         copy = md.MuData(modalities)
     given = dict(arguments)
     if given.get("pairs") is not None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +20,8 @@ from scmmgan.data.undo import all_or_nothing
 
 if TYPE_CHECKING:
     from mudata import MuData
+
+logger = logging.getLogger("scmmgan")
 
 # columns of a run, and of a score
 RUN = ("method", "seed", "fingerprint", "seconds", "memory", "uses", "mapped", "verdict", "error")
@@ -133,3 +140,88 @@ def _row(
         "method": method, "metric": name[0], "direction": name[1], "median": middle, "worst": worst, "chance": chance,
         "best": best, "n": n, "needs": needs, "seeds": len(values), **about,
     }  # fmt: skip
+
+
+# --- runs of earlier calls ---------------------------------------------------------------------------------------
+
+
+def folder(path: str | os.PathLike[str]) -> Path:
+    """A folder for runs, made where it is not there; OSError where nothing can be written to it."""
+    found = Path(path)
+    found.mkdir(parents=True, exist_ok=True)
+    if not os.access(found, os.W_OK):
+        raise PermissionError(f"Runs cannot be kept in {str(found)!r}: it cannot be written to.")
+    return found
+
+
+@dataclass
+class Runs:
+    """Runs and scores of earlier calls on the same data and truth, and those of this one; `kept`: folder with more."""
+
+    scoring: str
+    runs: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+    kept: Path | None = None
+
+    @classmethod
+    def of(cls, mdata: MuData, pair: tuple[str, str], scoring: str, keys: Keys, kept: Path | None = None) -> Runs:
+        """What is stored; nothing where the data or the truth are others."""
+        before = found(mdata, pair, keys)
+        if before is not None and before[0] != scoring:
+            logger.info("The data or what they are scored by have changed since: all methods are compared again.")
+            before = None
+        if before is None:
+            return cls(scoring, [], [], kept)
+        rows = ([{str(k): v for k, v in row.items()} for row in of.to_dict("records")] for of in before[1:])
+        return cls(scoring, *rows, kept)
+
+    def take(self, name: str, seed: int, fingerprint: str) -> bool:
+        """Whether that run is there and did not fail; one that is only in the folder is there from now on."""
+        same = [run for run in self.runs if (run["method"], run["seed"]) == (name, seed) and not run["error"]]
+        if any(run["fingerprint"] == fingerprint for run in same):
+            return True
+        path = self._file(name, seed, fingerprint)
+        if path is None or not path.exists():
+            return False
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            run, scores = stored["run"], stored["scores"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{str(path)!r} is damaged: delete it, and compare again.") from error
+        if not run["error"]:
+            self._insert(run, scores)
+        return not run["error"]
+
+    def add(
+        self, name: str, seed: int, fingerprint: str, run: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Add a run, and write it to the folder; earlier ones of that name with other arguments go."""
+        about = {"method": name, "seed": seed}
+        self._insert({**about, "fingerprint": fingerprint, **run}, [{**about, **score} for score in scores])
+        if (path := self._file(name, seed, fingerprint)) is not None:
+            beside = path.with_name(f".{path.stem}.{os.getpid()}")
+            stored = {
+                "run": self.runs[-1],
+                "scores": [of for of in self.scores if (of["method"], of["seed"]) == (name, seed)],
+            }
+            beside.write_text(json.dumps(stored, indent=1, default=float), encoding="utf-8")
+            os.replace(beside, path)
+
+    def _insert(self, run: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> None:
+        name, seed = run["method"], run["seed"]
+        same = [r for r in self.runs if r["method"] == name]
+        stale = [r for r in same if r["fingerprint"] != run["fingerprint"] or r["seed"] == seed]
+        gone = {(r["method"], r["seed"]) for r in stale}
+        self.runs = [r for r in self.runs if (r["method"], r["seed"]) not in gone] + [dict(run)]
+        self.scores = [s for s in self.scores if (s["method"], s["seed"]) not in gone] + [dict(of) for of in scores]
+
+    def _file(self, name: str, seed: int, fingerprint: str) -> Path | None:
+        if self.kept is None:
+            return None
+        plain = "".join(c if c.isalnum() else "-" for c in name)
+        what = digest({"scoring": self.scoring, "name": name, "seed": seed, "given": fingerprint})
+        return self.kept / f"{plain}-{seed}-{what}.json"
+
+    def write(self, mdata: MuData, pair: tuple[str, str], keys: Keys) -> None:
+        """Store all of them in `mdata`."""
+        write(mdata, pair, self.scoring, self.runs, self.scores, keys)

@@ -27,7 +27,7 @@ def write(path: str | os.PathLike[str], record: Mapping[str, Any], card: str) ->
 
     FileExistsError where something else is there.
     """
-    folder = Path(path).absolute()
+    folder = _folder(path).absolute()
     if folder.exists() and not _replaceable(folder):
         raise FileExistsError(f"{str(path)!r} is there and no model of scmmgan. Name another directory, or delete it.")
     arrays: dict[str, np.ndarray] = {}
@@ -44,19 +44,24 @@ def write(path: str | os.PathLike[str], record: Mapping[str, Any], card: str) ->
             file.flush()
             # a disk that is full may say so only now
             os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        put_in_place(new, folder, old)
+
+
+def put_in_place(new: Path, path: Path, old: Path) -> None:
+    """Give what is `new` the name `path`; what had it becomes `old`, or gets it back where that fails."""
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record as it was written; FileNotFoundError or ValueError where it is not there, foreign, newer or damaged."""
-    folder = Path(path)
+    folder = _folder(path)
     if not folder.exists():
         raise FileNotFoundError(f"There is no directory {str(path)!r}. `scmmgan.save(mdata, ...)` writes one.")
     if not Path(folder, TREE).is_file():
@@ -97,6 +102,13 @@ def damaged(path: str | os.PathLike[str], reason: str) -> ValueError:
 
 def _damaged(where: str, reason: str) -> ValueError:
     return ValueError(f"{where} is damaged: save it again. Found: {reason}.")
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """The directory; TypeError where its name is none."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise TypeError(f"`directory` must be a path, got {path!r:.60}.")
+    return Path(path)
 
 
 def _replaceable(folder: Path) -> bool:

@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scmmgan.data.streamed import streamed
 from scmmgan.model.defaults import MIN_CELLS, MIN_LINKS
+from scmmgan.model.space.scratch import columns_of, flat_chunks
+from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,25 +89,30 @@ def check_writable(mdata: MuData, names: Sequence[str]) -> None:
 
 
 def copied(mdata: MuData) -> MuData:
-    """A copy; columns of the modalities are not pulled, which mudata announces to stop, and warns of."""
-    import mudata as md
-
-    with md.set_options(pull_on_update=False):
+    """A copy; columns of the modalities are not pulled."""
+    with unpulled():
         return mdata.copy()
 
 
 def collected(mdata: MuData | Mapping[str, AnnData]) -> MuData:
     """A new MuData of copies where there is a dict of AnnData, in memory; a MuData as it is."""
     from anndata import AnnData
-    from mudata import MuData, set_options
+    from mudata import MuData
 
     if not isinstance(mdata, Mapping):
         check_mudata(mdata)
         return mdata
+    if unnamed := [name for name in mdata if not isinstance(name, str)]:
+        raise TypeError(f"Names of the dict must be text, got {unnamed[0]!r}.")
     if wrong := [name for name, of in mdata.items() if not isinstance(of, AnnData)]:
         raise TypeError(f"{wrong[0]!r} of the dict must be an AnnData, got {type(mdata[wrong[0]]).__name__}.")
-    with set_options(pull_on_update=False):
+    with unpulled():
         return MuData({name: of.to_memory() if of.isbacked or is_lazy(of) else of.copy() for name, of in mdata.items()})
+
+
+def layers_of(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 lists `X` among them, as None."""
+    return [name for name in adata.layers if name is not None]
 
 
 def is_lazy(adata: AnnData) -> bool:
@@ -119,20 +127,6 @@ def check_not_lazy(adata: AnnData, name: str) -> None:
             f"{name!r} was read lazily: its `obs` is a {type(adata.obs).__name__}. Use `.to_memory()`, or keep the matrix in its "
             "file: `anndata.AnnData(lazy.X, obs=lazy.obs.to_memory(), var=lazy.var.to_memory())`."
         )
-
-
-def in_memory(values: Any) -> Any:
-    """A matrix of any storage in memory: of a file, or of dask one block of rows after the other, as float32."""
-    if hasattr(values, "to_memory"):
-        return values.to_memory()
-    if not (hasattr(values, "dask") and hasattr(values, "blocks")):
-        return values
-    parts: list[Any] = []
-    for i in range(values.numblocks[0]):
-        row: list[Any] = [values.blocks[i, j].compute() for j in range(values.numblocks[1])]
-        whole: Any = sp.hstack(row, format="csr") if sp.issparse(row[0]) else np.hstack([np.asarray(of) for of in row])
-        parts.append(whole.astype(np.float32))
-    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.vstack(parts)
 
 
 def storable(name: str) -> bool:
@@ -250,18 +244,18 @@ def read_values(
             raise ValueError(f"{name!r}: give `layer` or `use_rep`, not both; got {layer!r} and {use_rep!r}.")
         if use_rep not in adata.obsm:
             raise missing_key(f"obsm key in {name!r}", use_rep, list(adata.obsm))
-        values = in_memory(adata.obsm[use_rep])
+        values = streamed(adata.obsm[use_rep])
         width = values.shape[1] if len(values.shape) > 1 else 0
         names = pd.Index([f"{use_rep}_{i}" for i in range(width)])
         return _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if layer is not None and layer not in adata.layers:
-        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`layer=None` reads X.")
+        raise missing_key(f"layer in {name!r}", layer, layers_of(adata), "`layer=None` reads X.")
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
-        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {list(adata.layers)}.")
+        raise ValueError(f"{name!r} has no X. Name a `layer`; layers found: {layers_of(adata)}.")
     names = adata.var_names if columns is None else adata.var_names[columns]
-    values = in_memory(values)
-    values = values if columns is None else values[:, columns]
+    values = streamed(values)
+    values = values if columns is None else columns_of(values, columns)
     found = _as_float(values, name, _slot(layer, use_rep), adata.obs_names, names)
     if _like_counts(found):
         logger.warning(
@@ -284,7 +278,7 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
         raise TypeError(f"`counts` must be 'auto', a layer or None, got {counts!r}.")
     layer = "counts" if counts == "auto" else counts
     if layer not in adata.layers:
-        raise missing_key(f"layer in {name!r}", layer, list(adata.layers), "`counts=None` uses none.")
+        raise missing_key(f"layer in {name!r}", layer, layers_of(adata), "`counts=None` uses none.")
     found = counts_of(adata, layer)
     if found is not None:
         return found
@@ -298,12 +292,14 @@ def read_counts(mdata: MuData, name: str, counts: str | None) -> np.ndarray | sp
 
 def counts_of(adata: AnnData, layer: str) -> np.ndarray | sp.csr_matrix | None:
     """A layer (n × g, float32) of any cells, None where it holds anything but whole numbers."""
-    stored: Any = in_memory(adata.layers[layer])
+    stored: Any = streamed(adata.layers[layer])
     sparse = sp.issparse(stored)
     values: Any = sp.csr_matrix(stored, dtype=np.float32) if sparse else np.asarray(stored, dtype=np.float32)
-    data = np.asarray(values.data if sparse else values).ravel()
-    whole = data.any() and np.isfinite(data).all() and data.min() >= 0 and np.array_equal(data, np.round(data))
-    return values if whole else None
+    parts = [
+        (part.any(), np.isfinite(part).all() and part.min() >= 0 and np.array_equal(part, np.round(part)))
+        for part in flat_chunks(values)
+    ]
+    return values if any(some for some, _ in parts) and all(whole for _, whole in parts) else None
 
 
 def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
@@ -312,7 +308,7 @@ def _like_counts(values: np.ndarray | sp.csr_matrix) -> bool:
     if not data.size or data.min() < 0 or data.max() < 2:
         return False
     # most matrices are ruled out by a few of their values
-    return all(np.array_equal(part, np.round(part)) for part in (data.ravel()[:10_000], data))
+    return all(np.array_equal(part, np.round(part)) for part in (data.reshape(-1)[:10_000], *flat_chunks(values)))
 
 
 def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.Index) -> np.ndarray | sp.csr_matrix:
@@ -327,8 +323,7 @@ def _as_float(values: Any, name: str, slot: str, cells: pd.Index, features: pd.I
     sparse = sp.issparse(values)
     with np.errstate(over="ignore"):  # what float32 cannot hold is counted below
         out = sp.csr_matrix(values, dtype=np.float32) if sparse else np.asarray(values[...], dtype=np.float32)
-    data = np.asarray(out.data if sp.issparse(out) else out)
-    if bad := int((~np.isfinite(data)).sum()):
+    if bad := sum(int((~np.isfinite(part)).sum()) for part in flat_chunks(out)):
         raise ValueError(
             f"{slot} of {name!r} holds {bad} NaN or infinite values (beyond ±3e38 counts as infinite), in "
             f"{where_not_finite(out, cells, features)}. Impute or drop them first."
@@ -345,7 +340,7 @@ def part(adata: AnnData, rows: Any, columns: Any, layer: str | None = None) -> n
         found = values.astype(np.float32).tocsr()[rows][:, columns]
     else:
         cut = adata[rows, columns]
-        found = in_memory(cut.X if layer is None else cut.layers[layer])
+        found = streamed(cut.X if layer is None else cut.layers[layer])
     return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
 
 

@@ -13,6 +13,7 @@ from scmmgan.data import modality as _modality
 from scmmgan.data.known import as_text
 from scmmgan.model.defaults import MAX_MISSING
 from scmmgan.model.problem import Values
+from scmmgan.model.space.scratch import columns_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,7 +86,7 @@ def read_query(cells: AnnData, source: str, model: Trained | TrainedLatent) -> Q
         )  # fmt: skip
         return Query(values, needed[own >= 0], batch)
     at = features.get_indexer(cells.var_names.astype(object))
-    return Query(values, needed[own >= 0], batch, counts[:, np.flatnonzero(at >= 0)], at[at >= 0])
+    return Query(values, needed[own >= 0], batch, columns_of(counts, np.flatnonzero(at >= 0)), at[at >= 0])
 
 
 def _check_missing(names: pd.Index, weights: np.ndarray, total: int, source: str) -> None:

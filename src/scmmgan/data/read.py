@@ -24,7 +24,8 @@ from scmmgan.model.defaults import MAX_FRAMES, MAX_LINKS_USED, MIN_LINKS, MIN_SH
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Sections, Values
 from scmmgan.model.space.domain import Domain, model_space
 from scmmgan.model.space.pca import column_moments, dispersion
-from scmmgan.settings import quietly
+from scmmgan.model.space.scratch import columns_of, rows_of
+from scmmgan.settings import quietly, unpulled
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -171,7 +172,9 @@ def _varying(modality: Modality, positions: np.ndarray) -> np.ndarray:
     parts = (slice(None),) if modality.batches is None else modality.batches
     # many links may name few features
     features, at = np.unique(positions, return_inverse=True)
-    return np.logical_or.reduce([column_moments(modality.values[rows][:, features])[1] > 0 for rows in parts])[at]
+    return np.logical_or.reduce(
+        [column_moments(columns_of(rows_of(modality.values, rows), features))[1] > 0 for rows in parts]
+    )[at]
 
 
 def _fewer(links: Links, a: Modality, b: Modality) -> Links:
@@ -182,7 +185,7 @@ def _fewer(links: Links, a: Modality, b: Modality) -> Links:
     modality, side = min(sides, key=lambda of: len(np.unique(of[1])))
     heaviest = np.argsort(-links.weight, kind="stable")
     one = heaviest[np.unique(side[heaviest], return_index=True)[1]]
-    mean, sd = column_moments(modality.values[:, side[one]])
+    mean, sd = column_moments(columns_of(modality.values, side[one]))
     kept = np.sort(one[np.argsort(-dispersion(mean, sd), kind="stable")[:MAX_LINKS_USED]])
     logger.info("%d of %d links are used: one for each feature of %r, those that vary most.", len(kept), len(links), modality.name)  # fmt: skip
     return links.take(kept)
@@ -275,7 +278,7 @@ def shared_counts(mdata: MuData, source: str, target: str, keys: Keys) -> tuple[
         made = np.asarray(names[m], dtype=object)[_slots.stored_transform(mdata, m, keys).encoded]
         columns.append(mdata[m].var_names.get_indexer(made))
     there = np.all([at >= 0 for at in columns], axis=0)
-    return (own[:, columns[0][there]], other[:, columns[1][there]]) if there.any() else None
+    return (columns_of(own, columns[0][there]), columns_of(other, columns[1][there])) if there.any() else None
 
 
 def as_aligned(mdata: MuData, keys: Keys) -> MuData:
@@ -298,7 +301,7 @@ def as_aligned(mdata: MuData, keys: Keys) -> MuData:
         return mdata
     import mudata as md
 
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         ordered = md.MuData({name: mdata[name][rows][:, columns].copy() for name, (rows, columns) in order.items()})
     if mdata.obs_names.is_unique:
         # columns of the whole may be read, too

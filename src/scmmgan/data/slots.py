@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scmmgan.model.nets.aligner import Aligner
     from scmmgan.model.nets.latent import Fitted
     from scmmgan.model.nets.trained import Trained, TrainedLatent
+    from scmmgan.model.progress import Stages
 
 logger = logging.getLogger("scmmgan")
 
@@ -157,6 +158,7 @@ def write(
     *,
     history: Mapping[str, Sequence[float]],
     params: dict[str, Any],
+    stages: Stages,
     features: Mapping[str, np.ndarray],
     diagnosis: Mapping[Pair, Mapping[str, Any]],
     ambiguous: Mapping[Pair, np.ndarray],
@@ -190,7 +192,7 @@ def write(
                     slots[name].append(("layers", keys.mapped(target), mapped.copy()))
     means = {m: d.transform.mean for m, d in domains.items()}
     entries = {
-        "params": params,
+        "params": params | {"seconds": stages.so_far()},
         "landmarks": {m: domains[m].modality.cells[of.nodes] for m, of in landmarks.items()},
         "history": {name: np.asarray(values) for name, values in history.items()},
         "diagnosis": _nested(diagnosis),
@@ -206,6 +208,7 @@ def write_latent(
     fitted: Fitted,
     *,
     params: dict[str, Any],
+    stages: Stages,
     features: Mapping[str, np.ndarray],
     diagnosis: Mapping[Pair, Mapping[str, Any]],
     save_model: bool = True,
@@ -224,7 +227,7 @@ def write_latent(
             if _as_layer(a, b, features[target], mdata[name].n_vars):
                 slots[name].append(("layers", keys.mapped(target), mapped.copy()))
     entries = {
-        "params": params,
+        "params": params | {"seconds": stages.so_far()},
         "landmarks": {m: np.empty(0, dtype=object) for m in modalities},
         "history": {name: np.asarray(values) for name, values in fitted.history.items()},
         "diagnosis": _nested(diagnosis),

@@ -85,7 +85,9 @@ def joint(mdata: MuData, keys: Keys) -> AnnData:
         parts.append(obs.set_axis([f"{name}:{cell}" for cell in mdata[name].obs_names], axis=0))
     # a column without any value in one modality would decide the type of the others'
     obs = pd.concat([part.dropna(axis=1, how="all") for part in parts])
-    for column in obs.select_dtypes(object).columns:
+    # text is a type of its own from pandas 3 on
+    text = [c for c in obs if obs[c].dtype == object or isinstance(obs[c].dtype, pd.StringDtype)]
+    for column in text:
         obs[column] = _as_categories(obs[column], [part[column] for part in own if column in part])
     obs["modality"] = pd.Categorical(obs["modality"], categories=names)
     x = np.vstack([np.asarray(mdata[name].obsm[keys.embedding]) for name in names])
@@ -113,11 +115,10 @@ def _as_categories(values: pd.Series, own: Sequence[pd.Series]) -> pd.Categorica
 
 
 def copy_places(cells: AnnData, out: AnnData) -> None:
-    """Coordinates and pictures of the source's cells."""
+    """Coordinates and pictures of the source's cells, and what SpatialData calls the columns that say where they lie."""
     if "spatial" in cells.obsm:
         out.obsm["spatial"] = np.array(cells.obsm["spatial"])
-    if "spatial" in cells.uns:
-        out.uns["spatial"] = deepcopy(cells.uns["spatial"])
+    out.uns |= {name: deepcopy(cells.uns[name]) for name in ("spatial", "spatialdata_attrs") if name in cells.uns}
 
 
 def uncertainty_record(mdata: MuData, source: str, target: str, keys: Keys) -> dict[str, Any]:

@@ -23,6 +23,7 @@ MAX_AFFIXES = 3  # that names have before or behind what they name
 MAX_LINKS_USED = 5_000  # between different features; more cost memory (50 bytes a cell and link), no more accurate
 MAX_SEED = 2**32 - 1  # what scikit-learn takes
 MAX_WRITTEN = 200_000_000  # cells × features of one mapped array
+SHOWN_AFTER = 2.0  # seconds, from which on a loop shows its progress
 SAMPLED = 64  # cells, and features, whose values are recorded: a change of units changes nearly all of them
 SECTION_CELLS = 3  # of a section on average: a column of more values is a number or a name of cells
 COMPARED_PLACES = 5_000  # cells whose places say whether groups of them lie in one frame
@@ -40,6 +41,7 @@ WIDTH_NEIGHBOR = 5  # of a cell, whose distance is the bandwidth of its kernel, 
 MAX_REFERENCE = 20_000  # training cells of a modality that the model keeps to smooth new cells with
 COPY_DISTANCE = 1e-3  # of the bandwidth, within which a new cell is a training cell once more, and not its neighbour
 MAX_MISSING = 0.5  # of the variance of model space that features new cells lack may carry
+STORED_ROWS, STORED_COLUMNS = 512, 512  # of a chunk of mapped values in a file: 1 MB
 TRANSLATED_CELLS = 512  # new cells at one time: their distances to all training cells are 80 MB
 N_PCS = 50  # of model space and of neighbour graphs
 N_DISPERSED = 2_000  # features that enter a PCA, next to the linked ones
@@ -53,6 +55,9 @@ DECODER_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1)  # among which left-out cells choose
 CONSTANT_SD = 1e-6  # of a feature's mean: what float32 rounding leaves of a constant one
 LEFT_OUT_CELLS = 5_000  # that are left out in turn to choose
 BLOCK = 256  # columns that are dense at one time
+CHUNK = 2**20  # values of a matrix larger than memory that are read at one time: 8 MB
+DENSE = 2**21  # values of such a matrix that are dense at one time
+CHUNKS_AHEAD = 4  # chunks of dask that are computed at one time
 BLOCKED_FROM = (
     20_000  # cells from which on all of them are gone through in blocks: sums round otherwise, memory is less
 )
@@ -100,17 +105,16 @@ N_RIVALS = 5  # next best couplings that are kept
 DISTORTED = 0.03  # Gromov-Wasserstein cost (rms distortion 17 %) above which a plan is only roughly right
 MANY_DIMENSIONS = 10  # of both sides from which on canonical variates say more than a distorted plan
 N_CANDIDATES = 12  # of the cheapest minima that are compared: more do not help (measured)
-PENALTY_TIE = (
-    0.05  # penalties this near the least are equal, and the cost decides: two of 12 SNARE shuffles differ by .01
-)
 MINIMA_CELLS = 1_000  # of each side by which minima are compared
 MINIMA_ROUNDS = 2  # of canonical variates and plans from them
 LEAST_MISMATCH = 0.01  # that counts: over a single variate every cell has perfect partners, whatever the plan
 
 # --- networks and training ---------------------------------------------------------------------------------------
 
-# adversarial and geometry: measured; identity only in a shared space
-LOSS_WEIGHTS = {"adversarial": 0.5, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.1, "identity": 10.0}
+# adversarial and geometry: measured; identity only in a shared space; consistency only of three modalities or more, off
+LOSS_WEIGHTS = {
+    "adversarial": 0.5, "cycle": 1.0, "anchors": 5.0, "links": 1.0, "geometry": 0.1, "identity": 10.0, "consistency": 0.0,
+}  # fmt: skip
 MAX_STEPS = 1_000  # of training
 BATCH_SIZE = 128  # cells of each modality per step: as good as 256 on six sets, at .6 of the time
 LEARNING_RATE = 1e-3  # of Adam, warmed up over 50 steps, decaying over the last 40 %
@@ -202,6 +206,7 @@ PLAN_BATCH = 4_000_000  # plan entries held at a time
 N_POPULATIONS = 10  # Ward clusters of landmarks where there are no labels
 MIN_SCORED = 50  # held-out cells; fewer score too coarsely
 OVERLAP_NEIGHBORS = 20  # of a cell whose overlap is measured
+SCIB_NEIGHBORS = (90, 15)  # of a cell in LISI and in graph connectivity, as scib-metrics' own benchmark takes
 CYCLE_NEIGHBORS = 5  # of a cell in the other modality, and of each of these back, in a round trip by an embedding
 MIN_RESTARTS = 4  # fewer have no largest mode
 SHORT_TRAINING = 300  # steps of a restart

@@ -16,7 +16,8 @@ from scmmgan import get
 from scmmgan.data.modality import in_joint, listed
 from scmmgan.pl._below import not_validated
 from scmmgan.pl._predicted import draw_predictions, predict
-from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
+from scmmgan.pl._style import CMAP, MISSING, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
     from matplotlib.collections import Collection
@@ -33,7 +34,7 @@ def alignment(
     features: str | Sequence[str] | None = None,
     pairs: str | pd.DataFrame | None = None,
     key: str = "scmmgan",
-    cmap: str | Colormap = "viridis",
+    cmap: str | Colormap = CMAP,
     size: float | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
     show: bool | None = None,

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 
+from scmmgan.pl._style import SMALL, WARNING
+
 if TYPE_CHECKING:
     from mudata import MuData
 
 logger = logging.getLogger("scmmgan")
-
-SIZE = 7.0
-COLOR = "#a50f15"
 
 
 def not_validated(
@@ -48,15 +47,15 @@ def write_below(figure: Figure, text: str, *, own: bool) -> None:
     """The sentence below the panels of a figure; in a user's own one at its lower edge, once."""
     if not text:
         return
-    text = fill(text, max(int(figure.get_figwidth() * 72 / (0.52 * SIZE)), 20))
+    text = fill(text, max(int(figure.get_figwidth() * 72 / (0.52 * SMALL)), 20))
     if own and figure.legends:
         # a legend below the panels takes the place
         title = figure.legends[0].get_title()
         title.set_text(f"{text}\n{title.get_text()}")
     elif own:
-        figure.supxlabel(text, fontsize=SIZE, color=COLOR)
+        figure.supxlabel(text, fontsize=SMALL, color=WARNING)
     elif text not in [there.get_text() for there in figure.texts]:
-        figure.text(0.5, 0.0, text, fontsize=SIZE, color=COLOR, ha="center", va="bottom")
+        figure.text(0.5, 0.0, text, fontsize=SMALL, color=WARNING, ha="center", va="bottom")
 
 
 def only_known_glyphs(artists: Sequence[Figure | Axes]) -> None:

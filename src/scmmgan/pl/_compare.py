@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from scmmgan import get
-from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes, suggest
+from scmmgan.pl._style import CMAP_SHARES, MM, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import finish, make_axes, suggest
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -39,7 +40,6 @@ SHOWN = {
 }
 NAMES = {"foscttm": "FOSCTTM", "auroc": "AUROC", "two_sample_auc": "two-sample AUC"}
 COSTS = ("seconds", "memory")
-CMAP = "cividis"
 DOT = 130.0  # points², of a perfect score
 LEAST = 4.0  # of one that is no better than chance
 GAP = 0.5  # between groups of columns
@@ -176,7 +176,7 @@ def _dots(ax: Axes, row: int, at: np.ndarray, median: np.ndarray, scaled: np.nda
         return LEAST + (DOT - LEAST) * of[there]
 
     y = np.full(there.sum(), row - 0.16)
-    colors = colormaps[CMAP](Normalize(0, 1)(scaled[there]))
+    colors = colormaps[CMAP_SHARES](Normalize(0, 1)(scaled[there]))
     ax.scatter(at[there], y, s=area(scaled), c=colors, linewidths=0, zorder=2)
     ring = ["white" if of < 0.55 else "black" for of in scaled[there]]
     ax.scatter(
@@ -189,7 +189,8 @@ def _dots(ax: Axes, row: int, at: np.ndarray, median: np.ndarray, scaled: np.nda
 
 def _number(value: float) -> str:
     """Two digits, without the zero before the point."""
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.1f}"
+    small = f"{round(value, 2) + 0.0:.2f}"  # no -0
+    return small.replace("0.", ".", 1) if small.lstrip("-").startswith("0.") else f"{value:.1f}"
 
 
 def _beside(ax: Axes, row: int, x: float, overall: float, about: pd.DataFrame) -> None:
@@ -199,6 +200,7 @@ def _beside(ax: Axes, row: int, x: float, overall: float, about: pd.DataFrame) -
     for i, (name, unit) in enumerate(zip(COSTS, ("s", "MB"))):
         cost = float(np.asarray(about.loc[name, "median"]))
         text = "" if not np.isfinite(cost) else f"{cost:,.0f} {unit}" if cost >= 10 else f"{cost:.1f} {unit}"
+        text = text if not text.startswith("0.0") else f"< 0.1 {unit}"
         ax.text(x + 2.5 + 1.5 * i, row, text, fontsize=SMALL - 0.5, va="center", ha="right")
     first = about.iloc[0]
     notes = [str(first["verdict"]).partition(":")[0].partition(";")[0]]
@@ -214,7 +216,8 @@ def _frame(ax: Axes, columns: Sequence[tuple[str, str]], at: np.ndarray, methods
     ax.set_yticks(np.arange(len(methods)), methods, fontsize=TEXT)
     names = [NAMES.get(name, name.replace("_", " ").replace("correlation", "r")) for _, name in columns]
     ends = (at[-1] + 1.2, at[-1] + 3.1, at[-1] + 4.6, at[-1] + 5.4)
-    ax.set_xticks([*at, *ends], [*names, "mean", "time", "memory", "verdict"], rotation=40, ha="left", fontsize=SMALL)
+    heads = [*names, "mean", "time", "memory", "verdict"]
+    ax.set_xticks([*at, *ends], heads, rotation=40, ha="left", rotation_mode="anchor", fontsize=SMALL)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -229,7 +232,9 @@ def _frame(ax: Axes, columns: Sequence[tuple[str, str]], at: np.ndarray, methods
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
     shown = (("chance, or worse", 0.0), ("half-way", 0.5), ("a perfect map", 1.0))
     handles = [
-        Line2D([], [], **dot, markersize=np.sqrt(LEAST + (DOT - LEAST) * of), color=colormaps[CMAP](of), label=label)
+        Line2D(
+            [], [], **dot, markersize=np.sqrt(LEAST + (DOT - LEAST) * of), color=colormaps[CMAP_SHARES](of), label=label
+        )
         for label, of in shown
     ]
     ring = {**dot, "markeredgewidth": 0.7, "markeredgecolor": "black"}

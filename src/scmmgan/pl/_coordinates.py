@@ -17,7 +17,8 @@ from scmmgan import get
 from scmmgan.data.modality import in_joint
 from scmmgan.data.sections import read_column
 from scmmgan.pl._below import not_validated
-from scmmgan.pl._utils import MISSING, OKABE_ITO, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
+from scmmgan.pl._style import CMAP, MISSING, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,7 +40,7 @@ def coordinates(
     library_key: str | None = None,
     library_id: str | Sequence[str] | None = None,
     ncols: int = 2,
-    cmap: str | Colormap = "viridis",
+    cmap: str | Colormap = CMAP,
     key: str = "scmmgan",
     ax: Any = None,
     show: bool | None = None,

@@ -14,7 +14,8 @@ from matplotlib.transforms import Bbox
 
 from scmmgan import get
 from scmmgan.pl._below import not_validated, only_known_glyphs, write_below
-from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
+from scmmgan.pl._style import MM, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import finish, make_axes
 
 if TYPE_CHECKING:
     from mudata import MuData

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from scmmgan import get
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.pl._utils import MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
+from scmmgan.pl._style import MISSING, MM, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import finish, make_axes
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -122,7 +123,7 @@ def _evidence(ax: Axes, record: Mapping[str, Any]) -> None:
         _nothing(ax, "No links and no pairs: nothing can be held out.")
         return
     null = np.asarray(record[f"{name}_null"])
-    ax.axvspan(null.min(), null.max(), color="#d9d9d9", label="means of shuffled tables", zorder=0)
+    ax.axvspan(null.min(), null.max(), color=MISSING, label="means of shuffled tables", zorder=0)
     ax.axvline(record[f"{name}_mean"], color=OKABE_ITO[1], linewidth=1.3, label="mean")
     if name == "pairs":
         ax.hist(np.asarray(record["pairs"]), bins=np.linspace(0, 1, 21).tolist(), color=OKABE_ITO[0])

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan.pl._below import not_validated
-from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
+from scmmgan.pl._style import LINES, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import finish, make_axes
 
 if TYPE_CHECKING:
     from mudata import MuData
 
-LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MANY = 60  # recorded steps from which a running mean reads better than the raw curve
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan.data.modality import part
+from scmmgan.data.modality import layers_of, part
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -20,7 +20,7 @@ def read_layer(mdata: MuData, modality: str, key: str) -> str | None:
     if layer is not None and layer not in mdata[modality].layers:
         raise KeyError(
             f"The alignment {key!r} read layer {layer!r} of {modality!r}, which is gone. Layers found: "
-            f"{list(mdata[modality].layers)}. Put it back, or align again."
+            f"{layers_of(mdata[modality])}. Put it back, or align again."
         )
     return layer
 

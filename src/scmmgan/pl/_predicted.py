@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from scmmgan import get
 from scmmgan.data import known as _known
 from scmmgan.pl._measured import measured_values, units
-from scmmgan.pl._utils import OKABE_ITO, SMALL, TEXT
+from scmmgan.pl._style import OKABE_ITO, SMALL, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap

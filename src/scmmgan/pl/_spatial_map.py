@@ -20,8 +20,9 @@ from scmmgan.data.modality import in_joint, listed
 from scmmgan.data.sections import column_aligned
 from scmmgan.pl._below import not_validated
 from scmmgan.pl._measured import linked, measured_values, units
+from scmmgan.pl._style import CMAP, CMAP_SHARES, MISSING, SMALL, TEXT, WIDTH
 from scmmgan.pl._tissue import Tissue, draw_image, draw_spots, read_tissues
-from scmmgan.pl._utils import MISSING, SMALL, TEXT, WIDTH, Paint, colorbar, finish, make_axes, paint, suggest
+from scmmgan.pl._utils import Paint, colorbar, finish, make_axes, paint, suggest
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -59,7 +60,7 @@ def spatial_map(
     image: bool = True,
     library_key: str | None = None,
     library_id: str | Sequence[str] | None = None,
-    cmap: str | Colormap = "viridis",
+    cmap: str | Colormap = CMAP,
     size: float | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
     show: bool | None = None,
@@ -333,7 +334,7 @@ def doubt_panels(
             panels[name] = Panel(head=DOUBT, note=RARE)
             continue
         extend: Literal["max", "neither"] = "max" if (column > 1).any() else "neither"
-        colors = Paint(column, colormaps["cividis"].with_extremes(bad=MISSING), Normalize(0, 1), extend)
+        colors = Paint(column, colormaps[CMAP_SHARES].with_extremes(bad=MISSING), Normalize(0, 1), extend)
         panels[name] = Panel(colors, "variance left / all", DOUBT)
     return panels
 

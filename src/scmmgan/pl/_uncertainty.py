@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from scmmgan import get
 from scmmgan.pl._below import not_validated
-from scmmgan.pl._utils import MISSING, MM, OKABE_ITO, SMALL, TEXT, WIDTH, finish, make_axes
+from scmmgan.pl._style import MISSING, MM, OKABE_ITO, SMALL, TEXT, WIDTH
+from scmmgan.pl._utils import finish, make_axes
 
 if TYPE_CHECKING:
     from mudata import MuData

@@ -1,4 +1,4 @@
-"""What the pictures share: panels, colours, limits, messages."""
+"""What the pictures share: panels, colours of values, limits, messages."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.collections import Collection
-from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex, to_rgb
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scmmgan.pl._below import only_known_glyphs, write_below
+from scmmgan.pl._style import MISSING, SMALL, Picture, palette
 
 logger = logging.getLogger("scmmgan")
 
-# Okabe and Ito's colours, which all common kinds of colour blindness distinguish; the palest last
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MISSING = "#d9d9d9"
-TEXT, SMALL = 8.0, 7.0
-MM = 1 / 25.4
-WIDTH = 170 * MM
 _SHOWING_NOTHING = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
 
 
@@ -61,11 +56,11 @@ def make_axes(ax: Any, n: int, *, shape: tuple[int, int], size: tuple[float, flo
     if ax is None:
         layout = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06)
         try:
-            figure = plt.figure(figsize=size, layout=layout)
+            figure = plt.figure(figsize=size, layout=layout, FigureClass=Picture)
         except ImportError as error:
             # MPLBACKEND may name windows that this machine does not have
             logger.warning("%s. The figure can be saved, not shown.", str(error).rstrip("."))
-            figure = Figure(figsize=size, layout=layout)
+            figure = Picture(figsize=size, layout=layout)
         axes = np.asarray(figure.subplots(*shape, squeeze=False), dtype=object).ravel()
         for spare in axes[n:]:
             spare.remove()
@@ -126,19 +121,6 @@ def paint(values: pd.Series | np.ndarray, cmap: str | Colormap) -> Paint:
     colors = palette(len(names))
     listed = ListedColormap(colors or [MISSING]).with_extremes(bad=MISSING)
     return Paint(codes, listed, Normalize(-0.5, listed.N - 0.5), legend=dict(zip(names, colors)))
-
-
-def palette(n: int) -> list[str]:
-    """`n` colours: Okabe-Ito, then the same darker and paler, beyond 24 a colour map."""
-    if n <= len(OKABE_ITO):
-        return list(OKABE_ITO[:n])
-    if n > 3 * len(OKABE_ITO):
-        return [to_hex(color) for color in mpl.colormaps["turbo"](np.linspace(0.03, 0.97, n))]
-    base = np.array([to_rgb(color) for color in OKABE_ITO])
-    grey = np.array([0.35, 0.35, 0.35])
-    dark, pale = base * 0.55, base + (1 - base) * 0.55
-    dark[6], pale[6] = grey, grey + 0.25  # black has no darker self
-    return [to_hex(color) for color in np.vstack([base, dark, pale])[:n]]
 
 
 def robust_limits(values: np.ndarray) -> tuple[float, float, Literal["neither", "both", "min", "max"]]:

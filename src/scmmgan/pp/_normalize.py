@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
 from scmmgan.data import modality as _modality
+from scmmgan.data import streamed as _streamed
+from scmmgan.model.space.scratch import blocks, blockwise
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -42,7 +46,7 @@ def normalize(
     kind
         ``"log1p"``, ``"clr"`` or ``"tfidf"``.
     layer
-        Layer with raw counts (whole numbers ≥ 0 of any dtype, dense, CSR or CSC; n × g).
+        Layer with raw counts (whole numbers ≥ 0 of any dtype, dense, CSR or CSC; n × g), in memory, in a file or of dask.
         Default: ``layers["counts"]`` where there is one, else `X`.
     key_added
         Name of the layer written. Default: `kind`. A layer of this name is replaced, unless it is the one that is read.
@@ -54,7 +58,9 @@ def normalize(
     `None`. Sets:
 
     `mdata[modality].layers[key_added]` : :class:`numpy.ndarray` or :class:`scipy.sparse.csr_matrix` (float32)
-        Normalised values, n × g; sparse (CSR) when the counts are sparse.
+        Normalised values, n × g; sparse (CSR) when the counts are sparse. Counts in a file (`backed`) are read a part at a
+        time; the values are then mapped from a file of their own in `TMPDIR`, which goes with them. Of dask: an array of dask,
+        which computes them when they are asked for.
 
     Raises
     ------
@@ -86,8 +92,11 @@ def normalize(
         raise ValueError(f"`key_added` {key_added!r} is the layer that is read. Choose another name: inputs are kept.")
     if not isinstance(key_added, str) or not _modality.storable(key_added):
         raise ValueError(f"`key_added` must be a name that h5mu files can store, without slashes; got {key_added!r}.")
-    counts = _read_counts(adata, modality, layer, whole=not corrected)
-    adata.layers[key_added] = _RECIPES[kind](counts)
+    values, where = _stored(adata, modality, layer)
+    if _streamed.is_dask(values):
+        adata.layers[key_added] = _of_dask(values, adata, where, kind, whole=not corrected)
+    else:
+        adata.layers[key_added] = _of_matrix(values, adata, where, kind, whole=not corrected)
     logger.info("Wrote %s values of %r from %s to layers[%r].", kind, modality, _where(layer), key_added)
 
 
@@ -105,40 +114,97 @@ def _writable(mdata: MuData, modality: str) -> AnnData:
     return adata
 
 
-def _read_counts(adata: AnnData, modality: str, layer: str | None, *, whole: bool) -> Any:
-    """Copy the counts as float32: a dense array, or CSR without stored zeros."""
+def _stored(adata: AnnData, modality: str, layer: str | None) -> tuple[Any, str]:
+    """The counts as they are stored, of numbers and not empty; and what errors call them."""
     if layer is not None and layer not in adata.layers:
-        raise _modality.missing_key(f"layer in {modality!r}", layer, list(adata.layers))
-    values = adata.X if layer is None else adata.layers[layer]
+        raise _modality.missing_key(f"layer in {modality!r}", layer, _modality.layers_of(adata))
+    values = _streamed.streamed(adata.X if layer is None else adata.layers[layer], of_dask=False)
     where = f"{_where(layer)} of modality {modality!r}"
-    if adata.isbacked and layer is None:
-        values = adata.to_memory().X
-    values = _modality.in_memory(values)
-    is_sparse = sp.issparse(values)
-    if not (is_sparse or isinstance(values, np.ndarray)):
+    if not (_streamed.is_dask(values) or sp.issparse(values) or isinstance(values, np.ndarray)):
         raise TypeError(f"{where} is {type(values).__name__}. Store it as a NumPy array or SciPy sparse matrix first.")
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{where} has dtype {values.dtype}. Store real numbers first.")
     if 0 in values.shape:
         raise ValueError(f"{where} is empty: {values.shape[0]} cells × {values.shape[1]} features. Add data first.")
-    # own copy, of the csr_matrix class: inputs are kept
+    return values, where
+
+
+def _of_matrix(values: Any, adata: AnnData, where: str, kind: str, *, whole: bool) -> Any:
+    """Normalised values of a matrix; of one that may be larger than memory some rows at a time."""
+    seen = 0
+
+    def checked(block: Any) -> Any:
+        nonlocal seen
+        cells = adata.obs_names[seen : seen + block.shape[0]]
+        seen += block.shape[0]
+        return _checked(block, cells, adata.var_names, where, whole=whole)
+
+    add, normalised = _RECIPES[kind]
+    counts = blockwise(values, checked)
+    found = sum(add(block, len(adata)) for block in blocks(counts))
+    return blockwise(counts, lambda block: normalised(block, found, len(adata)))
+
+
+def _of_dask(values: Any, adata: AnnData, where: str, kind: str, *, whole: bool) -> Any:
+    """Normalised values as an array of dask; one pass over the chunks, wherever these are computed, checks them."""
+    import dask
+
+    values = values.rechunk({1: -1})
+    stops = np.cumsum(values.chunks[0])
+    features = dask.delayed(adata.var_names)
+    found = dask.compute(
+        *(
+            dask.delayed(_added)(block, adata.obs_names[stop - size : stop], features, where, kind, len(adata), whole)
+            for block, stop, size in zip(values.to_delayed().ravel(), stops, values.chunks[0])
+        )
+    )
+    sparse: bool = sp.issparse(values._meta)
+    empty = np.empty((0, 0), dtype=np.float32)
+    return values.map_blocks(
+        _normalised, sum(found), kind, len(adata), dtype=np.float32, meta=sp.csr_matrix(empty) if sparse else empty
+    )
+
+
+def _added(
+    block: Any, cells: pd.Index, features: pd.Index, where: str, kind: str, n: int, whole: bool
+) -> np.ndarray | float:
+    """What a chunk adds to that which all cells are normalised by."""
+    return _RECIPES[kind][0](_checked(block, cells, features, where, whole=whole), n)
+
+
+def _normalised(block: Any, found: np.ndarray | float, kind: str, n: int) -> Any:
+    return _RECIPES[kind][1](_counts(block), found, n)
+
+
+def _counts(values: Any) -> Any:
+    """An own copy as float32: a dense array, or CSR without stored zeros."""
+    # of the csr_matrix class: inputs are kept
+    is_sparse = sp.issparse(values)
     with np.errstate(over="ignore"):
         counts: Any = sp.csr_matrix(values, dtype=np.float32, copy=True) if is_sparse else values.astype(np.float32)
+    if is_sparse:
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+    return counts
+
+
+def _checked(values: Any, cells: pd.Index, features: pd.Index, where: str, *, whole: bool) -> Any:
+    """The counts of some cells, or a ValueError that says what they are instead."""
+    counts = _counts(values)
+    is_sparse = sp.issparse(counts)
     finite = np.isfinite(counts.data if is_sparse else counts)
     if not finite.all():
-        found = _modality.where_not_finite(counts, adata.obs_names, adata.var_names)
+        found = _modality.where_not_finite(counts, cells, features)
         raise ValueError(
             f"{where} has {(~finite).sum()} NaN or infinite values (or above 3e38), in {found}. Set or remove them first."
         )
     _check_counts(values.data if is_sparse else values, where, whole=whole)
-    if is_sparse:
-        counts.sum_duplicates()
-        counts.eliminate_zeros()
     n_empty = int((np.asarray(counts.sum(axis=1)).ravel() == 0).sum())
     if n_empty:
+        modality = where.rpartition("modality ")[2]
         raise ValueError(
-            f"{n_empty} of {counts.shape[0]} cells have no counts in {where}. Remove them first: "
-            f"`mdata.mod[{modality!r}] = mdata[{modality!r}][totals > 0].copy(); mdata.update()`."
+            f"{n_empty} of {len(cells)} cells have no counts in {where}. Remove them first: "
+            f"`mdata.mod[{modality}] = mdata[{modality}][totals > 0].copy(); mdata.update()`."
         )
     return counts
 
@@ -155,7 +221,11 @@ def _check_counts(values: np.ndarray, where: str, *, whole: bool) -> None:
         )
 
 
-def _log1p(counts: Any) -> Any:
+def _nothing(counts: Any, n: int) -> float:
+    return 0.0
+
+
+def _log1p(counts: Any, _: float, n: int) -> Any:
     import scanpy as sc
 
     tmp = AnnData(counts)
@@ -164,9 +234,15 @@ def _log1p(counts: Any) -> Any:
     return tmp.X
 
 
-def _clr(counts: Any) -> Any:
+def _log_mean(counts: Any, n: int) -> np.ndarray:
+    """Share of these cells in the mean of log1p over n cells, of every feature."""
+    mean = np.asarray(np.log1p(counts).mean(axis=0, dtype=np.float64)).ravel()
+    return np.asarray(mean * (counts.shape[0] / n))
+
+
+def _clr(counts: Any, mean: np.ndarray, n: int) -> Any:
     # muon.prot.pp.clr, whose import warns
-    mean = np.exp(np.asarray(np.log1p(counts).mean(axis=0, dtype=np.float64)).ravel())
+    mean = np.exp(mean)
     if isinstance(counts, np.ndarray):
         return np.log1p(counts / mean).astype(np.float32)
     out = counts.tocsr(copy=True)
@@ -174,12 +250,16 @@ def _clr(counts: Any) -> Any:
     return out
 
 
-def _tfidf(counts: Any) -> Any:
+def _totals(counts: Any, _: int) -> np.ndarray:
+    """Counts of every feature."""
+    return np.asarray(sp.csr_matrix(counts, dtype=np.float64).sum(axis=0)).ravel()
+
+
+def _tfidf(counts: Any, total: np.ndarray, n: int) -> Any:
     # muon.atac.pp.tfidf, whose import warns
     values = sp.csr_matrix(counts, dtype=np.float64)
-    total = np.asarray(values.sum(axis=0)).ravel()
     # a feature without counts has an empty column
-    idf = np.log1p(values.shape[0] / np.where(total > 0, total, 1))
+    idf = np.log1p(n / np.where(total > 0, total, 1))
     share = 1e4 / np.asarray(values.sum(axis=1)).ravel()
     values.data = np.log1p(values.data * np.repeat(share, np.diff(values.indptr))) * idf[values.indices]
     values = values.astype(np.float32)
@@ -188,4 +268,9 @@ def _tfidf(counts: Any) -> Any:
 
 _CORRECTED = "Counts that were corrected for ambient RNA (SoupX, CellBender, decontX) are taken with `corrected=True`."
 _NEXT = "Pass the layer with raw counts as `layer=`; values that are normalised already need no `pp.normalize`."
-_RECIPES = {"log1p": _log1p, "clr": _clr, "tfidf": _tfidf}
+# what some cells of n add to that by which all are normalised, and how they are by the sum of it
+_RECIPES: dict[str, tuple[Callable[[Any, int], Any], Callable[[Any, Any, int], Any]]] = {
+    "log1p": (_nothing, _log1p),
+    "clr": (_log_mean, _clr),
+    "tfidf": (_totals, _tfidf),
+}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import scipy.sparse as sp
+
 from scmmgan.data import modality as _modality
-from scmmgan.model.defaults import MAX_SEED
+from scmmgan.model.defaults import CHUNK, MAX_SEED, SMOOTHING_NEIGHBORS
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
+from scmmgan.model.space.scratch import rowwise
 from scmmgan.pp._normalize import _writable
 
 if TYPE_CHECKING:
@@ -89,5 +92,10 @@ def smooth(
     operator = smoothing_operator(scores, n_neighbors=n_neighbors, random_state=random_state)
     smoothed: Any = values
     for _ in range(t):
-        smoothed = operator @ smoothed
+        smoothed = _step(operator, smoothed)
     adata.layers[key_added] = smoothed
+
+
+def _step(operator: sp.csr_matrix, values: Any) -> Any:
+    """One step of smoothing; of values larger than memory few rows at a time, as theirs are those of many neighbours."""
+    return rowwise(values, lambda rows: operator[rows] @ values, CHUNK // SMOOTHING_NEIGHBORS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -20,6 +19,7 @@ from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, MIN_CELLS, N_PCS
+from scmmgan.model.progress import Stages, shown
 from scmmgan.model.space.linear import one_thread
 from scmmgan.tl._translate import _model_of
 
@@ -154,7 +154,8 @@ def align(
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
         Loss weights to change: `adversarial` .5, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .1, `identity` 10 (shared genes only). 0 leaves a term out. Other methods have weights of their own, which an
+        `geometry` .1, `identity` 10 (shared genes only), `consistency` 0 (three modalities or more with `maps="all"`: the direct
+        map against those through a third one). 0 leaves a term out. Other methods have weights of their own, which an
         unknown name lists.
     max_steps
         Training steps (default 1,000; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
@@ -193,7 +194,8 @@ def align(
     copy
         Return a copy instead of writing to `mdata`.
     progress_bar
-        Show the progress with current losses.
+        Show the progress of the training with current losses, and of what else takes longer than two seconds, with the time
+        that is left.
 
     Returns
     -------
@@ -228,8 +230,9 @@ def align(
         Where there are links: held-out correlation of each linked feature of b, its q, and the share of what noise allows
         that it reaches (:func:`scmmgan.tl.diagnose`); NaN for the others.
     `mdata.uns[key_added]` : dict
-        `format`, `params` (arguments as used, versions, device, seconds), `features`, `landmarks`, `history`, `model` and
-        `diagnosis`: what supports each pair of modalities, in words and numbers (:func:`scmmgan.tl.diagnose`). The
+        `format`, `params` (arguments as used, versions, device, and `seconds` by stage: `"reading"`, `"graph"` (neighbours,
+        smoothing, components), `"coupling"`, `"evidence"`, `"training"`, `"scores"`, `"writing"`; only these differ between
+        two runs), `features`, `landmarks`, `history`, `model` and `diagnosis`: what supports each pair of modalities, in words and numbers (:func:`scmmgan.tl.diagnose`). The
         verdict is logged in one line, as a warning where it is "weak" or "not identifiable".
 
     Raises
@@ -255,36 +258,38 @@ def align(
     """
     own = {"mdata", "modalities", "copy", "save_model", "init"}
     arguments = {name: value for name, value in locals().items() if name not in own}
-    start, made = time.perf_counter(), isinstance(mdata, Mapping)
-    mdata = _modality.collected(mdata)
-    names = _modality.check_modalities(mdata, modalities)
-    arguments |= _settings(arguments, names)
-    arguments |= _per_modality(arguments, names)
-    keys = Keys(key_added)
-    _slots.check_free(mdata, names, _slots_read(arguments, names), keys)
-    _check_copy(mdata, names, copy=copy)
-    if not isinstance(save_model, bool):
-        raise TypeError(f"`save_model` must be True or False, got {save_model!r}.")
-    before = None if init is None else _trained(init, names, arguments)
+    stages, made = Stages(), isinstance(mdata, Mapping)
+    with one_thread(), stages("reading"):
+        mdata = _modality.collected(mdata)
+        names = _modality.check_modalities(mdata, modalities)
+        arguments |= _settings(arguments, names)
+        arguments |= _per_modality(arguments, names)
+        keys = Keys(key_added)
+        _slots.check_free(mdata, names, _slots_read(arguments, names), keys)
+        _check_copy(mdata, names, copy=copy)
+        if not isinstance(save_model, bool):
+            raise TypeError(f"`save_model` must be True or False, got {save_model!r}.")
+        before = None if init is None else _trained(init, names, arguments)
+        problem = _read.read(mdata, names, arguments)
+        written = _slots.written_features(problem, arguments["features"])
 
     from scmmgan.model.nets import methods
 
     fit = _after_coupling if methods.lookup(method).fit is None else _without_coupling
-    with one_thread():
-        problem = _read.read(mdata, names, arguments)
-        written = _slots.written_features(problem, arguments["features"])
-        write, facts = fit(problem, arguments, before)
-    params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps}, start)
+    with one_thread(), shown(progress_bar):
+        write, facts = fit(problem, arguments, before, stages)
+    params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps})
     params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
     params |= facts
-    mdata = _modality.copied(mdata) if copy and not made else mdata
-    with one_thread():
-        write(mdata, params=params, features=written, save_model=save_model, keys=keys)
+    with one_thread(), stages("writing"):
+        mdata = _modality.copied(mdata) if copy and not made else mdata
+        write(mdata, params=params, stages=stages, features=written, save_model=save_model, keys=keys)
+    stages.log("Aligned")
     return mdata if copy or made else None
 
 
 def _after_coupling(
-    problem: Problem, arguments: Mapping[str, Any], before: Trained | None
+    problem: Problem, arguments: Mapping[str, Any], before: Trained | None, stages: Stages
 ) -> tuple[Callable[..., None], dict[str, Any]]:
     """Couple, train and score; what writes the results, and what is recorded beside the arguments."""
     from scmmgan.model.coupling.couple import couple
@@ -295,17 +300,22 @@ def _after_coupling(
 
     seed = arguments["random_state"]
     kept = None if before is None else _kept_transforms(before, problem)
-    domains = model_space(problem, random_state=seed, transforms=kept)
-    couplings, loadings = couple(problem, domains, random_state=seed)
-    records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
+    with stages("graph"):
+        domains = model_space(problem, random_state=seed, transforms=kept)
+    with stages("coupling"):
+        couplings, loadings = couple(problem, domains, random_state=seed)
+    with stages("evidence"):
+        records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
     settings = {name: arguments[name] for name in methods.SETTINGS} | {"init": before and before.aligner}
-    aligner, history = methods.fit_problem(problem, domains, couplings, loadings, settings)
-    images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
-    imputations = fit_imputations(problem, domains, images, random_state=seed)
-    scores = quality.score_map(
-        aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed, centre=problem.centre
-    )
-    depths = quality.depth_correlations(domains, images)
+    with stages("training"):
+        aligner, history = methods.fit_problem(problem, domains, couplings, loadings, settings)
+    with stages("scores"):
+        images = {(a, b): aligner.translate(domains[a].x, a, b) for a, b in couplings}
+        imputations = fit_imputations(problem, domains, images, random_state=seed)
+        scores = quality.score_map(
+            aligner, domains, couplings, two_sample_auc=metrics.two_sample_auc, random_state=seed, centre=problem.centre
+        )
+        depths = quality.depth_correlations(domains, images)
     write = partial(
         _write_and_keep, problem=problem, domains=domains, coupled=(couplings, loadings), aligner=aligner,
         imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
@@ -323,14 +333,15 @@ def _write_and_keep(
 
 
 def _without_coupling(
-    problem: Problem, arguments: Mapping[str, Any], before: Trained | None
+    problem: Problem, arguments: Mapping[str, Any], before: Trained | None, stages: Stages
 ) -> tuple[Callable[..., None], dict[str, Any]]:
     """The same for a method that fits the problem by itself."""
     from scmmgan.model.evidence import verdict
     from scmmgan.model.nets import methods
 
     name = arguments["method"]
-    fitted = methods.fit_latent(name, problem, {of: arguments[of] for of in methods.LATENT_SETTINGS})
+    with stages("training"):
+        fitted = methods.fit_latent(name, problem, {of: arguments[of] for of in methods.LATENT_SETTINGS})
     diagnosis = verdict.without_coupling(problem, name)
     write = partial(_slots.write_latent, problem=problem, fitted=fitted, diagnosis=diagnosis)
     kinds = {a: {b: {"kind": "none", "relaxed": False} for b in problem.names if b != a} for a in problem.names}
@@ -430,6 +441,11 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     _check_goes_on(arguments)
     if arguments["maps"] not in ("all", "star"):
         raise ValueError(f"`maps` must be 'all' or 'star', got {arguments['maps']!r}.")
+    if merged.get("consistency") and (len(names) < 3 or arguments["maps"] != "all"):
+        raise ValueError(
+            "`weights` has `consistency`, of a direct map with those through a third modality: it needs three modalities and "
+            f"`maps='all'`; here are {list(names)} and `maps={arguments['maps']!r}`. Leave it out."
+        )
     return {**whole, **numbers, **left, "geometry": geometry, "device": _device(arguments["device"]), "hidden": hidden}
 
 
@@ -497,8 +513,8 @@ def _device(device: str | torch.device) -> str:
     return str(found) if found.type == "cuda" else found.type
 
 
-def _params(arguments: dict[str, Any], start: float) -> dict[str, Any]:
-    """Arguments as used, versions and time, in types that every format stores."""
+def _params(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as used and versions, in types that every format stores."""
     from importlib.metadata import version
 
     for name in ("links", "pairs"):
@@ -508,7 +524,6 @@ def _params(arguments: dict[str, Any], start: float) -> dict[str, Any]:
             arguments = arguments | {name: table[used]}
     params = {name: _plain(_one_for_all(value)) for name, value in arguments.items()}
     params["versions"] = {name: version(name) for name in ("scmmgan", "torch", "numpy", "anndata", "mudata")}
-    params["seconds"] = time.perf_counter() - start
     return params
 
 

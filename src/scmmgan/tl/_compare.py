@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from scmmgan.data import record as _record
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import EMBEDDED_NEIGHBORS, MAX_SEED, MIN_LINKS
 from scmmgan.model.evidence.resources import Cost
+from scmmgan.model.evidence.scib import check_scib, scib_scores
 from scmmgan.model.space.diffusion import nearest
 from scmmgan.model.space.linear import one_thread
 from scmmgan.settings import quietly
@@ -52,7 +54,9 @@ def compare(
     labels: str | None = None,
     heldout_features: Sequence[str] | None = None,
     k: int = 10,
+    scib: bool = False,
     random_state: int = 0,
+    keep: str | PathLike[str] | None = None,
     key_added: str = "scmmgan",
     progress_bar: bool = True,
 ) -> pd.DataFrame:
@@ -61,7 +65,7 @@ def compare(
     Every method and seed runs on a copy that holds only what `arguments` name, with its cells renamed and in another order:
     neither the pairs nor the labels that score it, nor features that are held out, equal names or the order of rows. Scores
     are those of :func:`scmmgan.tl.evaluate`. A method that fails is a row with its error. Results are kept in `mdata.uns`,
-    and a second call computes what is missing.
+    and in a folder if one is named; a second call computes what is missing.
 
     Parameters
     ----------
@@ -99,8 +103,14 @@ def compare(
         `target`: what is mapped of these is scored by what `source` measured.
     k
         Of `recall_at_k` (default 10).
+    scib
+        Add scores of the package scib-metrics (default False): iLISI of the modalities and, by `labels`, cLISI, silhouette,
+        BRAS, graph connectivity, and k-means' NMI and ARI.
     random_state
         Seed of draws and folds of the scores (default 0).
+    keep
+        Folder in which every run is written as it ends, one JSON file each, and from which runs of the same data, truth and
+        arguments are taken; it may hold those of other data.
     key_added
         Results go to `mdata.uns[f"{key_added}_comparison"]`.
     progress_bar
@@ -119,10 +129,14 @@ def compare(
 
     Raises
     ------
+    ImportError
+        If scib-metrics is asked for and not installed.
     KeyError
         If there is no such modality, column, slot or feature.
     TypeError
         If `arguments` or `methods` are of no known kind.
+    OSError
+        If the folder of `keep` cannot be written to.
     ValueError
         If `source` is `target`, there is nothing to compare, fewer than 10 pairs are left to score by, features are held out that are not linked, too few
         links are left, `mdata` is a view, or what is stored record is damaged or of another version.
@@ -139,6 +153,7 @@ def compare(
     names = _modality.check_modalities(mdata, (source, target))
     _modality.check_writable(mdata, names)
     keys = Keys(key_added)
+    folder = None if keep is None else _comparison.folder(keep)
     common = _common(arguments, links, layer)
     entries = _methods(methods, common, mdata, (source, target))
     others = _others(mdata, (source, target), embeddings, layers)
@@ -147,8 +162,11 @@ def compare(
     seeds = [_modality.whole_number(seed, "seeds", low=0, high=MAX_SEED) for seed in seeds]
     k = _modality.whole_number(k, "k", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
+    if scib:
+        check_scib()
     truth = _Truth.read(mdata, (source, target), entries, common, pairs, labels, heldout_features, random_state)
-    kept = _Kept.of(mdata, (source, target), truth.fingerprint(mdata, common, k, random_state), keys)
+    truth = replace(truth, scib=scib)
+    kept = _comparison.Runs.of(mdata, (source, target), truth.fingerprint(mdata, common, k, random_state), keys, folder)
     every: list[_Method | _Other] = [*entries, *others]
     given = {of.name: of.fingerprint(mdata, truth) for of in every}
     runs: list[tuple[_Method | _Other, int]] = [(entry, seed) for entry in entries for seed in seeds]
@@ -157,7 +175,9 @@ def compare(
         raise ValueError(
             "There is nothing to compare: name `methods`, `embeddings` or `layers`, and at least one seed."
         )
-    todo = [(of, seed) for of, seed in runs if not kept.has(of.name, seed, given[of.name])]
+    todo = [(of, seed) for of, seed in runs if not kept.take(of.name, seed, given[of.name])]
+    if not todo:
+        kept.write(mdata, (source, target), keys)
     with one_thread():
         own = truth.own_spaces(mdata) if todo else {}
         for of, seed in _bar(todo, progress_bar):
@@ -345,7 +365,7 @@ def _others(
                 shapes = [values.shape for values in z.values()]
                 raise ValueError(f"obsm[{other.embeddings[seed]!r}] has shapes {shapes}: one space of both is needed.")
             if seed < len(other.layers) and not mapped:
-                slots = {m: [*mdata[m].layers, *mdata[m].obsm] for m in names}
+                slots = {m: [*_modality.layers_of(mdata[m]), *mdata[m].obsm] for m in names}
                 raise KeyError(
                     f"No layer or obsm key {other.layers[seed]!r} in {names[0]!r} or {names[1]!r}. Found: {slots}."
                 )
@@ -362,7 +382,7 @@ class _Truth:
 
     `pairs` (k × 2), `codes` and `tested` (n,): as in `_evaluate`. `features`: names that are scored, by modality. `hidden`:
     features of the source that methods do not get; `links` (l × 2): names of those of them that are scored, and of their
-    partners. `inputs`: layer and representation that are read, by modality.
+    partners. `inputs`: layer and representation that are read, by modality. `scib`: whether scib-metrics scores, too.
     """
 
     names: tuple[str, str]
@@ -373,6 +393,7 @@ class _Truth:
     hidden: list[str]
     links: list[tuple[str, str]]
     inputs: dict[str, dict[str, Any]]
+    scib: bool = False
 
     @property
     def ways(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -408,7 +429,7 @@ class _Truth:
         codes, tested = None, None
         if labels is not None:
             codes = _known.read_labels(mdata, names, dict.fromkeys(names, labels))[0]
-            tested = {m: np.ones(mdata[m].n_obs, dtype=bool) for m in names}
+            tested = None if codes is None else {m: codes[m] >= 0 for m in names}
         with quietly():
             for entry in entries:
                 known, tested = _not_given(mdata, names, entry.arguments, known, tested)
@@ -429,6 +450,7 @@ class _Truth:
             found[name] = getattr(self, name) or {}
         found["pairs"] = np.empty(0) if self.pairs is None else self.pairs
         found["scored"] = {m: of.to_numpy() for m, of in self.features.items()}
+        found |= {"scib": True} if self.scib else {}
         return _record.digest(found)
 
     def own_spaces(self, mdata: MuData) -> dict[str, np.ndarray]:
@@ -465,7 +487,17 @@ class _Truth:
                 mdata, (s, t), names, _evaluate._with_mapped(mdata, (s, t), names, pd.Index(shared), self.inputs, found)
             )
         scored = _evaluate._Scored(self.names, z, own, values, self.pairs, self.codes, self.tested)
-        return _evaluate._score(scored, k=k, random_state=random_state)
+        rows = _evaluate._score(scored, k=k, random_state=random_state)
+        if self.scib and z:
+            a, b = self.names
+            tested = None if self.codes is None or self.tested is None else self.tested
+            codes = None if tested is None else tuple(np.where(tested[m], self.codes[m], -1) for m in (a, b))
+            plain = {"direction": "both", "error": np.nan, "chance": np.nan, "best": 1.0, "p": np.nan}
+            for metric, (value, n, needs) in scib_scores((z[a], z[b]), codes, random_state=random_state).items():
+                rows.append(
+                    {"metric": metric, **plain, "value": value, "n": n, "needs": "labels" if needs else "nothing"}
+                )
+        return rows
 
     def _with_hidden(
         self, mdata: MuData, pair: tuple[str, str], names: pd.Index, values: _evaluate._Values
@@ -543,50 +575,3 @@ def _by_embedding(x: np.ndarray, y: np.ndarray, measured: np.ndarray) -> np.ndar
     n, k = near.shape
     weights = sp.csr_matrix((np.full(n * k, 1 / k), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, len(y)))
     return np.asarray(weights @ measured, dtype=np.float32)
-
-
-# --- what is kept ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Kept:
-    """Runs and scores of earlier calls on the same data and truth, and those of this one."""
-
-    scoring: str
-    runs: list[dict[str, Any]]
-    scores: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, mdata: MuData, pair: tuple[str, str], scoring: str, keys: Keys) -> _Kept:
-        """What is stored; nothing where the data or the truth are others."""
-        found = _comparison.found(mdata, pair, keys)
-        if found is None:
-            return cls(scoring, [], [])
-        before, runs, scores = found
-        if before != scoring:
-            logger.info("The data or what they are scored by have changed since: all methods are compared again.")
-            return cls(scoring, [], [])
-        return cls(
-            scoring, *([{str(k): v for k, v in row.items()} for row in of.to_dict("records")] for of in (runs, scores))
-        )
-
-    def has(self, name: str, seed: int, fingerprint: str) -> bool:
-        """Whether that run is there and did not fail."""
-        same = [run for run in self.runs if (run["method"], run["seed"]) == (name, seed) and not run["error"]]
-        return any(run["fingerprint"] == fingerprint for run in same)
-
-    def add(
-        self, name: str, seed: int, fingerprint: str, run: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Add a run; earlier ones of that name with other arguments go."""
-        stale = [r for r in self.runs if r["method"] == name and (r["fingerprint"] != fingerprint or r["seed"] == seed)]
-        gone = {(r["method"], r["seed"]) for r in stale}
-        self.runs = [r for r in self.runs if (r["method"], r["seed"]) not in gone]
-        self.scores = [s for s in self.scores if (s["method"], s["seed"]) not in gone]
-        about = {"method": name, "seed": seed}
-        self.runs.append({**about, "fingerprint": fingerprint, **run})
-        self.scores += [{**about, **score} for score in scores]
-
-    def write(self, mdata: MuData, pair: tuple[str, str], keys: Keys) -> None:
-        """Store all of them."""
-        _comparison.write(mdata, pair, self.scoring, self.runs, self.scores, keys)

@@ -18,6 +18,7 @@ from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import CORRELATION_ALPHA, EVIDENCE_Q, MAX_SEED, N_TOP, PRESENT_CORRELATION
+from scmmgan.model.progress import shown
 from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def correlations(
     method: str = "auto",
     random_state: int | None = None,
     key: str = "scmmgan",
+    progress_bar: bool = True,
 ) -> None:
     """Find correlations of genes that one technology invented (spurious) or hid (novel).
 
@@ -91,6 +93,8 @@ def correlations(
         Seed of permutations and resamples; default: that of the alignment.
     key
         `key_added` of the alignment.
+    progress_bar
+        Show the progress of what takes longer than two seconds, and the time that is left.
 
     Returns
     -------
@@ -143,7 +147,7 @@ def correlations(
     if settings["method"] == "auto":
         settings["method"] = "cells" if reference == "source" else "generator"
 
-    with one_thread():
+    with one_thread(), shown(progress_bar):
         ordered = _read.as_aligned(mdata, keys)
         problem, domains = _read.reread(ordered, keys, counts=True)
         measured_in = source if reference == "source" else target

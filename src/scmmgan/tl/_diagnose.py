@@ -17,6 +17,7 @@ from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_SEED, MIN_RESTARTS, SHORT_TRAINING
+from scmmgan.model.progress import shown, tracked
 from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def diagnose(
     random_state
         Seed of the folds, the shuffled tables and the trainings; default: that of the alignment.
     progress_bar
-        Show the progress of the trainings.
+        Show the progress of what takes longer than two seconds, and the time that is left.
 
     Returns
     -------
@@ -185,7 +186,7 @@ def diagnose(
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import populations, quality, verdict
 
-    with one_thread():
+    with one_thread(), shown(progress_bar):
         problem, domains = _read.reread(mdata, keys)
         # the coupling in use and the cells that its training held out, whatever the seed of the diagnosis
         coupled = _kept.couplings(mdata, problem, keys) or couple(problem, domains, random_state=trained)
@@ -227,7 +228,7 @@ def _retrain(
     images: dict[Pair, list[np.ndarray]] = {pair: [] for pair in combinations(x, 2)}
     auc = metrics.two_sample_auc
     short: dict[Pair, Any] = {}
-    for i in range(n_restarts):
+    for i in tracked(range(n_restarts), "restarts"):
         logger.info("Restart %d of %d.", i + 1, n_restarts)
         used, loads = coupled if i == 0 else _another(problem, domains, coupled, i, seed)
         aligner, _ = methods.fit(x=x, couplings=used, loadings=loads, **{**settings, "random_state": seed + i})

@@ -19,6 +19,7 @@ from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAP_CHUNK, PLACE_NEIGHBORS
 from scmmgan.model.problem import Sections
+from scmmgan.model.progress import shown, tracked
 from scmmgan.model.space.diffusion import nearest
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def place(
     spatial: str | None = None,
     library_key: str | None = None,
     key: str = "scmmgan",
+    progress_bar: bool = True,
 ) -> None:
     """Place cells of `source` in the tissue of `target`, and report how far apart the places are that fit a cell.
 
@@ -63,6 +65,8 @@ def place(
         `"library_id"`; a warning where there seem to be several frames and no column.
     key
         `key_added` of the alignment.
+    progress_bar
+        Show the progress of what takes longer than two seconds, and the time that is left.
 
     Returns
     -------
@@ -124,11 +128,12 @@ def place(
     codes = np.zeros(len(places), dtype=int) if sections is None else sections.codes
     chosen = np.zeros(len(cells), dtype=int) if sections is None else _section(cells, spots, codes, plan, label)
     placed, spread = np.empty((len(cells), places.shape[1])), np.empty(len(cells))
-    for code in np.unique(chosen):
-        rows, there = np.flatnonzero(chosen == code), np.flatnonzero(codes == code)
-        placed[rows], spread[rows] = _under_plan(plan[rows], label, places, there)
-        if method == "nearest":
-            placed[rows] = _nearest(cells[rows], spots[there], places[there])
+    with shown(progress_bar):
+        for code in tracked(np.unique(chosen), "sections"):
+            rows, there = np.flatnonzero(chosen == code), np.flatnonzero(codes == code)
+            placed[rows], spread[rows] = _under_plan(plan[rows], label, places, there)
+            if method == "nearest":
+                placed[rows] = _nearest(cells[rows], spots[there], places[there])
     if method == "generator":
         own = _slots.model_space(mdata, source, source, keys)
         placed = get.model(mdata, key=key).aligner.place(own, source, target, number[chosen])

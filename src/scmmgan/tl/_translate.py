@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,13 @@ import pandas as pd
 
 from scmmgan import archive, get
 from scmmgan.data import modality as _modality
+from scmmgan.data import on_disk as _on_disk
 from scmmgan.data import query as _query
 from scmmgan.data import slots as _slots
+from scmmgan.data import tables as _tables
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_WRITTEN, TRANSLATED_CELLS
+from scmmgan.model.progress import shown, tracked
 from scmmgan.model.space.linear import one_thread
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scmmgan.model.nets.trained import Trained, TrainedLatent
+    from scmmgan.model.space.reference import Located
 
 logger = logging.getLogger("scmmgan")
 
@@ -35,8 +38,10 @@ def translate(
     *,
     model: MuData | Trained | TrainedLatent | str | PathLike[str],
     features: str | Sequence[str] | None = None,
+    out: str | PathLike[str] | None = None,
     batch_size: int = TRANSLATED_CELLS,
     key: str = "scmmgan",
+    progress_bar: bool = True,
 ) -> AnnData:
     """Map new cells of `source` into the features of `target` with a model that was trained on others.
 
@@ -59,16 +64,24 @@ def translate(
         :func:`scmmgan.save` wrote.
     features
         Features of `target`, in the order wanted; default: all.
+    out
+        File to write, `.zarr` or `.h5ad`, where the mapped values are too many to be held: they are decoded and written
+        `batch_size` cells at a time. An earlier file of that name is replaced once all is written; where anything goes wrong it
+        stays as it was.
     batch_size
         New cells at one time; memory grows with it, results do not change.
     key
         `key_added` of the alignment where `model` is a MuData, and what names of columns begin with.
+    progress_bar
+        Show the progress of what takes longer than two seconds, and the time that is left.
 
     Returns
     -------
     A new AnnData, cells × features of `target`, as of :func:`scmmgan.get.mapped`: `X` float32 in the units of the
-    (smoothed) layer of `target`, never counts; `obs` and, where there, `obsm["spatial"]` and `uns["spatial"]` of the
-    cells; `var` of the target where `model` is a MuData. Nothing is written to `cells` or the model. Beside these:
+    (smoothed) layer of `target`, never counts; `obs` and, where there, `obsm["spatial"]`, `uns["spatial"]` and
+    `uns["spatialdata_attrs"]` of the cells; `var` of the target where `model` is a MuData. Nothing is written to `cells` or the
+    model. With `out` the values stay in the file, and are read when they are asked for (`[:, names].X`, `.to_memory()`): `X` is a
+    :class:`zarr.Array`, or the AnnData is `backed` (`.h5ad`; `.file.close()` closes it). Beside these:
 
     `obsm[f"X_{key}"]` : float32
         Joint embedding, comparable with that of the training cells.
@@ -85,10 +98,15 @@ def translate(
     KeyError
         If the model has no such modality or feature, or the cells lack the layer or `obsm` key.
     TypeError
-        If `cells` or `model` is of no known kind.
+        If `cells`, `model` or `out` is of no known kind.
+    FileExistsError
+        If `out` is a folder that holds something else.
+    OSError
+        If `out` cannot be written.
     ValueError
         If features that carry half of the model's variance are missing, a batch was not trained on, values are not finite,
-        the model is damaged or was not kept, or all features are too many to be written.
+        the model is damaged or was not kept, all features are too many to be held and `out` is not given, or `out` does not end
+        in `.zarr` or `.h5ad`, or is the file that the cells are read from.
 
     Examples
     --------
@@ -100,38 +118,58 @@ def translate(
     >>> mapped.shape == (10, mdata["protein"].n_vars)
     True
     """
-    from anndata import AnnData
-
     batch_size = _modality.whole_number(batch_size, "batch_size", low=1)
     adata = _query.modality_of(cells, source)
+    path = None if out is None else _on_disk.check_path(out, adata)
     trained = _model_of(model, key, "model")
     var = model.mod[target].var if hasattr(model, "mod") and target in model.mod else None
     _check_names(trained, source, target)
-    at = _chosen(trained, target, features, adata.n_obs)
+    at = _chosen(trained, target, features, adata.n_obs if path is None else 0)
     query = _query.read_query(adata, source, trained)
     _warn_of_verdict(trained, source, target)
-    with one_thread():
+    with one_thread(), shown(progress_bar):
         found = trained.locate(query.values, query.columns, source, query.batch, batch_size=batch_size)
         image, imputation = trained.translate(found.x, source, target), trained.imputation(source, target)
-        imputed = None
+        scores = None
         if imputation is not None and query.counts is not None:
-            imputed = imputation, imputation.scores(query.counts, query.counted)
-        values = trained.decode(image, target, at, imputed)
-        embedding = trained.embed(found.x, source)
+            scores = imputation.scores(query.counts, query.counted)
+
+        def values(rows: slice) -> np.ndarray:
+            imputed = None if imputation is None or scores is None else (imputation, scores[rows])
+            return trained.decode(image[rows], target, at, imputed)
+
+        mapped = _without_values(adata, trained, source, target, at, found, var, key)
+        if path is None:
+            mapped.X = values(slice(None))
+            return mapped
+        rows = (slice(start, start + batch_size) for start in range(0, len(image), batch_size))
+        return _on_disk.write(mapped, map(values, tracked(rows, "decode", -(-len(image) // batch_size))), path)
+
+
+def _without_values(
+    adata: AnnData,
+    trained: Trained | TrainedLatent,
+    source: str,
+    target: str,
+    at: np.ndarray,
+    found: Located,
+    var: pd.DataFrame | None,
+    key: str,
+) -> AnnData:
+    """All that is returned of mapped cells, but for their values of the features `at`."""
+    from anndata import AnnData
+
     names, keys = trained.features[target][at], Keys(key)
     # a representation (`use_rep`) has columns that are no features
     if var is None or not set(names) <= set(var.index):
         var = pd.DataFrame(index=pd.Index(names, dtype=object))
-    out = AnnData(values, obs=adata.obs.copy(), var=var.loc[names].copy())
-    out.obsm[keys.embedding] = embedding
+    out = AnnData(obs=adata.obs.copy(), var=var.loc[names].copy())
+    out.obsm[keys.embedding] = trained.embed(found.x, source)
     if target in found.unmatched:
         out.obs[keys.unmatched(target if len(trained.modalities) > 2 else None)] = found.unmatched[target]
     if len(found.ood):
         out.obs[keys.ood] = found.ood
-    if "spatial" in adata.obsm:
-        out.obsm["spatial"] = np.array(adata.obsm["spatial"])
-    if "spatial" in adata.uns:
-        out.uns["spatial"] = deepcopy(adata.uns["spatial"])
+    _tables.copy_places(adata, out)
     return out
 
 
@@ -168,7 +206,7 @@ def _chosen(trained: Trained | TrainedLatent, target: str, features: str | Seque
     if n * len(names) > MAX_WRITTEN:
         raise ValueError(
             f"{n} cells × {len(names)} features of {target!r} are too many to be held. Say which `features` you want, or "
-            "translate the cells part by part."
+            "write them to a file: `out='mapped.zarr'`."
         )
     return np.arange(len(names))
 

@@ -21,6 +21,7 @@ from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import BLOCK, LOW_MEAN, MAX_SEED, MIN_DETECTION, MIN_RESTARTS, PANEL_FEATURES
 from scmmgan.model.evidence.conformal import half_widths, least_pairs, reached_coverage
+from scmmgan.model.progress import shown
 from scmmgan.model.space.linear import one_thread
 from scmmgan.model.space.smoothing import BatchedMatrix
 
@@ -88,7 +89,7 @@ def uncertainty(
     key
         `key_added` of the alignment.
     progress_bar
-        Show the progress of trainings.
+        Show the progress of what takes longer than two seconds, and the time that is left.
 
     Returns
     -------
@@ -166,7 +167,7 @@ def uncertainty(
     from scmmgan.model.coupling.couple import couple
     from scmmgan.model.evidence import calibration
 
-    with one_thread():
+    with one_thread(), shown(progress_bar):
         ordered = _read.as_aligned(mdata, keys)
         problem, domains = _read.reread(ordered, keys)
         known = _calibration_pairs(ordered, pair, pairs, coverage, problem)

@@ -200,16 +200,6 @@ def test_a_distorted_minimum_is_chosen_by_its_penalty(first: tuple, monkeypatch:
         assert minima(x, landmarks, on_landmarks, NOTHING).distorted is distorted
 
 
-@pytest.mark.parametrize(("second", "chosen"), [(0.97, 0), (0.9, 1)])
-def test_nearly_equal_penalties_leave_it_to_the_cost(
-    first: tuple, second: float, chosen: int, monkeypatch: pytest.MonkeyPatch
-):
-    x, landmarks, on_landmarks, plans, _ = first
-    monkeypatch.setattr(module, "gromov_wasserstein", search_for(plans[:3], [0.05, 0.06, 0.07], []))
-    monkeypatch.setattr(module, "penalties", lambda *_: np.array([1.0, second, 2.0]))
-    assert minima(x, landmarks, on_landmarks, NOTHING).plans[0] is plans[chosen]
-
-
 def test_what_is_known_beside_the_shapes_is_searched_with(first: tuple, monkeypatch: pytest.MonkeyPatch):
     """Once, at its full weight; only the part of the cost that has to do with shapes is a distortion."""
     x, landmarks, on_landmarks, plans, _ = first

@@ -184,9 +184,17 @@ def test_gradients_by_finite_differences():
     sign, weight = torch.tensor([1.0, -1, 1], dtype=torch.float64), torch.tensor([1.0, 2, 3], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda u, v: losses.link_loss(u, v, sign, weight), (a, b))
     assert torch.autograd.gradcheck(losses.cycle_loss, (a, b))
+    assert torch.autograd.gradcheck(lambda u, v: losses.consistency_loss(u, [v, 2 * v]), (a, b))
     assert torch.autograd.gradcheck(lambda u, v: losses.anchor_loss(u, v, weight[[0, 1, 2, 0, 1, 2, 0, 1]]), (a, b))
     assert torch.autograd.gradcheck(lambda v: losses.adversarial_loss(v[:, 0]), b)
     assert torch.autograd.gradcheck(lambda u, v: losses.discriminator_loss(u[:, 0], [v[:, 0], v[:, 1]]), (a, b))
+
+
+def test_consistency_is_the_mean_over_ways_round():
+    x, first, second = arrays((20, 7), (20, 7), (20, 7))
+    expected = (((first - x) ** 2).mean() + ((second - x) ** 2).mean()) / 2
+    assert float(losses.consistency_loss(tensors(x)[0], tensors(first, second))) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.consistency_loss(tensors(x)[0], tensors(x, x))) == 0
 
 
 def test_identity_is_the_mean_squared_distance():

@@ -95,7 +95,9 @@ def test_settings_of_the_methods():
     assert default.weights == LOSS_WEIGHTS
     assert default.geometry == "heat"
     assert (paper.max_steps, paper.batch_size, paper.lr, paper.betas) == (20_000, 256, 1e-4, (0.9, 0.999))
-    assert paper.weights == {"adversarial": 1, "cycle": 1, "anchors": 10, "links": 10, "geometry": 1, "identity": 0}
+    assert paper.weights == {
+        "adversarial": 1, "cycle": 1, "anchors": 10, "links": 10, "geometry": 1, "identity": 0, "consistency": 0,
+    }  # fmt: skip
     assert paper.geometry == "eigvec"
     assert {name for name, weight in cyclegan.weights.items() if weight and name != "geometry"} == {
         "adversarial",

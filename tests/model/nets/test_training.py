@@ -306,6 +306,66 @@ def test_weights_steer(problem: tuple):
     assert errors[1] < errors[0] / 2
 
 
+def consistency(x: dict, maps: dict) -> float:
+    """Of linear maps, in numpy: over ordered pairs, the mean over third modalities."""
+    total = 0.0
+    for s, t in maps:
+        ways = [x[s] @ maps[s, k].T @ maps[k, t].T for k in x if (s, k) in maps and (k, t) in maps]
+        total += sum(((way - x[s] @ maps[s, t].T) ** 2).mean() for way in ways) / max(len(ways), 1)
+    return total
+
+
+@pytest.mark.parametrize("modalities", ["abc", "abcd"])
+def test_consistency_and_its_slope(modalities: str):
+    """Against central differences in float64; the generator from b to a is missing, and every way that needs it."""
+    rng = np.random.default_rng(0)
+    x = {m: rng.normal(size=(9 + i, 2 + i)) for i, m in enumerate(modalities)}
+    pairs = [(s, t) for s in x for t in x if s != t and (s, t) != ("b", "a")]
+    maps = {(s, t): rng.normal(size=(x[t].shape[1], x[s].shape[1])) for s, t in pairs}
+    nets: dict = {p: nn.Linear(*w.shape[::-1], bias=False).double() for p, w in maps.items()}
+    for p, net in nets.items():
+        net.weight.data = torch.as_tensor(maps[p].copy())
+    rows = {m: torch.as_tensor(rng.permutation(len(v))[:5]) for m, v in x.items()}
+    data = training.TrainingData(
+        {m: torch.as_tensor(v) for m, v in x.items()}, {}, {}, {}, {}, {}, rows,
+        weights={**dict.fromkeys(LOSS_WEIGHTS, 0.0), "consistency": 3.0},
+    )  # fmt: skip
+    batch, scale = {m: v[rows[m].numpy()] for m, v in x.items()}, len(x) - 1
+    recipe = training.Recipe(10, 5, 1e-3, plain=True)
+    score = training._held_out_score(nets, list(params := [n.weight for n in nets.values()]), params, data)
+    assert score == pytest.approx(consistency(batch, maps), rel=1e-6)
+    out = training._step(1, rows, data, recipe, training._Player(nets, recipe), training._Player({}, recipe))
+    assert float(out["consistency"]) == pytest.approx(consistency(batch, maps) / scale, rel=1e-12)
+    for p, net in nets.items():
+        expected = np.zeros_like(maps[p])
+        for at in np.ndindex(expected.shape):
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = {**maps, p: maps[p].copy()}
+                moved[p][at] += step
+                ends.append(consistency(batch, moved))
+            expected[at] = 3 * (ends[0] - ends[1]) / 2e-5 / scale
+        np.testing.assert_allclose(net.weight.grad, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_consistent_maps_are_learnt_where_asked():
+    """Three modalities whose couplings disagree: the direct maps come nearer to those round about."""
+    x, couplings, loadings = data(modalities="abc")
+    turned = dataclasses.replace(couplings["a", "c"], anchors=couplings["a", "c"].anchors[:, ::-1].copy())
+    errors = {}
+    for weight in (0.0, 5.0):
+        # what costs time and has no part in it is left out
+        weights = {"consistency": weight, "adversarial": 0.0, "geometry": 0.0}
+        aligner, history = fit(x, {**couplings, ("a", "c"): turned}, loadings, max_steps=30, weights=weights)
+        assert ("consistency" in history) == (weight > 0)
+        direct, first = (aligner.translate(x["a"], "a", m) for m in "cb")
+        errors[weight] = ((direct - aligner.translate(first, "b", "c")) ** 2).mean()
+    assert errors[5.0] < errors[0.0] / 2
+    # without a third modality there is nothing to compare
+    two = data(modalities="ab")
+    assert "consistency" not in fit(*two, max_steps=4, weights={"consistency": 5.0})[1]
+
+
 # --- geometry, published rules ------------------------------------------------------------------------------------
 
 

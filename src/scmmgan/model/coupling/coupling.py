@@ -27,6 +27,7 @@ from scmmgan.model.coupling.transport import (
 )
 from scmmgan.model.defaults import N_RIVALS, PLAN_ENTRIES, REWEIGHTING_ROUNDS
 from scmmgan.model.problem import Pair
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import column_correlation, in_blocks, straightened
 
 
@@ -89,7 +90,7 @@ def couple_known(
     info: dict[str, Any] = {"kind": "links" if linked is not None else "pairs"}
     if linked is not None:
         weight = np.ones(next(iter(linked.values())).shape[1])
-        for _ in range(REWEIGHTING_ROUNDS if refine else 0):
+        for _ in tracked(range(REWEIGHTING_ROUNDS if refine else 0), "coupling"):
             of = [_weighted(linked, weight), *coordinates]
             found = plans_of(
                 of, landmarks, known_labels, take=partial(link_agreement, linked=linked, landmarks=landmarks)

@@ -9,6 +9,7 @@ import numpy as np
 
 from scmmgan.model.coupling.transport import balanced
 from scmmgan.model.defaults import DISTINCT_PLANS, FUSED_WEIGHT, N_POLISHED, N_STARTS, PROXIMAL_STEP
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.diffusion import geodesics
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def starts(a: np.ndarray, b: np.ndarray, p: np.ndarray, q: np.ndarray, *, random
     rng = np.random.default_rng(random_state)
     turns += [np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(N_STARTS - 1 - len(turns))]
     kernels = []
-    for turn in turns:
+    for turn in tracked(turns, "coupling"):
         cost = ((axes_a[:, None, :d] @ turn - axes_b[None, :, :d]) ** 2).sum(2)
         cost -= cost.min(1, keepdims=True)
         kernels.append(np.exp(-cost / max(0.1 * cost.mean(), 1e-12)))

@@ -18,7 +18,6 @@ from scmmgan.model.defaults import (
     MINIMA_CELLS,
     MINIMA_ROUNDS,
     N_CANDIDATES,
-    PENALTY_TIE,
 )
 from scmmgan.model.space.linear import unexplained
 
@@ -41,8 +40,7 @@ class Beside:
 class Minima:
     """Distinct plans between landmarks, likeliest first and the others by cost, their `costs`, the distortion of the first.
 
-    `distorted`: the best plan does not fit well, and the first is the cheapest of those with the least penalty (within 5 %);
-    others may cost less.
+    `distorted`: the best plan does not fit well, and the first has the least penalty; others may cost less.
     """
 
     plans: list[np.ndarray]
@@ -71,9 +69,7 @@ def minima(
     distorted = bool(distortion[0] > DISTORTED and min(v.shape[1] for v in x.values()) >= MANY_DIMENSIONS)
     if distorted:
         found = penalties(x, landmarks, on_landmarks, plans[:N_CANDIDATES], costs[:N_CANDIDATES], known, random_state)
-        # plans are ordered by cost, which decides between penalties that are nearly equal
-        likeliest = int(np.flatnonzero(found <= (1 + PENALTY_TIE) * found.min())[0])
-        order = np.r_[likeliest, np.delete(order, likeliest)]
+        order = np.r_[found.argmin(), np.delete(order, found.argmin())]
     order = order[distinct([plans[i] for i in order])]
     return Minima([plans[i] for i in order], costs[order], float(distortion[order[0]]), distorted)
 

@@ -18,6 +18,7 @@ from scmmgan.model.evidence import uncertainty
 from scmmgan.model.evidence.heldout import link_groups
 from scmmgan.model.evidence.populations import Table
 from scmmgan.model.problem import Links, Pair, Problem
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import column_correlation
 
 logger = logging.getLogger("scmmgan")
@@ -79,7 +80,7 @@ def _without_own_pair(
         return coupling.plan
     plan = coupling.plan.tolil(copy=True)
     column = known.names.index(pair[0])
-    for f in range(FOLDS):
+    for f in tracked(range(FOLDS), "known cells"):
         part = problem.only(*pair, pairs=known.pairs[fold != f])
         held = couple(part, domains, random_state=random_state, n_landmarks=n)[0][pair]
         rows = known.pairs[fold == f, column]
@@ -158,7 +159,7 @@ def _held_out(
         return
     if _fewest(fold) < MIN_TESTED_LINKS:
         return
-    for f in range(fold.max() + 1):
+    for f in tracked(range(fold.max() + 1), "held-out links"):
         part = problem.only(*pair, links=links.take(fold != f))
         held = couple(part, domains, random_state=random_state, n_landmarks=n)[0][pair]
         plan = uncertainty.widened(held.plan, x, random_state=random_state)

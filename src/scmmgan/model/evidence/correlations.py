@@ -14,6 +14,7 @@ from scipy import stats
 
 from scmmgan.model.defaults import BLOCK, CORRELATION_ALPHA, NOISE_TOLERANCE, PERMUTATIONS, RESAMPLES
 from scmmgan.model.problem import Modality, Values
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.graphs import graph_scores
@@ -171,7 +172,7 @@ def covary(own: np.ndarray, matrix: Matrix, features: np.ndarray, sd: np.ndarray
 
 def null(once: Callable[[np.random.Generator], Sequence[np.ndarray]], random_state: int) -> list[np.ndarray]:
     """What `once` gives (queries × features each) of permuted data, stacked: queries × permutations × features."""
-    found = [once(np.random.default_rng([random_state, i])) for i in range(PERMUTATIONS)]
+    found = [once(np.random.default_rng([random_state, i])) for i in tracked(range(PERMUTATIONS), "permutations")]
     return [np.stack(part, axis=1) for part in zip(*found)]
 
 

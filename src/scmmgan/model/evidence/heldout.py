@@ -28,6 +28,7 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.evidence.correlations import against_null, strength
 from scmmgan.model.problem import Pair
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.graphs import label_purity
 from scmmgan.model.space.linear import column_correlation
 
@@ -158,7 +159,7 @@ def held_out_links(
     u, v, others = a[:, at], b[:, at], fold[rest]
     plans = []
     step = max(1, PLAN_BATCH // (len(p) * max(len(q), n)))
-    for k in range(fold.max() + 1):
+    for k in tracked(range(fold.max() + 1), "held-out links"):
         out = fold[at] == k
         for i in range(0, len(order), step):
             partner = v[:, order[i : i + step]].transpose(1, 0, 2)
@@ -229,7 +230,7 @@ def held_out_pairs(
     share = 1.0 if linked is None else pair_share(len(pairs))
     cells = {m: v[np.sort(rng.permutation(len(v))[:MAX_TESTED_CELLS])] for m, v in x.items()}
     score, plans = np.zeros((len(order), 2, len(pairs))), []
-    for i, shuffled in enumerate(order):
+    for i, shuffled in enumerate(tracked(order, "held-out pairs")):
         for k in range(fold.max() + 1):
             out, seen = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
             # columns are pairs: a shuffled table is a shuffled order of one side's columns

@@ -14,6 +14,7 @@ from scipy import stats
 
 from scmmgan.model.defaults import BLOCK, CORRELATION_ALPHA, MAX_POOLS, N_POOLINGS, POOL_CELLS
 from scmmgan.model.problem import Modality, Values
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.linear import constant
 
@@ -28,7 +29,7 @@ def pooled_correlations(
     if not weight.any():
         return np.zeros((len(queries), len(features))), 0.0
     total, sizes = np.zeros((len(queries), len(features))), []
-    for i in range(N_POOLINGS):
+    for i in tracked(range(N_POOLINGS), "pools"):
         pools = _pools(domain.x, random_state + i)
         share = np.asarray(pools @ weight).ravel()
         keep = share > 1e-9

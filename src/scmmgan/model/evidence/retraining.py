@@ -15,6 +15,7 @@ from scmmgan.model.evidence import restarts, uncertainty
 from scmmgan.model.nets import methods
 from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.problem import Pair, Problem
+from scmmgan.model.progress import tracked
 
 logger = logging.getLogger("scmmgan")
 
@@ -59,7 +60,8 @@ def over_noise(
         widths = {m: max(1, v.shape[1] // 2) for m, v in x.items()}
         aligner, _ = methods.fit(x=x, couplings=coupled[0], loadings=coupled[1], **{**settings, "noise_dim": widths})
     rng = np.random.default_rng(settings["random_state"])
-    sampled = (aligner.sample(x[source], source, target, rng) for _ in range(n_draws))
+    draws = tracked(range(n_draws), "draws")
+    sampled = (aligner.sample(x[source], source, target, rng) for _ in draws)
     scores = _variance(domains, sampled, target, kept)
     if (median := float(np.nanmedian(scores[0][kept]))) < IGNORED_NOISE:
         logger.warning(
@@ -85,7 +87,7 @@ def over_restarts(
     settings = {**settings, "max_steps": min(SHORT_TRAINING, int(settings["max_steps"]))}
     rows = probed(domains, seed)
     mapped, found = [], []
-    for i in range(n_restarts):
+    for i in tracked(range(n_restarts), "restarts"):
         logger.info("Restart %d of %d.", i + 1, n_restarts)
         # where shapes decide, other couplings are other modes; else they are made again on other landmarks
         couplings, loadings = coupled if problem.by_shape or not i else couple(problem, domains, random_state=seed + i)

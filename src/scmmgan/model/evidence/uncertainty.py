@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model.defaults import BLOCK, PLAN_NEIGHBORS
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.diffusion import nearest_neighbors
 from scmmgan.model.space.linear import constant
 from scmmgan.model.space.smoothing import Matrix
@@ -35,7 +36,7 @@ def landmark_moments(smoothed: Matrix, label: np.ndarray) -> tuple[np.ndarray, n
     member = sp.csr_matrix((1 / size[label], (label, np.arange(n))), shape=(m, n))
     smoothed = smoothed.by_column()
     mean, variance = np.empty((m, g), np.float32), np.empty((m, g), np.float32)
-    for start in range(0, g, BLOCK):
+    for start in tracked(range(0, g, BLOCK), "landmarks"):
         at = np.arange(start, min(start + BLOCK, g))
         block = smoothed.columns(at).astype(np.float64)
         centres = member @ block

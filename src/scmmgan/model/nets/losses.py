@@ -48,6 +48,11 @@ def identity_loss(x: Tensor, mapped: Tensor) -> Tensor:
     return F.mse_loss(mapped, x)
 
 
+def consistency_loss(mapped: Tensor, around: list[Tensor]) -> Tensor:
+    """Mean squared error between cells mapped directly and through third modalities, over these, cells and dimensions."""
+    return torch.stack([F.mse_loss(other, mapped) for other in around]).mean()
+
+
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation of matching columns over the rows of a batch."""
     a, b = a - a.mean(0), b - b.mean(0)

@@ -70,7 +70,15 @@ METHODS = {
     "coupling": Method(settings={"networks": "coupling"}),
     "scmmgan-paper": Method(
         # as published
-        weights={"adversarial": 1.0, "cycle": 1.0, "anchors": 10.0, "links": 10.0, "geometry": 1.0, "identity": 0.0},
+        weights={
+            "adversarial": 1.0,
+            "cycle": 1.0,
+            "anchors": 10.0,
+            "links": 10.0,
+            "geometry": 1.0,
+            "identity": 0.0,
+            "consistency": 0.0,
+        },
         max_steps=20_000,
         batch_size=256,
         lr=1e-4,

@@ -240,6 +240,10 @@ def _step(
     if data.weights["cycle"] or recipe.cycle_as_real:
         with frozen_statistics(mappers.norms):
             cycled = {(s, t): mappers.nets[t, s](data.features(t, y)) for (s, t), y in mapped.items()}
+    around: dict[Pair, list[Tensor]] = {}
+    if data.weights["consistency"]:
+        with frozen_statistics(mappers.norms):
+            around = _round_about(mappers.nets, mapped, data)
     out: dict[str, Tensor] = {}
     if data.weights["adversarial"]:
         penalty = step % COSTLY_EVERY == 0 and not recipe.plain
@@ -249,7 +253,7 @@ def _step(
     # the generators' gradient flows through the discriminators, not into them
     critics.freeze(True)
     geometry = recipe.geometry if step % COSTLY_EVERY == 0 else None
-    terms = _mapper_terms(x, rows, mapped, cycled, data, critics, geometry)
+    terms = _mapper_terms(x, rows, mapped, cycled, around, data, critics, geometry)
     critics.freeze(False)
     # anneal · L + (1 - anneal) · L of known pairs: theirs keep their full weight to the end
     anneal = 1.0 if recipe.plain else max(0.0, 1 - step / recipe.max_steps / 0.7)
@@ -283,6 +287,7 @@ def _mapper_terms(
     rows: dict[str, Tensor],
     mapped: dict[Pair, Tensor],
     cycled: dict[Pair, Tensor],
+    around: dict[Pair, list[Tensor]],
     data: TrainingData,
     critics: _Player,
     geometry: str | None,
@@ -307,10 +312,26 @@ def _mapper_terms(
             parts["links"].append(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
         if weights["identity"] and data.shared:
             parts["identity"].append(losses.identity_loss(before, after))
+        if around.get((source, target)):
+            parts["consistency"].append(losses.consistency_loss(after, around[source, target]))
         if weights["geometry"] and geometry:
             # looked up by name, as all terms are
             parts["geometry"].append(getattr(losses, f"{geometry}_loss")(before, after))
     return {name: torch.stack(values).sum() for name, values in parts.items()}
+
+
+def _round_about(
+    generators: Mapping[Pair, nn.Module], mapped: Mapping[Pair, Tensor], data: TrainingData
+) -> dict[Pair, list[Tensor]]:
+    """Features (n × p) of mapped cells that go through each third modality to which, and from which, a generator leads."""
+    return {
+        (s, t): [
+            data.features(t, generators[k, t](data.features(k, mapped[s, k])))
+            for k in data.x
+            if (s, k) in generators and (k, t) in generators
+        ]
+        for s, t in mapped
+    }
 
 
 def _read(unread: list[dict[str, Tensor]]) -> list[dict[str, float]]:
@@ -351,23 +372,25 @@ def _is_loss(name: str) -> bool:
 def _held_out_score(
     generators: dict[Pair, nn.Module], parameters: list[Tensor], average: list[Tensor], data: TrainingData
 ) -> float:
-    """Label-free: cycle, anchor, identity and link errors, where trained on, of held-out cells; averaged weights."""
+    """Label-free: errors of all terms but the adversarial and geometry, where trained on, of held-out cells; averaged weights."""
     current = [p.detach().clone() for p in parameters]
     _load(parameters, average)
     for net in generators.values():
         net.eval()
     x = {m: data.x[m][at] for m, at in data.held_out.items()}
     weights, score = data.weights, torch.zeros((), device=average[0].device)
-    for (source, target), net in generators.items():
-        before = data.features(source, x[source])
-        y = net(before)
-        after = data.features(target, y)
+    mapped = {pair: net(data.features(pair[0], x[pair[0]])) for pair, net in generators.items()}
+    around = _round_about(generators, mapped, data) if weights["consistency"] else {}
+    for (source, target), y in mapped.items():
+        before, after = data.features(source, x[source]), data.features(target, y)
         if weights["cycle"]:
             score += losses.cycle_loss(x[source], generators[target, source](after))
         if weights["anchors"] and (source, target) in data.anchors:
             score += losses.anchor_loss(y, *data.anchored(source, target, data.held_out[source]))
         if weights["identity"] and data.shared:
             score += losses.identity_loss(before, after)
+        if around.get((source, target)):
+            score += losses.consistency_loss(after, around[source, target])
         if weights["links"] and (source, target) in data.links:
             link = data.links[source, target]
             score += losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight)

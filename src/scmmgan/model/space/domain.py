@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scmmgan.model.problem import Modality, Problem
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.graphs import Graph, neighbor_graphs, smoothed
 from scmmgan.model.space.linear import column_blocks, constant
 from scmmgan.model.space.smoothing import Matrix
@@ -85,7 +86,7 @@ def model_space(
     matrices: dict[str, Matrix] = {}
     purity: dict[str, np.ndarray | None] = {}
     graphs: dict[str, Sequence[Graph]] = {}
-    for name, m in problem.modalities.items():
+    for name, m in tracked(problem.modalities.items(), "graph", len(problem.modalities)):
         graphs[name], purity[name] = (), None
         if steps[name]:
             graphs[name], purity[name] = neighbor_graphs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,6 +13,7 @@ from scmmgan.model.defaults import LABEL_PURITY_CELLS, MIN_LABEL_PURITY, N_PCS, 
 from scmmgan.model.problem import Modality, Values
 from scmmgan.model.space.diffusion import nearest_neighbors, smoothing_operator
 from scmmgan.model.space.pca import Projection, Standardized, column_moments, dispersed, principal_axes
+from scmmgan.model.space.scratch import by_row, columns_of, rows_of
 from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
 
 
@@ -36,7 +38,7 @@ def neighbor_graphs(
     pure: others would be written into the data.
     """
     rows = modality.batches or (np.arange(len(modality)),)
-    parts = [modality.values if modality.batches is None else modality.values[r] for r in rows]
+    parts = [modality.values if modality.batches is None else rows_of(modality.values, r) for r in rows]
     spaces = [
         graph_space(part, modality.allowed, denoise=denoise, covariates=modality.covariates_of(r))
         for part, r in zip(parts, rows)
@@ -61,7 +63,7 @@ def smoothed(modality: Modality, operators: Sequence[sp.csr_matrix], t: int) -> 
         return SmoothedMatrix(modality.values, operators[0] if t else None, t, modality.covariates)
     each = operators if t else [None] * len(modality.batches)
     parts = [
-        SmoothedMatrix(modality.values[rows], operator, t, modality.covariates_of(rows))
+        SmoothedMatrix(rows_of(modality.values, rows), operator, t, modality.covariates_of(rows))
         for rows, operator in zip(modality.batches, each)
     ]
     return BatchedMatrix(parts, modality.batches)
@@ -122,9 +124,9 @@ def graph_space(
     at = at[sd[at] > 0]
     if not len(at):
         return Projection(at, mean[at], sd[at], np.zeros((1, 0))), np.zeros((x.shape[0], 1), dtype=np.float32)
-    if len(at) < len(mean):
-        x = x[:, at]
-    matrix = SmoothedMatrix(x.tocsr() if sp.issparse(x) else x, covariates=covariates)
+    taken: Any = columns_of(x, at) if len(at) < len(mean) else x
+    sparse: bool = sp.issparse(taken)
+    matrix = SmoothedMatrix(by_row(taken) if sparse else taken, covariates=covariates)
     z = Standardized(matrix, mean[at], sd[at])
     axes = principal_axes([z], min(n_pcs, len(at), x.shape[0] - 1), tolerance=tolerance)
     scores = z.dot(axes.T).astype(np.float32)

@@ -33,6 +33,7 @@ from scmmgan.model.problem import Pair, Problem, Values
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.linear import constant, solve_ridge
 from scmmgan.model.space.pca import Standardized, column_moments, principal_axes
+from scmmgan.model.space.scratch import columns_of
 from scmmgan.model.space.smoothing import SmoothedMatrix
 from scmmgan.model.space.transform import Transform
 
@@ -142,7 +143,7 @@ def _fit(
         own, image = own[rows], image[rows]
     own = own[:, shown]
     own_total, all_totals = _row_sums(own), _row_sums(other)
-    rates = _rates(own, other[:, also])
+    rates = _rates(own, columns_of(other, also))
     read = _log_shares(own)
     mean, sd = column_moments(read)
     seen = np.flatnonzero(sd > 0)

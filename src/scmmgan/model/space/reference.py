@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.defaults import COPY_DISTANCE, MAX_REFERENCE, SMOOTHING_NEIGHBORS, WIDTH_NEIGHBOR
 from scmmgan.model.problem import Values
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.diffusion import nearest_neighbors
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.pca import Projection
@@ -170,7 +171,7 @@ def located(
     for code in np.unique(batch):
         rows = np.flatnonzero(batch == code)
         each = found if code < 0 else [found[code]]
-        for start in range(0, len(rows), batch_size):
+        for start in tracked(range(0, len(rows), batch_size), "translate"):
             at = rows[start : start + batch_size]
             parts.append((at, _mean([(r.share, r.locate(values[at], columns)) for r in each])))
     order = np.argsort(np.concatenate([at for at, _ in parts]))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.defaults import BLOCK, MAX_BATCH_SCALE
+from scmmgan.model.defaults import BLOCK, DENSE, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
+from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import column_blocks, constant, product, transposed_product
+from scmmgan.model.space.scratch import by_column, columns_of, is_mapped, rows_of, rowwise
 
 
 class SmoothedMatrix:
@@ -34,14 +37,27 @@ class SmoothedMatrix:
         self.basis = np.linalg.qr(np.zeros((x.shape[0], 0)) if covariates is None else covariates)[0]
         self.effect = transposed_product(x, self.basis).T if self.basis.size else np.zeros((0, x.shape[1]))
         if len(self.effect) and not sp.issparse(x):
-            x, self.effect = (x - self.basis @ self.effect).astype(x.dtype), self.effect[:0]
+            x, self.effect = self._without_effect(x), self.effect[:0]
             self.basis = self.basis[:, :0]
         self.steps = t if operator is not None else 0
         self.unsmoothed, self.x, self.t = x, x, self.steps
         self.operator = sp.csr_matrix((0, 0)) if operator is None else operator
         self.shape = x.shape
         if not sp.issparse(x):
-            self.x, self.t = self._smooth(x), 0  # once, not in every product
+            self.x, self.t = self._smoothed(x), 0  # once, not in every product
+
+    def _without_effect(self, x: Values) -> np.ndarray:
+        """Dense values without what covariates explain."""
+        return np.asarray(rowwise(x, lambda rows: (x[rows] - self.basis[rows] @ self.effect).astype(x.dtype)))
+
+    def _smoothed(self, x: np.ndarray) -> np.ndarray:
+        """Smoothed dense values."""
+        for _ in range(self.t):
+            x = rowwise(x, partial(self._step, x))
+        return x
+
+    def _step(self, x: np.ndarray, rows: slice) -> np.ndarray:
+        return np.asarray(self.operator[rows] @ x)
 
     def _smooth(self, v: np.ndarray) -> np.ndarray:
         for _ in range(self.t):
@@ -85,7 +101,7 @@ class SmoothedMatrix:
 
     def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> SmoothedMatrix:
         """Chosen cells, smoothed as often over neighbours among themselves (operator: rows × rows)."""
-        return SmoothedMatrix(self.unsmoothed[rows], operator if self.steps else None, self.steps)
+        return SmoothedMatrix(rows_of(self.unsmoothed, rows), operator if self.steps else None, self.steps)
 
     def averaged(self, values: np.ndarray) -> np.ndarray:
         """Values of cells (n,), averaged over their neighbours by two steps; as they are without neighbours."""
@@ -97,8 +113,8 @@ class SmoothedMatrix:
         if np.array_equal(index, np.arange(self.shape[1])):
             return out
         # of dense values the smoothed ones are there already
-        out.unsmoothed = self.unsmoothed[:, index]
-        out.x = out.unsmoothed if sp.issparse(self.x) else self.x[:, index]
+        out.unsmoothed = columns_of(self.unsmoothed, index)
+        out.x = out.unsmoothed if sp.issparse(self.x) else columns_of(self.x, index)
         out.effect = self.effect[:, index]
         out.shape = out.x.shape
         return out
@@ -108,15 +124,20 @@ class SmoothedMatrix:
         if not sp.issparse(self.x):
             return self
         out = copy(self)
-        out.x = out.unsmoothed = self.x.tocsc()
+        out.x = out.unsmoothed = by_column(self.x)
         return out
+
+    def _width(self) -> int:
+        """Columns that are dense at one time: fewer where the matrix may be larger than memory, but never one alone."""
+        return max(2, min(BLOCK, DENSE // self.shape[0])) if is_mapped(self.unsmoothed) else BLOCK
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
         mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
         by_column = self.by_column()
-        for start in range(0, self.shape[1], BLOCK):
-            for of in column_blocks(self.shape[0], min(BLOCK, self.shape[1] - start)):
+        width = self._width()
+        for start in tracked(range(0, self.shape[1], width), "statistics"):
+            for of in column_blocks(self.shape[0], min(width, self.shape[1] - start)):
                 at = np.arange(start + of.start, start + of.stop)
                 block = by_column.columns(at).astype(np.float64)
                 mean[at], sd[at] = block.mean(0), block.std(0)

@@ -1,0 +1,84 @@
+"""AnnData whose X is too large to be held, written a block of rows at a time: whole, or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+from anndata import AnnData
+from anndata.io import write_elem
+
+from scmmgan.data.directory import put_in_place
+from scmmgan.model.defaults import STORED_COLUMNS, STORED_ROWS
+
+ENDINGS = (".zarr", ".h5ad")
+
+
+def check_path(out: str | PathLike[str], cells: AnnData) -> Path:
+    """Where a file can be written; ValueError, TypeError or FileExistsError before anything is computed."""
+    if not isinstance(out, str | PathLike):
+        raise TypeError(f"`out` must be a path that ends in .zarr or .h5ad, got {out!r}.")
+    path = Path(out).absolute()
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"`out` must end in .zarr or .h5ad, got {str(out)!r}.")
+    if cells.isbacked and Path(cells.filename).resolve() == path.resolve():
+        raise ValueError(f"`out` {str(out)!r} is the file that the cells are read from. Name another.")
+    is_zarr = any((path / name).exists() for name in (".zgroup", "zarr.json"))
+    if path.is_dir() and not (path.suffix == ".zarr" and is_zarr):
+        raise FileExistsError(f"`out` {str(out)!r} is a folder that holds something else. Name another.")
+    return path
+
+
+def write(adata: AnnData, blocks: Iterable[np.ndarray], path: Path) -> AnnData:
+    """Write an AnnData without X, and as its X blocks of rows (float32), in place of an earlier file.
+
+    Returned with the values still in the file: of zarr as a `zarr.Array`, of h5ad `backed`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # as AnnData does before it writes
+    adata.strings_to_categoricals()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+        new, old = Path(beside, f"new{path.suffix}"), Path(beside, "old")
+        if path.suffix == ".zarr":
+            _fill(_zarr(new, "w"), adata, blocks)
+        else:
+            import h5py
+
+            with h5py.File(new, "w") as file:
+                _fill(file, adata, blocks)
+        put_in_place(new, path, old)
+    if path.suffix == ".h5ad":
+        return anndata.read_h5ad(path, backed="r")
+    found = adata.copy()
+    found.X = _zarr(path, "r")["X"]
+    return found
+
+
+def _zarr(path: Path, mode: Any) -> Any:
+    import zarr
+
+    if mode == "r":
+        return zarr.open_group(path, mode=mode)
+    return zarr.open_group(path, mode=mode, zarr_format=anndata.settings.zarr_write_format)
+
+
+def _fill(group: Any, adata: AnnData, blocks: Iterable[np.ndarray]) -> None:
+    write_elem(group, "/", adata)
+    for name in ("raw", "X"):
+        # that there is none is stored, which readers of `backed` files take for one
+        if name in group:
+            del group[name]
+    create = group.create_array if hasattr(group, "create_array") else group.create_dataset
+    # some columns of all cells, and some cells of all columns, are quick to read
+    chunks = tuple(max(1, min(of)) for of in zip(adata.shape, (STORED_ROWS, STORED_COLUMNS)))
+    values = create("X", shape=adata.shape, chunks=chunks, dtype="float32")
+    values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    start = 0
+    for block in blocks:
+        values[start : start + len(block)] = block
+        start += len(block)
