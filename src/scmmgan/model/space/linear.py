@@ -37,13 +37,13 @@ def in_blocks(n: int) -> bool:
 
 def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
     """Consecutive rows of a matrix, dense or CSR, and where they are; all of them at once where there are not many."""
-    n = x.shape[0]
-    if not in_blocks(n) or (sp.issparse(x) and x.format != "csr"):
+    n, sparse = x.shape[0], bool(sp.issparse(x))
+    if not in_blocks(n) or (sparse and x.format != "csr"):
         yield slice(0, n), x
         return
     for start in range(0, n, BLOCK_ROWS):
         at = slice(start, min(start + BLOCK_ROWS, n))
-        if not sp.issparse(x):
+        if not sparse:
             yield at, x[at]
             continue
         # shares memory, as a slice of a sparse matrix does not, and one that is made of views neither

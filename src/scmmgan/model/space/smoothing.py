@@ -96,7 +96,7 @@ class SmoothedMatrix:
             for _ in range(self.t - 1):
                 weights = weights @ self.operator
             found, basis = weights @ self.x, weights @ self.basis
-        dense = found.toarray() if sp.issparse(found) else found
+        dense = found if isinstance(found, np.ndarray) else found.toarray()
         return dense - (basis @ self.effect).astype(dense.dtype) if len(self.effect) else dense
 
     def sampled(self, rows: np.ndarray, operator: sp.csr_matrix) -> SmoothedMatrix:
