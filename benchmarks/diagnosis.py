@@ -9,6 +9,7 @@ without the known pairs. Rows are shuffled and cells renamed in every modality.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache, partial
@@ -100,6 +101,10 @@ def random_modalities(kind: str, seed: int) -> dict[str, anndata.AnnData]:
     return found
 
 
+def again(seed: int) -> str:
+    return f", seed {seed}" if seed else ""
+
+
 def cases(folder: Path, more: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Callable[[], dict[str, Any]]]]:
     """Kind (control, other tissues and cell types, related, open), family, case, and what runs it; `more`: arguments of `tl.align`."""
     run = partial(check, more=more)
@@ -125,9 +130,11 @@ def cases(folder: Path, more: Mapping[str, Any]) -> Iterator[tuple[str, str, str
             yield "related", "links", f"{name}, seed {s}", of(name, seed=s)
             yield "related", "links, 20 % wrong", f"{name}, seed {s}", of(name, seed=s, wrong=0.2)
             yield "related", "links, 10 of them", f"{name}, seed {s}", of(name, seed=s, n_links=10)
+        for s in range(5):
             yield "control", "links shuffled", f"{name}, seed {s}", of(name, seed=s, shuffle="links")
         for m in ("rna", "prot"):
-            yield "control", "links, permuted features", f"{name}, {m}", of(name, permute=m)
+            for s in range(2):
+                yield "control", "links, permuted features", f"{name}, {m}{again(s)}", of(name, seed=s, permute=m)
         yield "related", "links and 30 pairs", name, of(name, pairs=30)
         yield "open", "links and 30 shuffled pairs", name, of(name, pairs=30, shuffle="pairs")
         yield "control", "100 pairs, permuted features", name, of(name, links=False, pairs=100, permute="prot")
@@ -138,9 +145,9 @@ def cases(folder: Path, more: Mapping[str, Any]) -> Iterator[tuple[str, str, str
         yield kind, family, name, of(name)
         for s in range(2):
             yield "control", "links shuffled", f"{name}, seed {s}", of(name, seed=s, shuffle="links")
-        yield "control", "links, permuted features", name, of(name, permute=CASES[name].source)
+            yield "control", "links, permuted features", name + again(s), of(name, seed=s, permute=CASES[name].source)
     for kind in ("noise", "structure"):
-        for s in range(3):
+        for s in range(6):
             yield "control", f"random {kind}, 30 links", f"seed {s}", lambda k=kind, s=s: run(random_modalities(k, s), Case("a", "b", "key"))  # fmt: skip
     for a, b in (CITE, CITE[::-1]):
         yield "related", "links, another donor", f"{a}, {b}", crossed(a, "rna", b, "prot")
@@ -165,12 +172,16 @@ def cases(folder: Path, more: Mapping[str, Any]) -> Iterator[tuple[str, str, str
                 kind = "open" if name == "scicar_a549" else "related"  # whose modalities hardly agree
                 yield kind, f"{n if n > 1 else 'half of the'} pairs", name, of(name, links=False, pairs=n)
         for n in (10, 30 if name == "scgem" else 100):
-            yield "control", f"{n} pairs shuffled", name, of(name, links=False, pairs=n, shuffle="pairs")
+            for s in range(3):
+                case = of(name, links=False, seed=s, pairs=n, shuffle="pairs")
+                yield "control", f"{n} pairs shuffled", name + again(s), case
         yield "open", "nothing known", name, of(name, links=False)
     for name in ("pbmc5k_cite", "snare_cellline", "scgem", "sim_counts"):
         for share in (0.5, 1.0):
             yield "open", f"labels of {share:.0%}", name, of(name, links=False, labels=share)
-        yield "control", "labels shuffled over cells", name, of(name, links=False, labels=1.0, shuffle="labels")
+        for s in range(2):
+            case = of(name, links=False, seed=s, labels=1.0, shuffle="labels")
+            yield "control", "labels shuffled over cells", name + again(s), case
         yield "control", "labels renamed on one side", name, of(name, links=False, labels=1.0, shuffle="names")
     for n in (5, 9):
         yield "open", "fewer than ten links", f"{CITE[0]}, {n}", of(CITE[0], n_links=n)
@@ -213,9 +224,14 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT")
     args = parser.parse_args()
     rows = Rows(args.out)
+    if args.out and args.out.exists():
+        rows += pd.read_csv(args.out, keep_default_na=False, na_values=[""]).fillna({"case": ""}).to_dict("records")
+    done = {(row["kind"], row["family"], row["case"]) for row in rows}
     for kind, family, case, go in cases(args.data, dict(args.set)):
-        if args.only in f"{kind}: {family}: {case}":
-            rows.add({"kind": kind, "family": family, "case": case, **go()})
+        if args.only in f"{kind}: {family}: {case}" and (kind, family, case) not in done:
+            start = time.perf_counter()
+            row = {"kind": kind, "family": family, "case": case, **go()}
+            rows.add({**row, "seconds": time.perf_counter() - start})
     report(rows)
 
 

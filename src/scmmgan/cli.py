@@ -42,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     # files only: no display is needed, and no backend that the environment names
     os.environ["MPLBACKEND"] = "Agg"
-    output = getattr(args, "output", None)
     try:
         status = args.run(args)
         sys.stdout.flush()
@@ -54,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(args.command, "interrupted: files of an earlier run are as they were.", 130)
     except _NotWritable as error:
+        path, reason = error.args
         return _fail(
-            args.command, f"cannot write to {str(output)!r}: {error}. Make room, or name another with -o.", USAGE
+            args.command, f"cannot write to {str(path)!r}: {reason}. Make room, or name another with -o.", USAGE
         )
     except Exception as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _NotWritable(Exception):
-    """The output cannot be written."""
+    """What cannot be written, and why."""
 
 
 def _fail(command: str, message: str, status: int) -> int:
@@ -235,15 +235,16 @@ def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {str(path)!r}.")
-    with unpulled():
-        try:
+    try:
+        with unpulled():
             if path.suffix == ".h5ad":
                 return anndata.read_h5ad(path, backed="r" if backed else None)
             if path.is_dir():
                 return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
             return mudata.read_h5mu(path, backed="r" if backed else False)
-        except Exception as error:
-            raise ValueError(f"{str(path)!r} cannot be read as h5mu, h5ad or zarr: {error}") from error
+    except Exception as error:
+        # what is wrong in a file comes in any type
+        raise ValueError(f"{str(path)!r} cannot be read as h5mu, h5ad or zarr, or is cut off: {error}") from error
 
 
 def _write(data: Any, path: Path) -> None:
@@ -260,30 +261,46 @@ def _write(data: Any, path: Path) -> None:
 @contextmanager
 def _in_place(path: Path) -> Iterator[Path]:
     """A name beside the path, which gets the path's name at the end; after an error it is removed."""
-    there = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    there, old = (path.with_name(f".{path.stem}.{os.getpid()}{end}") for end in (path.suffix, ".old"))
     try:
-        yield there
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(there, path)
-    except OSError as error:
-        raise _NotWritable(error.strerror or str(error)) from error
+        with _writing(path):
+            yield there
+            if path.is_dir():
+                path.rename(old)
+            os.replace(there, path)
     finally:
-        shutil.rmtree(there, ignore_errors=True) if there.is_dir() else there.unlink(missing_ok=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for left in (there, old):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _check_output(args: argparse.Namespace, *endings: str) -> None:
-    """_NotWritable before any work is done."""
-    if args.output is None:
-        return
-    if args.output.suffix not in endings:
-        raise _NotWritable(f"its name must end in {' or '.join(endings)}")
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """_NotWritable where a file cannot be written."""
     try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=args.output.parent):
-            pass
+        yield
     except OSError as error:
-        raise _NotWritable(error.strerror or str(error)) from error
+        raise _NotWritable(path, error.strerror or str(error)) from error
+
+
+def _check_output(path: Path | None, *endings: str) -> None:
+    """_NotWritable before any work is done."""
+    if path is None:
+        return
+    if path.suffix not in endings:
+        raise _NotWritable(path, f"its name must end in {' or '.join(endings)}")
+    if path.is_dir() and not any(path.joinpath(name).exists() for name in (".zgroup", "zarr.json")):
+        raise _NotWritable(path, "it is a folder and no zarr")
+    with _writing(path):
+        _make_writable(path.parent)
+
+
+def _make_writable(folder: Path) -> None:
+    """Create the folder and try it, before any work is done; OSError if that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -291,7 +308,7 @@ def _check_output(args: argparse.Namespace, *endings: str) -> None:
 
 def _align(args: argparse.Namespace) -> int:
     """Align, write, print what supports it."""
-    _check_output(args, ".h5mu", ".zarr")
+    _check_output(args.output, ".h5mu", ".zarr")
     names = [name for name in (args.source, args.target) if name]
     if len(names) == 1:
         raise ValueError("give both --source and --target, or neither for all modalities.")
@@ -329,13 +346,11 @@ def _model(path: Path) -> MuData | Path:
 
 def _translate(args: argparse.Namespace) -> None:
     """Map the cells, write them, print how many."""
-    _check_output(args, ".h5ad", ".zarr")
+    _check_output(args.output, ".h5ad", ".zarr")
     model, given = _model(args.model), _given(args)
     cells = _read(args.input[0], backed=True)
-    try:
+    with _writing(args.output):
         mapped = smm.tl.translate(cells, args.source, args.target, model=model, out=args.output, **given)
-    except OSError as error:
-        raise _NotWritable(error.strerror or str(error)) from error
     found = {"cells": mapped.n_obs, "features": mapped.n_vars, "output": str(args.output)}
     text = f"{mapped.n_obs} cells × {mapped.n_vars} features of {args.target}"
     if (column := f"{given.get('key', 'scmmgan')}_ood") in mapped.obs:
@@ -346,7 +361,7 @@ def _translate(args: argparse.Namespace) -> None:
 
 def _uncertainty(args: argparse.Namespace) -> None:
     """Add the uncertainty, write, print the means."""
-    _check_output(args, ".h5mu", ".zarr")
+    _check_output(args.output, ".h5mu", ".zarr")
     mdata, given = _mudata(args.input[0]), _given(args)
     smm.tl.uncertainty(mdata, args.source, args.target, **given)
     _write(mdata, args.output)
@@ -358,7 +373,7 @@ def _uncertainty(args: argparse.Namespace) -> None:
 
 def _diagnose(args: argparse.Namespace) -> int:
     """Diagnose anew, write where that is asked, print what supports the alignment."""
-    _check_output(args, ".h5mu", ".zarr")
+    _check_output(args.output, ".h5mu", ".zarr")
     mdata, given = _mudata(args.input[0]), _given(args)
     smm.tl.diagnose(mdata, **given)
     if args.output is not None:
@@ -368,7 +383,7 @@ def _diagnose(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     """Print the table, or write it."""
-    _check_output(args, ".csv")
+    _check_output(args.output, ".csv")
     table = smm.tl.evaluate(_mudata(args.input[0]), args.source, args.target, **_given(args))
     if args.output is not None:
         _write(table, args.output)
@@ -382,7 +397,7 @@ def _compare(args: argparse.Namespace) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    _check_output(args, ".png", ".pdf", ".svg")
+    _check_output(args.output, ".png", ".pdf", ".svg")
     mdata, given = _mudata(args.input[0]), _given(args)
     table = smm.tl.compare(mdata, args.source, args.target, **given)
     figure = smm.pl.compare(mdata, args.source, args.target, key=given.get("key_added", "scmmgan"), return_fig=True)
@@ -421,13 +436,8 @@ def _info(args: argparse.Namespace) -> None:
         stored = [(key, of) for key, of in data.uns.items() if isinstance(of, Mapping)]
         records = {key: of for key, of in stored if {"model", "diagnosis"} <= set(of)}
         found["alignments"] = {key: _verdicts(of["diagnosis"]) for key, of in records.items()}
-    if args.json:
-        print(_json(found))
-        return
-    for title, entries in found.items():
-        print(f"{title}:")
-        for name, value in entries.items():
-            print(f"  {name}: {value}")
+    lines = [line for title, of in found.items() for line in (f"{title}:", *(f"  {k}: {v}" for k, v in of.items()))]
+    print(_json(found) if args.json else "\n".join(lines))
 
 
 def _verdicts(diagnosis: Mapping[str, Any]) -> dict[str, str]:
@@ -465,11 +475,9 @@ def _json(value: Any) -> str:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    try:
+    with _writing(args.output):
         _make_writable(args.output)
         report = run_demo(args.output)
-    except OSError as error:
-        raise _NotWritable(error.strerror or str(error)) from error
     return _say(report, args.output)
 
 
@@ -500,13 +508,6 @@ def run_demo(folder: Path) -> str:
         *(f"  {path}  {what}" for path, what in written),
     ]
     return "\n".join(lines)
-
-
-def _make_writable(folder: Path) -> None:
-    """Create the folder and try it, before any work is done; OSError if that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 def score_table(mdata: MuData) -> str:

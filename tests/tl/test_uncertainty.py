@@ -17,9 +17,11 @@ from scipy.stats import mannwhitneyu, spearmanr
 import scmmgan as smm
 from helpers import transform_of
 from scmmgan.data import read as _read
+from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.evidence import calibration as _calibration
+from scmmgan.model.space import imputation
 from scmmgan.tl import _uncertainty
 from scmmgan.tl._uncertainty import _expressed as expressed
 
@@ -275,6 +277,32 @@ def test_intervals_cover_cells_that_did_not_calibrate():
     wide = mdata["rna"].var["scmmgan_interval"].copy()
     smm.tl.uncertainty(mdata, "protein", "rna", pairs=true_pairs(mdata, 0, 200), coverage=0.5)
     assert (mdata["rna"].var["scmmgan_interval"] < wide).all()
+
+
+def test_intervals_are_those_of_imputed_values(monkeypatch: pytest.MonkeyPatch):
+    """Genes that only the target has are imputed from counts: intervals lie around what `get.mapped` gives."""
+    whole = smm.datasets.toy(n_cells=150, n_features=[70, 70], shared_genes=True)
+    for adata in whole.mod.values():
+        adata.layers["counts"] = np.round(np.expm1(adata.X))
+    monkeypatch.setattr(imputation, "N_MIXTURES", 200)  # time
+    mdata = md.MuData({"rna": whole["rna"], "protein": whole["protein"][:, :55].copy()})
+    mdata.uns["truth"] = whole.uns["truth"]
+    hidden = mdata["rna"].var_names[55:]
+    smm.tl.align(mdata, "protein", "rna", method="coupling", progress_bar=False)
+    smm.tl.uncertainty(mdata, "protein", "rna", pairs=true_pairs(mdata, 0, 100))
+    half = mdata["rna"].var.loc[hidden, "scmmgan_interval"].to_numpy()
+    mapped = smm.get.mapped(mdata, "protein", "rna", features=list(hidden)).X
+    map_alone = transform_of(mdata, "rna").inverse(
+        _slots.model_space(mdata, "protein", "rna", Keys()), np.arange(55, 70)
+    )
+    assert np.abs(mapped - map_alone).mean() > 0.05
+    measured = np.asarray(mdata["rna"][:, hidden].X)[partners(mdata, "protein", "rna")]
+    used = mdata["protein"].obs_names.isin(true_pairs(mdata, 0, 100)["protein"])
+    inside, of_the_map = (np.abs(measured - values) <= half + 1e-5 for values in (mapped, map_alone))
+    # the definition: 91st of 100 residuals
+    np.testing.assert_array_equal(inside[used].sum(0), 91)
+    assert (of_the_map[used].sum(0) != 91).any()
+    assert abs(inside[~used].mean() - 0.9) < 0.06
 
 
 def test_pairs_of_the_alignment_are_left_out(caplog: pytest.LogCaptureFixture):

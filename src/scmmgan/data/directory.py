@@ -107,7 +107,9 @@ def _damaged(where: str, reason: str) -> ValueError:
 def _folder(path: str | os.PathLike[str]) -> Path:
     """The directory; TypeError where its name is none."""
     if not isinstance(path, str | os.PathLike) or not str(path):
-        raise TypeError(f"`directory` must be a path, got {path!r:.60}.")
+        raise TypeError(
+            f"A directory is needed, got {path!r:.60}. The model of an aligned MuData: `scmmgan.get.model(mdata)`."
+        )
     return Path(path)
 
 

@@ -128,6 +128,12 @@ def read_labels(
         return {}, [], set()
     labelled = set(combinations(names, 2))
     found = {m: set(v.dropna()) for m, v in values.items()}
+    for m, of in found.items():
+        if len(of) > MIN_CELLS and 2 * len(of) > (there := int(values[m].notna().sum())):
+            raise ValueError(
+                f"obs column {labels[m]!r} of {m!r} names {len(of)} kinds of {there} cells: these are no labels of cell types. "
+                "Name another column as `labels`; cells that are known to be the same are `pairs`."
+            )
     for a, b in combinations(names, 2):
         common = found[a] & found[b]
         smaller = min(len(found[a]), len(found[b]))
@@ -230,9 +236,9 @@ def _columns(
         if not isinstance(column, str):
             raise TypeError(f"`{argument}` must name an obs column, or be a dict of such names, got {column!r}.")
         if column not in obs:
-            raise missing_key(
-                f"obs column in {m!r} for `{argument}`", column, list(obs.columns), in_joint(mdata, column)
-            )
+            having = [other for other in mdata.mod if column in mdata[other].obs]
+            hint = f"{having} have it: a dict by modality says whose it is." if having else in_joint(mdata, column)
+            raise missing_key(f"obs column in {m!r} for `{argument}`", column, list(obs.columns), hint)
         values[m] = as_text(obs[column])
     return values
 

@@ -216,7 +216,7 @@ def _automatic(mdata: MuData, source: str, target: str) -> pd.DataFrame | None:
         by_antigen, of_antigens = _antibodies.pairs(mdata, source, target, panel)
         if _linked(by_antigen) > _linked(pairs):
             pairs, what, columns = by_antigen, of_antigens, ("", "")
-    more, text = _hint(mdata, pair, NAMES, least=len(pairs))
+    more, text = _hint(mdata, pair, NAMES, least=len(pairs) + int(counts["filler"].sum()))
     if _linked(pairs) < MIN_LINKS:
         _say_of_no_links(mdata, pair, more, text)
         return None
@@ -299,7 +299,7 @@ def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) ->
         raise ValueError(f"The table `links` has columns of one name: {list(links)}. Drop or rename them.")
     # a row with a gap is a link of other modalities
     links = links[~np.logical_or.reduce([_names.gaps(links[m]).to_numpy(dtype=bool) for m in (source, target)])]
-    table = pd.DataFrame({m: links[m].astype(object).to_numpy() for m in (source, target)}).astype(str).astype(object)
+    table = pd.DataFrame({m: _features(mdata, m, links[m]) for m in (source, target)}, dtype=object)
     for extra in ("weight", "sign"):
         numbers = pd.to_numeric(links[extra], errors="coerce") if extra in links else pd.Series(1.0, links.index)
         table[extra] = numbers.to_numpy(dtype=float, na_value=np.nan)
@@ -323,6 +323,12 @@ def _from_table(mdata: MuData, source: str, target: str, links: pd.DataFrame) ->
     if (n := len(table.drop_duplicates()) - len(first)) > 0:
         logger.warning("%d links repeat a pair with another weight or sign: the first of each pair counts.", n)
     return first
+
+
+def _features(mdata: MuData, name: str, entries: pd.Series) -> np.ndarray:
+    """Names of a table's column, without the space around those that are no features as they are."""
+    names = pd.Series(entries.astype(object).to_numpy(), dtype=object).astype(str)
+    return names.where(names.isin(modality(mdata, name).var_names), names.str.strip()).to_numpy(dtype=object)
 
 
 def _unknown(mdata: MuData, table: pd.DataFrame, pair: tuple[str, str]) -> str:

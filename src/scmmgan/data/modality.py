@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
-# what str() makes of a gap, and what files have in its place
-GAPS = (
-    "", "-", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "null", "NULL",
-)  # fmt: skip
+# what str() makes of a gap, and what files have in its place, in any case
+_GAPS = ("", "-", "--", ".", "?", "NaN", "None", "NA", "N/A", "N.A.", "#N/A", "<NA>", "NaT", "null")
+GAPS = tuple(dict.fromkeys(case(gap) for gap in _GAPS for case in (str, str.lower, str.upper, str.capitalize)))
 # columns by which other tools name coordinates
 _PLACES = (
     ("x", "y", "z"), ("x", "y"), ("X", "Y"), ("x_centroid", "y_centroid"), ("center_x", "center_y"),
@@ -420,7 +419,9 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     adata = modality(mdata, name)
     if key not in adata.obsm:
         raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), places_in_obs(adata, name, key))
-    values = _numbers(np.asarray(adata.obsm[key]), f"obsm[{key!r}] of {name!r}")
+    stored: Any = streamed(adata.obsm[key])
+    stored = stored.toarray() if sp.issparse(stored) else np.asarray(stored)
+    values = _numbers(stored, f"obsm[{key!r}] of {name!r}")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":
         raise ValueError(
             f"obsm[{key!r}] of {name!r} has shape {values.shape} and dtype {values.dtype}; coordinates are 2 or 3 "

@@ -241,8 +241,13 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
         arguments["counts"] = None
     # records of the first versions of this format have no `maps`
     arguments["maps"] = params.get("maps", "all")
-    with quietly():
-        problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    try:
+        with quietly():
+            problem = read(mdata, names, {k: _given_each(v) for k, v in arguments.items()})
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"What {keys.key!r} was aligned with cannot be read any more. Restore it, or align again. Found: {error.args[0]}"
+        ) from error
     for name in names:
         _slots.check_values(mdata, name, keys)
     if problem.fingerprint != str(params["known"]):

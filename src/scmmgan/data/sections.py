@@ -92,7 +92,7 @@ def read_column(mdata: MuData, name: str, column: Any, *, gaps: bool = False) ->
             "another column as `library_key`."
         )
     order = as_text(pd.Series(obs[column].cat.categories)).tolist() if hasattr(obs[column], "cat") else _sorted(there)
-    labels = pd.Categorical(text, categories=[section for section in order if section in set(there)])
+    labels = pd.Categorical(text, categories=[section for section in dict.fromkeys(order) if section in set(there)])
     return Sections(column, tuple(labels.categories), labels.codes.astype(int))
 
 

@@ -24,8 +24,8 @@ SPELL = r".str.upper().str.replace(r'^(ENS\w+)\.\d+$', r'\1', regex=True)"  # wh
 SUFFIX = re.compile(r"[._-]\d+$")  # what keeps repeated names apart, "CD3D-1"; part of the name in "TRAV8-2"
 FIRST = re.compile(r"^[^-_.:|/\s]+[-_.:|/\s]+")
 LAST = re.compile(r"[-_.:|/\s]+[^-_.:|/\s]+$")
-# behind the names of antibodies: clones in brackets, barcodes
-PATTERNS = (r"\s*[(\[][^()\[\]]*[)\]]$", r"[-_ ][ACGT]{10,}$")
+# behind names: clones in brackets; barcodes, and numbers of barcodes and genes: "-A0034", "_ENSG00000167286.5"
+PATTERNS = (r"\s*[(\[][^()\[\]]*[)\]]$", r"[-_ |](?:[ACGT]{10,}|[A-D]\d{3,4}|ENS[A-Z]*\d{11}(?:\.\d+)?)$")
 
 
 def spellings(first: Iterable[str], second: Iterable[str]) -> tuple[int, int]:
@@ -105,7 +105,9 @@ def _stripping(found: Iterable[Affix]) -> str:
 
 
 def _named(found: Iterable[Affix]) -> str:
-    words = dict(zip((*PATTERNS, SUFFIX.pattern), ("what stands in brackets", "barcodes", "version suffixes")))
+    words = dict(
+        zip((*PATTERNS, SUFFIX.pattern), ("what stands in brackets", "barcodes or identifiers", "version suffixes"))
+    )
     return " and ".join(words[text] if kind == "pattern" else f"the {kind} {text!r}" for kind, text in found)
 
 

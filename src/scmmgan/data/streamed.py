@@ -36,6 +36,9 @@ def streamed(values: Any, *, of_dask: bool = True) -> Any:
     # h5py's and zarr's arrays
     if numbers and hasattr(values, "chunks") and not isinstance(values, np.ndarray):
         return stacked(_of_array(values))
+    if isinstance(values, np.ma.MaskedArray):
+        # what is masked is not there
+        return np.ma.filled(values.astype(np.float32), np.nan) if np.ma.is_masked(values) else values.data
     return values
 
 

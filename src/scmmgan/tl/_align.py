@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -477,8 +478,14 @@ def _check_goes_on(arguments: Mapping[str, Any]) -> None:
         raise TypeError(f"`checkpoint_dir` must be a path, got {where!r}.")
     if arguments["method"] == "coupling":
         raise ValueError("`method='coupling'` trains nothing that could be kept. Leave `checkpoint_dir` out.")
-    if Path(where).exists() and not Path(where).is_dir():
-        raise ValueError(f"`checkpoint_dir` {str(where)!r} is a file. Name a directory.")
+    path = Path(where).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"`checkpoint_dir` {str(where)!r}: {str(there)!r} is a file. Name a directory.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(
+            f"`checkpoint_dir` {str(where)!r}: {str(there)!r} cannot be written to. Name another directory."
+        )
 
 
 def _is_auto(value: Any, argument: str) -> bool:

@@ -154,6 +154,8 @@ def compare(
     _modality.check_writable(mdata, names)
     keys = Keys(key_added)
     folder = None if keep is None else _comparison.folder(keep)
+    if not pd.api.types.is_list_like(seeds):
+        raise TypeError(f"`seeds` must be a list of whole numbers, e.g. `seeds=[0, 1, 2]`, got {seeds!r}.")
     common = _common(arguments, links, layer)
     entries = _methods(methods, common, mdata, (source, target))
     others = _others(mdata, (source, target), embeddings, layers)
@@ -354,6 +356,11 @@ def _others(
     layers: Mapping[str, str | Sequence[str]] | None,
 ) -> list[_Other]:
     """What other tools wrote; an error where it is not there, before any work is done."""
+    for argument, given in (("embeddings", embeddings), ("layers", layers)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(
+                f"`{argument}` must be a dict from names to keys, e.g. {{'other': 'X_other'}}, got {given!r}."
+            )
     found = []
     for name in dict.fromkeys([*(embeddings or {}), *(layers or {})]):
         of = [(given or {}).get(name, ()) for given in (embeddings, layers)]

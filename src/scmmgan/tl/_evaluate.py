@@ -307,14 +307,24 @@ def _read(
 ) -> _Values:
     """Values of an alignment: of at most 500 features, or of those asked for."""
     inputs, names = config["inputs"], pd.Index(config["var_names"][target], dtype=object)
-    names = _drawn(names, random_state) if features is None else names[_asked(features, config, source, target)]
+    if features is not None:
+        names = names[_asked(features, config, source, target)]
+    names = _still_there(mdata, target, names, inputs)
+    names = _drawn(names, random_state) if features is None else names
     written = [str(name) for name in _slots.record(mdata, Keys(key))["features"][target]]
     if set(names) <= set(written):
         mapped = get.mapped(mdata, source, target, key=key)[:, names].X
     else:
         mapped = get.mapped(mdata, source, target, features=list(names), key=key).X
-    own_names = pd.Index(config["var_names"][source], dtype=object)
+    own_names = _still_there(mdata, source, pd.Index(config["var_names"][source], dtype=object), inputs)
     return _with_mapped(mdata, (source, target), names, own_names, inputs, np.asarray(mapped))
+
+
+def _still_there(mdata: MuData, name: str, features: pd.Index, inputs: Mapping[str, Mapping[str, Any]]) -> pd.Index:
+    """Those of the features that were aligned that the modality still has: others have no measured values."""
+    if inputs[name]["use_rep"] is not None:
+        return features
+    return features[features.isin(mdata[name].var_names)]
 
 
 def _drawn(names: pd.Index, random_state: int) -> pd.Index:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from scmmgan.data import cells as _cells
 from scmmgan.data import derived as _derived
+from scmmgan.data import known as _known
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
@@ -61,8 +62,8 @@ def transfer(
         Modality whose cells have them.
     obs
         One or more columns of `mdata[target].obs`. Text, categories, booleans and whole numbers of at most 100 kinds
-        (clusters) are labels, other numbers are values; `.astype(float)` makes values of whole ones, too. Gaps (NaN, empty
-        text, infinite numbers) do not vote.
+        (clusters) are labels, other numbers are values; `.astype(float)` makes values of whole ones, too. Gaps (NaN, text
+        as "nan" or "-", infinite numbers) do not vote.
     random_state
         Seed of the approximate neighbour search, above 20,000 cells.
     key
@@ -200,9 +201,11 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
         column: Any = values.astype(np.float64).to_numpy(na_value=np.nan)
         column = np.where(np.isfinite(column), column, np.nan)
     elif isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind in "ObU" or _is_text(values):
-        text = pd.Series([None if pd.isna(v) or str(v) == "" else str(v) for v in values], dtype=object)
+        text = _known.as_text(values)
         # the order of the target's own categories; those without a cell are left out
-        ordered = [str(c) for c in values.cat.categories] if hasattr(values, "cat") else sorted(set(text.dropna()))
+        ordered = (
+            _known.as_text(pd.Series(values.cat.categories)) if hasattr(values, "cat") else sorted(set(text.dropna()))
+        )
         there = set(text.dropna())
         column = pd.Categorical(text, categories=[c for c in dict.fromkeys(ordered) if c in there])
     else:

@@ -126,7 +126,8 @@ def link_agreement(
     pair: Pair, plan: Plan, linked: Mapping[str, np.ndarray], landmarks: Mapping[str, Landmarks]
 ) -> np.ndarray:
     """Correlation (links,) of every linked feature of the source with its partner as the plan carries it over."""
-    own, target = linked[pair[0]], pair[1]
+    source, target = pair
+    own = linked[source]
     points = landmarks[target].mean(linked[target])
     if not in_blocks(len(own)):
         return column_correlation(image(plan, points), own.astype(np.float64))
