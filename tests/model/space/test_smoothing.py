@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scmmgan.model.space import linear
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
 
@@ -59,6 +60,24 @@ def test_rows_of_chosen_cells(kind: str, t: int, with_covariates: bool):
     found = matrix.of_cells(at)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, matrix.columns(np.arange(80))[at], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("t", [0, 1, 3])
+@pytest.mark.parametrize("with_covariates", [False, True])
+def test_moments_of_many_cells(kind: str, t: int, with_covariates: bool, monkeypatch: pytest.MonkeyPatch):
+    """By rows or by few columns at a time: the same numbers, and rounding is no variance."""
+    x = expression(130, 60)
+    x[:, 3] = 2.5
+    covariates = x[:, :2].astype(np.float64) - x[:, :2].mean(0) if with_covariates else None
+    matrix = SmoothedMatrix(FORMATS[kind](x), smoothing_operator(x) if t else None, t, covariates)
+    whole = matrix.moments()
+    for name, value in (("BLOCKED_FROM", 100), ("BLOCK_ROWS", 40), ("BLOCK_VALUES", 1_000)):
+        monkeypatch.setattr(linear, name, value)
+    mean, sd = matrix.moments()
+    np.testing.assert_allclose(mean, whole[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sd, whole[1], rtol=1e-4, atol=1e-6)
+    assert sd[3] == 0
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -120,8 +120,9 @@ def canonical(
 
     def rows_of_both() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         weights = [np.full(len(a), w / total) for (a, _), w in zip(parts, (1.0, 1.0, PAIR_WEIGHT))]
-        if not in_blocks(sum(map(len, weights))):
-            yield *(np.vstack(side).astype(np.float64) for side in zip(*parts)), np.concatenate(weights)
+        if not in_blocks(max(map(len, weights))):
+            a, b = (np.vstack(side).astype(np.float64) for side in zip(*parts))
+            yield a, b, np.concatenate(weights)
             return
         for (a, b), weight in zip(parts, weights):
             for at, block in row_blocks(a):

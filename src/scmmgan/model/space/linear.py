@@ -38,16 +38,16 @@ def in_blocks(n: int) -> bool:
 
 def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
     """Consecutive rows of a matrix, dense or CSR, and where they are; all at once where they are few and in memory."""
-    n = x.shape[0]
-    if is_mapped(x) and not (sp.issparse(x) and x.format == "csc"):
+    n, sparse = x.shape[0], bool(sp.issparse(x))
+    if is_mapped(x) and not (sparse and x.format == "csc"):
         yield from ((at, x[at]) for at in chunks(x))
         return
-    if not in_blocks(n) or (sp.issparse(x) and x.format != "csr"):
+    if not in_blocks(n) or (sparse and x.format != "csr"):
         yield slice(0, n), x
         return
     for start in range(0, n, BLOCK_ROWS):
         at = slice(start, min(start + BLOCK_ROWS, n))
-        if not sp.issparse(x):
+        if not sparse:
             yield at, x[at]
             continue
         # shares memory, as a slice of a sparse matrix does not, and one that is made of views neither
