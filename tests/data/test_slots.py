@@ -174,6 +174,7 @@ def test_params_say_what_was_used(small_aligned: md.MuData):
         "links": 1,
         "geometry": 0.1,
         "identity": 10,
+        "consistency": 0,
     }
     assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 128, 1e-3, 0)
     assert params["device"] in ("cpu", "cuda")

@@ -420,7 +420,8 @@ def coordinates(mdata: MuData, name: str, key: str) -> np.ndarray:
     if key not in adata.obsm:
         raise missing_key(f"obsm key in {name!r}", key, list(adata.obsm), places_in_obs(adata, name, key))
     stored: Any = streamed(adata.obsm[key])
-    stored = stored.toarray() if sp.issparse(stored) else np.asarray(stored)
+    sparse: bool = sp.issparse(stored)
+    stored = stored.toarray() if sparse else np.asarray(stored)
     values = _numbers(stored, f"obsm[{key!r}] of {name!r}")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or values.dtype.kind not in "biuf":
         raise ValueError(

@@ -21,7 +21,7 @@ MM = 1 / 25.4  # inches
 WIDTH = 170 * MM  # two columns of a journal
 
 # matplotlib draws letters as outlines in SVG and as Type 3 fonts in PDF, which other programs cannot edit
-VECTOR: dict[str, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42}
+VECTOR: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42}
 
 
 class Picture(Figure):
