@@ -72,7 +72,9 @@ def check(
         if shuffle == "names":
             names = sorted(of["label"].dropna().unique())
             of["label"] = of["label"].map(dict(zip(names, names[1:] + names[:1])))
-    smm.tl.align(hidden.mdata, *case[:2], **{"method": "coupling", "progress_bar": False, **given, **(more or {})})
+    # counts serve what comes after the verdict
+    how = {"method": "coupling", "counts": None, "save_model": False, "progress_bar": False}
+    smm.tl.align(hidden.mdata, *case[:2], **{**how, **given, **(more or {})})
     record = smm.get.diagnosis(hidden.mdata, *case[:2])
     row = {"verdict": record["verdict"], "grade": record["grade"], "supported": bool(record["supported"])}
     if scored.any() and not permute:

@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 
 mpl.use("Agg")
 PAGE = Path(__file__).parent / "gallery.md"
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with unpulled():
+        main()

@@ -203,6 +203,17 @@ FAILS: dict[str, tuple[list[str], int, str]] = {
     "two values": (["align", "a.h5mu", "--method", "a", "--method", "b", "-o", "x.h5mu"], 1, "one value is taken"),
     "no modality": (["evaluate", "a.h5mu", "--source", "x", "--target", "rna"], 1, "KeyError: No modality 'x'"),
     "ending": (["align", "a.h5mu", "-o", "x.txt"], 2, "its name must end in .h5mu or .zarr"),
+    "no h5mu": (
+        ["info", "text.h5mu"],
+        1,
+        "ValueError: 'text.h5mu' cannot be read as h5mu, h5ad or zarr, or is cut off",
+    ),
+    "a folder of others": (["align", "a.h5mu", "-o", "mine.zarr"], 2, "'mine.zarr': it is a folder and no zarr"),
+    "what is kept": (
+        ["compare", "a.h5mu", "--source", "rna", "--target", "protein", "-o", "x.png", "--keep", "mine.zarr"],
+        2,
+        "name another with --keep",
+    ),
     "a file as a folder": (["align", "a.h5mu", "-o", "rna.h5ad/x.h5mu"], 2, "cannot write to"),
 }
 
@@ -213,6 +224,8 @@ def test_one_line_and_a_status(
 ):
     command, status, message = FAILS[kind]
     monkeypatch.chdir(folder)
+    Path("text.h5mu").write_text("text")
+    Path("mine.zarr").mkdir(exist_ok=True)
     before = sorted(os.listdir())
     assert main(command) == status
     said = capsys.readouterr()

@@ -405,7 +405,7 @@ def test_public_function_checkers(old: str, new: str, complaint: str | None):
     assert any(complaint in text for text in found) if complaint else found == []
 
 
-HELPERS = {"pl": {"utils", "measured", "predicted", "tissue", "below"}}  # files that no user calls
+HELPERS = {"pl": {"utils", "measured", "predicted", "tissue", "below", "style"}}  # files that no user calls
 
 
 def test_one_file_one_function_one_test():
@@ -746,3 +746,8 @@ def test_constraints_are_pins():
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins[0] == "torch==2.13.0"
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][\w.]*", pin)] == []
+
+
+def test_options_of_mudata_are_set_in_one_place():
+    """mudata 0.4 has none."""
+    assert [file for file, text in TEXTS.items() if "set_options" in text] == ["settings.py"]

@@ -107,3 +107,18 @@ def test_the_verdict_is_one_line_in_a_plain_script():
         assert "rna and protein: " in line
         assert "scmmgan.get.diagnosis" in line
         assert len(line) < 300
+
+
+def test_unpulled_with_and_without_an_option(monkeypatch: pytest.MonkeyPatch):
+    """mudata 0.3 has the option, and gets its own value back; 0.4 has none."""
+    import mudata as md
+
+    if hasattr(md, "set_options"):
+        options = md.set_options().__enter__()
+        before = dict(options)
+        with smm.settings.unpulled():
+            assert options["pull_on_update"] is False
+        assert options == before
+        monkeypatch.delattr(md, "set_options")
+    with smm.settings.unpulled():
+        pass

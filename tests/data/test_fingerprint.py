@@ -357,6 +357,14 @@ def test_slots_that_are_needed(aligned: md.MuData, name: str, container: str, sl
         reader(aligned)
 
 
+def test_what_was_read_and_is_gone(aligned: md.MuData, fingerprint: Callable):
+    del aligned["rna"].var["gene"]
+    before = fingerprint(aligned)
+    with pytest.raises(ValueError, match=r"'scmmgan' was aligned with cannot be read any more. Restore it.*`links`"):
+        WRITERS["diagnose"](aligned)
+    assert fingerprint(aligned) == before
+
+
 def test_mapped_values_that_were_cut(aligned: md.MuData):
     aligned["rna"].obsm["scmmgan_protein"] = aligned["rna"].obsm["scmmgan_protein"][:, :5]
     with pytest.raises(ValueError, match="not 20 columns"):

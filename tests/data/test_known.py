@@ -331,11 +331,13 @@ def test_vocabulary_of_three_modalities():
         ({"a": ["type"], "b": ["type"]}, TypeError, r"`labels` must name an obs column.*got \['type'\]"),
         ({"a": "gaps", "b": "type"}, ValueError, r"share 0 names.*'a' has \[\], 'b' has \['B', 'T'\]"),
         ({"a": "one", "b": "type"}, ValueError, r"share 1 names.*'a' has \['T'\]"),
+        ({"a": "cell", "b": "type"}, ValueError, "obs column 'cell' of 'a' names 60 kinds of 60 cells.*are `pairs`"),
     ],
 )
 def test_labels_refused(columns: Any, error: type[Exception], message: str):
     mdata = make(
-        a={"type": np.resize(["T", "B"], 60), "gaps": np.nan, "one": "T"}, b={"type": np.resize(["T", "B"], 50)}
+        a={"type": np.resize(["T", "B"], 60), "gaps": np.nan, "one": "T", "cell": np.arange(60)},
+        b={"type": np.resize(["T", "B"], 50)},
     )
     with pytest.raises(error, match=message):
         read_labels(mdata, **columns)
@@ -469,7 +471,7 @@ def test_columns_of_all_features_are_named_and_the_code_runs(argument: str):
 # --- gaps that are written as text -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gap", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "-", "", " ", "null"])
+@pytest.mark.parametrize("gap", ["nan", "NaN", "None", "NA", "N/A", "<NA>", "-", "", " ", "null", "Null", "?"])
 def test_text_that_stands_for_a_gap(gap: str):
     column = pd.Series(["T", "B", gap, f" {gap} ", "NK", "A-1"], dtype="category")
     assert _known.as_text(column).tolist() == ["T", "B", None, None, "NK", "A-1"]

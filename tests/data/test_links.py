@@ -196,7 +196,7 @@ def test_links_given_twice(caplog: pytest.LogCaptureFixture):
 
 
 def test_unknown_names_in_a_table_in_other_spellings(caplog: pytest.LogCaptureFixture):
-    links = pd.DataFrame({"rna": ["g0", "G1.1", "G2", "G3", "?"], "protein": ["A0", "A1", "A2", "A3", "A4"]})
+    links = pd.DataFrame({"rna": ["g0", "G1.1", "G2", "G3", "x?"], "protein": ["A0", "A1", "A2", "A3", "A4"]})
     with caplog.at_level(logging.WARNING, logger="scmmgan"), pytest.raises(ValueError, match="matches 2 features"):
         link_table(make(GENES, ANTIBODIES), "rna", "protein", links)
     assert "Of 5 names for 'rna' 2 are there, 3 after upper-casing, 4 without version suffixes." in caplog.text
@@ -248,6 +248,15 @@ def test_column_types_and_gaps(dtype: str):
     mdata = make(["A", "B", "C", "nan", "None"], list("pqrst"), protein_gene=column)
     # an empty entry links nothing, nor does one that stands for it
     assert pairs(link_table(mdata, "rna", "protein", "gene")) == {("A", "p"), ("B", "p"), ("C", "r")}
+
+
+@pytest.mark.parametrize("other", [float, "Int64", str])
+def test_numbers_of_any_type_are_keys(other: Any):
+    """A gap makes floats of whole numbers, as of Entrez ids: 7.0 is 7."""
+    rna = pd.Series([7.0, None, 12.0, 30.0, 41.0])
+    mdata = make(list("abcde"), list("vwxy"), rna_entrez=rna.to_numpy(), protein_entrez=np.array([12, 7, 41, 5]))
+    mdata["protein"].var["entrez"] = mdata["protein"].var["entrez"].astype(other)
+    assert pairs(link_table(mdata, "rna", "protein", "entrez")) == {("a", "w"), ("c", "v"), ("e", "x")}
 
 
 def test_no_link_twice():
@@ -324,6 +333,13 @@ def test_tables_of_other_types(dtype: str):
     assert table["rna"].dtype == table["protein"].dtype == object
 
 
+def test_space_around_the_names_of_a_table():
+    spaced = own_table().apply(lambda names: " " + names.astype(str) + "\t")
+    mdata = make([*GENES[1:], " G0\t"], ANTIBODIES)
+    # a name that is there as it is written stays
+    assert pairs(link_table(mdata, "rna", "protein", spaced)) == {(" G0\t", "A0"), *zip(GENES[1:4], ANTIBODIES[1:4])}
+
+
 def test_tables_are_left_alone():
     links = own_table(weight=[1, 2, 3, 4])
     before = links.copy()
@@ -388,7 +404,26 @@ def test_a_column_that_names_no_genes_is_refused(monkeypatch: pytest.MonkeyPatch
 
 # --- gaps, fillers, lists ----------------------------------------------------------------------------------------
 
-FILLERS = ["nan", "NaN", "None", "none", "NA", "N/A", "<NA>", "-", "", " ", "null", "nan-1", "NA-2"]
+FILLERS = [
+    "nan",
+    "NaN",
+    "None",
+    "none",
+    "NA",
+    "N/A",
+    "<NA>",
+    "-",
+    "",
+    " ",
+    "null",
+    "Null",
+    "Na",
+    "N.A.",
+    "--",
+    "?",
+    "nan-1",
+    "NA-2",
+]
 
 
 @pytest.mark.parametrize("gap", FILLERS)
@@ -424,6 +459,12 @@ def test_a_filler_links_nothing(caplog: pytest.LogCaptureFixture):
         caplog.clear()
         assert len(link_table(filled("unknown", n, m), "rna", "protein", "auto")) == 5
         assert f"'unknown' names {n} features of 'rna' and {m} of 'protein'" in caplog.text
+
+
+def test_a_filler_is_no_better_choice(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        assert len(link_table(filled("unknown", 7, 4), "rna", "protein", "auto")) == 5
+    assert "entries of" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -474,15 +515,16 @@ MARKERS = ["KLRB1", "NCAM1", "HLA-DRA", "MS4A1", "PTPRC", "SELL", "IL7R", "H2-K1
 @pytest.mark.parametrize(
     "spell",
     ["{}_TotalSeqB", "{}-TotalSeqA", "{}_TotalSeq_C", "Hu.{}", "adt_{}", "prot:{}", "anti-human {}", "{} (UCHT1)",
-     "{}-ACGTTGCATGCATGA", "adt_{}_TotalSeqB", "GRCh38_{}", "{}.ADT"],
+     "{}-ACGTTGCATGCATGA", "adt_{}_TotalSeqB", "GRCh38_{}", "{}.ADT", "{}-A00%s", "{}_ENSG000000000%s.2"],
 )  # fmt: skip
 @pytest.mark.parametrize("side", [0, 1])
 def test_affixes_are_found_and_what_to_type(spell: str, side: int, caplog: pytest.LogCaptureFixture):
-    sides = [[*MARKERS, "ACTB", "EEF2"], [spell.format(g) for g in MARKERS]]
+    spelt = [spell.format(g).replace("%s", f"{22 + i}") for i, g in enumerate(MARKERS)]
+    sides = [[*MARKERS, "ACTB", "EEF2"], spelt]
     mdata = make(*(sides if side else sides[::-1]))
     message = said(mdata)
     assert "8 entries of var_names" in message
-    expected = {(g, spell.format(g)) if side else (spell.format(g), g) for g in MARKERS}
+    expected = set(zip(MARKERS, spelt)) if side else set(zip(spelt, MARKERS))
     assert pairs(typed(mdata, message)) == expected
     # the automatic choice says the same, or knows the antibodies
     mdata = make(*[[g.replace("1", "x") for g in of] for of in (sides if side else sides[::-1])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -255,12 +256,13 @@ def placed(**obsm: Any) -> md.MuData:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("dtype", ["float32", "int64", "frame"])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "frame", "sparse"])
 def test_coordinates(dims: int, dtype: str):
     where = np.random.default_rng(0).integers(0, 99, (40, dims))
     mdata = placed()
     as_given = pd.DataFrame(where, index=mdata["a"].obs_names, columns=list("xyz")[:dims])
-    mdata["a"].obsm["spatial"] = as_given if dtype == "frame" else where.astype(dtype)
+    forms = {"frame": as_given, "sparse": sp.csr_matrix(where)}
+    mdata["a"].obsm["spatial"] = forms[dtype] if dtype in forms else where.astype(dtype)
     # one name is of the modalities that have it; a dict says which
     for spatial in ("spatial", {"a": "spatial"}, {"a": "spatial", "b": None}):
         found = _modality.read_coordinates(mdata, ["a", "b"], spatial)
@@ -353,6 +355,27 @@ def test_features_and_cells_with_nan_are_named():
     for stored in (x, sp.csr_matrix(x)):
         with pytest.raises(ValueError, match=r"3 NaN.*2 of \d+ features \('\w+2', '\w+4'\) and 3 of 40 cells \('\w+3'"):
             _modality.read_matrix(make(stored), "a")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
+@pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, sp.csr_array])
+def test_entries_that_are_stored_in_parts(dtype: str, form: Callable, caplog: pytest.LogCaptureFixture):
+    """Each entry as twice its half, as of matrices that were put together from coordinates: squares would differ."""
+    whole = form(sp.csr_matrix(2 * values()))
+    parts = form(whole.shape, dtype=np.float32)
+    parts.data, parts.indices = np.repeat(whole.data / 2, 2).astype(dtype), np.repeat(whole.indices, 2)
+    parts.indptr = 2 * whole.indptr
+    read = _modality.read_matrix(make(parts), "a")[0]
+    np.testing.assert_array_equal(read.data, sp.csr_matrix(whole).data)
+    assert parts.nnz == 2 * whole.nnz  # the input stays
+
+
+def test_masked_values_are_not_read():
+    x = np.ma.masked_array(values(), mask=False)
+    np.testing.assert_array_equal(_modality.read_matrix(make(x), "a")[0], x.data)
+    x[3, 2] = np.ma.masked
+    with pytest.raises(ValueError, match=r"1 NaN.*\('\w+2'\) and 1 of 40 cells \('\w+3'"):
+        _modality.read_matrix(make(x), "a")
 
 
 @pytest.mark.parametrize(("highest", "noticed"), [(1, False), (2, True), (49, True)])
@@ -509,3 +532,8 @@ def test_what_are_no_counts(kind: str, form: Callable, caplog: pytest.LogCapture
     assert "layers['counts'] of 'a' holds no whole numbers" in caplog.text
     with pytest.raises(ValueError, match=r"layers\['counts'\] of 'a' holds no counts"):
         _modality.read_counts(mdata, "a", "counts")
+
+
+def test_x_is_no_layer():
+    """anndata 0.13 lists it, as None."""
+    assert _modality.layers_of(SimpleNamespace(layers={None: 1, "counts": 2})) == ["counts"]

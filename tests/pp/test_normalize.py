@@ -145,12 +145,10 @@ def test_refuses_empty_cells():
     x = counts()
     x[[4, 7]] = 0
     mdata = make(x)
-    with pytest.raises(ValueError, match="2 of 30 cells have no counts"):
+    with pytest.raises(ValueError, match="2 of 30 cells have no counts") as refused:
         smm.pp.normalize(mdata, "a", kind="log1p")
     # the way out that the message names
-    totals = mdata["a"].X.sum(axis=1)
-    mdata.mod["a"] = mdata["a"][totals > 0].copy()
-    mdata.update()
+    exec(str(refused.value).split("`")[1], {"mdata": mdata, "numpy": np})
     smm.pp.normalize(mdata, "a", kind="log1p")
     assert mdata["a"].layers["log1p"].shape == (28, 12)
 

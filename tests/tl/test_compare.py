@@ -368,6 +368,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "choose another name",
     ),
     "seed": ({"seeds": [-1]}, ValueError, "`seeds` must be at least 0"),
+    "number of seeds": ({"seeds": 3}, TypeError, r"must be a list of whole numbers, e.g. `seeds=\[0, 1, 2\]`, got 3"),
+    "embeddings": ({"embeddings": "X_other"}, TypeError, "`embeddings` must be a dict from names to keys"),
 }
 
 

@@ -101,6 +101,18 @@ def test_shared_features_are_compared_with_the_cells_own():
     assert one.loc[way, "value"] == pytest.approx(expected[mdata["rna"][:, shared].var_names == shared[0]][0], abs=1e-5)
 
 
+def test_features_that_are_left(small_coupled: md.MuData, table: pd.DataFrame):
+    part = small_coupled.copy()
+    with md.set_options(pull_on_update=False):
+        part = md.MuData({"rna": part["rna"][:, 3:].copy(), "protein": part["protein"][:, ::2].copy()})
+    part.uns = small_coupled.uns
+    found = scores(part).loc[("js_distance", "rna → protein")]
+    assert found["n"] == part["protein"].n_vars
+    assert np.isfinite(found["value"])
+    gone = str(small_coupled["protein"].var_names[1])
+    assert ("js_distance", "rna → protein") not in scores(part, features=[gone]).index
+
+
 REFUSED = {
     "one modality": ({"target": "rna"}, ValueError, "are both 'rna'"),
     "few pairs": (

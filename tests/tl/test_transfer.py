@@ -94,8 +94,8 @@ def test_gaps_do_not_vote(aligned_toy: md.MuData):
     obs = aligned_toy["protein"].obs
     full = obs["cell_type"].astype(object)
     gaps = np.random.default_rng(0).random(len(obs)) < 0.5
-    obs["half"] = full.where(~gaps, np.random.default_rng(1).choice(["", np.nan], len(obs)).astype(object))
-    obs["half"] = obs["half"].where(obs["half"] != "nan", None)
+    obs["half"] = full.where(~gaps, np.random.default_rng(1).choice(["", "nan", "-", "NA"], len(obs)))
+    obs["half"] = obs["half"].where(obs["half"] != "NA", None)
     obs["number"] = np.where(gaps, np.nan, 3.0)
     smm.tl.transfer(aligned_toy, "rna", "protein", obs=["half", "number"])
     rna = aligned_toy["rna"].obs

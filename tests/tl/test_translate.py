@@ -109,6 +109,16 @@ def test_features_by_name(split, caplog: pytest.LogCaptureFixture):
         smm.tl.translate(other[:, :3], "rna", "protein", model=train)
 
 
+@pytest.mark.parametrize(("factor", "said"), [(1.0, False), (10.0, True), (0.0, True)])
+def test_other_units_are_noticed(split, factor: float, said: bool, caplog: pytest.LogCaptureFixture):
+    train, cells, _ = split
+    # a few cells of one kind are no other units
+    rna = cells["rna"][:3].copy()
+    rna.X = rna.X * factor
+    smm.tl.translate(rna, "rna", "protein", model=train)
+    assert ("in other units" in caplog.text) == said
+
+
 def test_a_type_that_training_lacked_is_out_of_distribution():
     whole = smm.datasets.toy(n_cells=300)
     lacks = {m: whole[m].obs["cell_type"].astype(str).to_numpy() == "type_E" for m in NAMES}

@@ -26,7 +26,7 @@ logger = logging.getLogger("scmmgan")
 
 # what str() makes of a gap, and what files have in its place, in any case
 _GAPS = ("", "-", "--", ".", "?", "NaN", "None", "NA", "N/A", "N.A.", "#N/A", "<NA>", "NaT", "null")
-GAPS = tuple(dict.fromkeys(case(gap) for gap in _GAPS for case in (str, str.lower, str.upper, str.capitalize)))
+GAPS = tuple(dict.fromkeys(of for gap in _GAPS for of in (gap, gap.lower(), gap.upper(), gap.capitalize())))
 # columns by which other tools name coordinates
 _PLACES = (
     ("x", "y", "z"), ("x", "y"), ("X", "Y"), ("x_centroid", "y_centroid"), ("center_x", "center_y"),

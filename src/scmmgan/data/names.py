@@ -27,7 +27,7 @@ def keys(mdata: MuData, name: str, column: str) -> pd.Series:
     entries = var.index if column == "var_names" or column not in var else var[column]
     if pd.api.types.is_numeric_dtype(entries.dtype):
         # 7.0, which gaps make of an Entrez id, is 7
-        entries = entries.convert_dtypes()
+        entries = pd.Series(entries).convert_dtypes()
     features, found = [], []
     # a loop: of 200,000 peaks every pass of pandas over text takes a tenth of a second
     for feature, entry, missing in zip(*(list(values) for values in (var.index, entries, entries.isna()))):

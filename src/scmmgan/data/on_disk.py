@@ -14,7 +14,7 @@ from anndata import AnnData
 from anndata.io import write_elem
 
 from scmmgan.data.directory import put_in_place
-from scmmgan.model.defaults import STORED_COLUMNS, STORED_ROWS
+from scmmgan.model.defaults import STORED_CHUNK
 
 ENDINGS = (".zarr", ".h5ad")
 
@@ -75,7 +75,7 @@ def _fill(group: Any, adata: AnnData, blocks: Iterable[np.ndarray]) -> None:
             del group[name]
     create = group.create_array if hasattr(group, "create_array") else group.create_dataset
     # some columns of all cells, and some cells of all columns, are quick to read
-    chunks = tuple(max(1, min(of)) for of in zip(adata.shape, (STORED_ROWS, STORED_COLUMNS)))
+    chunks = tuple(max(1, min(size, STORED_CHUNK)) for size in adata.shape)
     values = create("X", shape=adata.shape, chunks=chunks, dtype="float32")
     values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     start = 0

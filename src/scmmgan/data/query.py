@@ -11,7 +11,7 @@ import pandas as pd
 
 from scmmgan.data import modality as _modality
 from scmmgan.data.known import as_text
-from scmmgan.model.defaults import MAX_MISSING
+from scmmgan.model.defaults import MAX_MISSING, UNITS_FACTOR
 from scmmgan.model.problem import Values
 from scmmgan.model.space.scratch import columns_of
 
@@ -75,6 +75,7 @@ def read_query(cells: AnnData, source: str, model: Trained | TrainedLatent) -> Q
     own = cells.var_names.astype(object).get_indexer(features[needed])
     _check_missing(features[needed[own < 0]], model.weights(source)[needed[own < 0]], len(needed), source)
     values = _modality.read_values(cells, source, layer=of.layer, columns=own[own >= 0])
+    _warn_of_units(model.scale(values, needed[own >= 0], source), source)
     batch = _batches(cells, source, of)
     if of.counts is None or not model.imputations.get(source):
         return Query(values, needed[own >= 0], batch)
@@ -105,6 +106,15 @@ def _check_missing(names: pd.Index, weights: np.ndarray, total: int, source: str
     logger.warning(
         "%s, %.0f %% of the variance of the model: they count as the training mean.", said, 100 * weights.sum()
     )
+
+
+def _warn_of_units(scale: float, source: str) -> None:
+    """Log a warning where values of new cells are many times those of training cells, or a small part of them."""
+    if np.isfinite(scale) and not 1 / UNITS_FACTOR < scale < UNITS_FACTOR:
+        logger.warning(
+            "Values of the new cells are %.2g times those that %r was aligned with, on average: in other units (scaled, normalised "
+            "otherwise)? What is mapped is right in the units of then only.", scale, source,
+        )  # fmt: skip
 
 
 def _batches(cells: AnnData, source: str, of: Input) -> np.ndarray:

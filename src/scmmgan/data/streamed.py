@@ -39,6 +39,13 @@ def streamed(values: Any, *, of_dask: bool = True) -> Any:
     if isinstance(values, np.ma.MaskedArray):
         # what is masked is not there
         return np.ma.filled(values.astype(np.float32), np.nan) if np.ma.is_masked(values) else values.data
+    if (
+        isinstance(values, sp.csr_matrix | sp.csc_matrix | sp.csr_array | sp.csc_array)
+        and not values.has_canonical_format
+    ):
+        # entries that are stored in parts are one value each
+        values = values.astype(np.float32 if values.dtype == np.float16 else values.dtype, copy=True)
+        values.sum_duplicates()
     return values
 
 

@@ -14,22 +14,22 @@ from scmmgan.model.defaults import SHOWN_AFTER
 logger = logging.getLogger("scmmgan")
 
 Item = TypeVar("Item")
-_SHOWN: ContextVar[bool] = ContextVar("_SHOWN", default=False)
+_is_shown: ContextVar[bool] = ContextVar("_is_shown", default=False)
 
 
 @contextmanager
 def shown(show: bool) -> Iterator[None]:
     """Show the `tracked` loops inside, if that is asked for."""
-    before = _SHOWN.set(bool(show))
+    before = _is_shown.set(bool(show))
     try:
         yield
     finally:
-        _SHOWN.reset(before)
+        _is_shown.reset(before)
 
 
 def tracked(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
     """The items of a loop, with a bar and the time that is left where the loop takes longer than two seconds."""
-    if not _SHOWN.get():
+    if not _is_shown.get():
         return items
     from tqdm.auto import tqdm
 

@@ -177,7 +177,8 @@ def spatial_map(
     low, high = tissues[0].limits
     shape = (len(rows), len(panels[0]))
     ratio = float((high[1] - low[1]) / (high[0] - low[0]))
-    width, inches = layout([row for _, _, row in rows], ratio=ratio)
+    note = not_validated(mdata, chosen, source, target)
+    width, inches = layout([row for _, _, row in rows], ratio=ratio, note=note)
     letters = max(int((width * ratio + 0.1) * 72 / (0.7 * TEXT)), 6)  # of a name along a row, bold
     figure, axes = make_axes(ax, shape[0] * shape[1], shape=shape, size=inches)
     axes = axes.reshape(shape)
@@ -194,7 +195,6 @@ def spatial_map(
             # labels have no mapped panel: its place holds their legend
             labels = of[0].colors.legend
             places[1].legend(handles=of[0].colors.handles(), loc="upper left", ncols=-(-len(labels) // 12), **LEGEND)
-    note = not_validated(mdata, chosen, source, target)
     return finish(figure, axes, own=ax is None, show=show, return_fig=return_fig, below=note)
 
 
@@ -339,13 +339,20 @@ def doubt_panels(
     return panels
 
 
-def layout(panels: list[list[Panel]], *, ratio: float) -> tuple[float, tuple[float, float]]:
+def layout(panels: list[list[Panel]], *, ratio: float, note: str) -> tuple[float, tuple[float, float]]:
     """Width of a panel, and width × height of the figure in inches."""
-    # the gap between panels takes 0.15 inches, the names of rows 0.32, a colour bar 0.4, the heads 0.4
+    # the gap between panels takes 0.15 inches, the names of rows 0.32, a colour bar 0.4, the heads 0.4, a line above a
+    # panel 0.15, what stands below 0.35
     width = min((WIDTH - 0.32) / len(panels[0]) - 0.15, TALLEST / ratio)
-    heights = [width * ratio + 0.1 + 0.4 * any(panel.bar for panel in row) for row in panels]
+    heights = [
+        width * ratio
+        + 0.1
+        + 0.4 * any(of.bar for of in row)
+        + 0.15 * any(of.note for of in row if of.colors is not None)
+        for row in panels
+    ]
     heads = 0.4 * any(panel.head for row in panels for panel in row)
-    return width, ((width + 0.15) * len(panels[0]) + 0.32, sum(heights) + heads + 0.05)
+    return width, ((width + 0.15) * len(panels[0]) + 0.32, sum(heights) + heads + 0.05 + 0.35 * bool(note))
 
 
 def draw_panel(figure: Figure, ax: Axes, tissue: Tissue, panel: Panel, head: str, width: float) -> None:

@@ -201,10 +201,10 @@ def _checked(values: Any, cells: pd.Index, features: pd.Index, where: str, *, wh
     _check_counts(values.data if is_sparse else values, where, whole=whole)
     n_empty = int((np.asarray(counts.sum(axis=1)).ravel() == 0).sum())
     if n_empty:
-        modality = where.rpartition("modality ")[2]
+        slot, _, modality = where.partition(" of modality ")
         raise ValueError(
-            f"{n_empty} of {len(cells)} cells have no counts in {where}. Remove them first: "
-            f"`mdata.mod[{modality}] = mdata[{modality}][totals > 0].copy(); mdata.update()`."
+            f"{n_empty} of {len(cells)} cells have no counts in {where}. Remove them first: `mdata.mod[{modality}] = "
+            f"mdata[{modality}][numpy.ravel(mdata[{modality}].{slot}.sum(1)) > 0].copy(); mdata.update()`."
         )
     return counts
 

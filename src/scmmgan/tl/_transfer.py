@@ -203,10 +203,8 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
     elif isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind in "ObU" or _is_text(values):
         text = _known.as_text(values)
         # the order of the target's own categories; those without a cell are left out
-        ordered = (
-            _known.as_text(pd.Series(values.cat.categories)) if hasattr(values, "cat") else sorted(set(text.dropna()))
-        )
-        there = set(text.dropna())
+        there = sorted(set(text.dropna()))
+        ordered = _known.as_text(pd.Series(values.cat.categories)).tolist() if hasattr(values, "cat") else there
         column = pd.Categorical(text, categories=[c for c in dict.fromkeys(ordered) if c in there])
     else:
         raise TypeError(f"obs column {name!r} of {target!r} is of dtype {values.dtype}: neither labels nor numbers.")

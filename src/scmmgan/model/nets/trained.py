@@ -101,6 +101,18 @@ class Trained:
         found[reference.own.features] = reference.variance @ reference.own.loadings**2
         return found / max(found.sum(), 1e-300)
 
+    def scale(self, values: Values, columns: np.ndarray, modality: str) -> float:
+        """How many times the mean values (n × g', of the features at `columns`) of training cells those of new cells are.
+
+        NaN where training values are about zero on average, so that no factor says anything.
+        """
+        own = [of.own for of in self.references[modality]]
+        _, at, there = np.intersect1d(own[0].features, columns, return_indices=True)
+        center = np.mean([of.center for of in own], axis=0)[at]
+        mean = np.asarray(values.mean(0)).ravel()[there]
+        known = (center**2).sum() > (own[0].sd[at] ** 2).sum()
+        return float(mean @ center / (center @ center)) if known else np.nan
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Trained:
         """The model of a record that is whole; ValueError, KeyError or TypeError where its parts do not fit each other."""
@@ -191,6 +203,10 @@ class TrainedLatent:
     def weights(self, modality: str) -> np.ndarray:
         """Share (g,) of what is read that each feature carries."""
         return self.mapper.shares(modality)
+
+    def scale(self, values: Values, columns: np.ndarray, modality: str) -> float:
+        """Nothing is kept that new cells could be compared with: NaN."""
+        return np.nan
 
 
 def rebuilt(record: Mapping[str, Any]) -> Trained | TrainedLatent:

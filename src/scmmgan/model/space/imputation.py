@@ -31,7 +31,7 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.problem import Pair, Problem, Values
 from scmmgan.model.space.domain import Domain
-from scmmgan.model.space.linear import constant, solve_ridge
+from scmmgan.model.space.linear import constant, product, solve_ridge, transposed_product
 from scmmgan.model.space.pca import Standardized, column_moments, principal_axes
 from scmmgan.model.space.scratch import columns_of
 from scmmgan.model.space.smoothing import SmoothedMatrix
@@ -178,13 +178,13 @@ def _positions(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _row_sums(counts: Values) -> np.ndarray:
-    return np.asarray(counts @ np.ones(counts.shape[1]))
+    return product(counts, np.ones(counts.shape[1]))
 
 
 def _rates(own: Values, other: Values) -> np.ndarray:
     """How much more of each feature (l,) the source catches than the target, among the features of both."""
     # float64: a sparse matrix sums in its own precision
-    shares = [np.asarray(np.ones(v.shape[0]) @ v) for v in (own, other)]
+    shares = [transposed_product(v, one) for v in (own, other) for one in [np.ones(v.shape[0])]]
     a, b = (v / max(v.sum(), 1.0) + 1e-6 for v in shares)
     return np.clip(a / b, 1 / MAX_RATE, MAX_RATE)
 

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scmmgan.model.defaults import BLOCK_ROWS, BLOCK_VALUES, BLOCKED_FROM, CONSTANT_SD, STRAIGHT_RIDGE
+from scmmgan.model.space.scratch import chunks, is_mapped
 
 
 def constant(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -36,8 +37,11 @@ def in_blocks(n: int) -> bool:
 
 
 def row_blocks(x: Any) -> Iterator[tuple[slice, Any]]:
-    """Consecutive rows of a matrix, dense or CSR, and where they are; all of them at once where there are not many."""
+    """Consecutive rows of a matrix, dense or CSR, and where they are; all at once where they are few and in memory."""
     n, sparse = x.shape[0], bool(sp.issparse(x))
+    if is_mapped(x) and not (sparse and x.format == "csc"):
+        yield from ((at, x[at]) for at in chunks(x))
+        return
     if not in_blocks(n) or (sparse and x.format != "csr"):
         yield slice(0, n), x
         return
@@ -62,19 +66,28 @@ def column_blocks(n: int, width: int) -> Iterator[slice]:
 
 
 def product(x: Any, v: np.ndarray) -> np.ndarray:
-    """The product of a matrix x, dense or CSR, with v: dense (n × k); a block of rows at a time has the precision of v."""
-    out = np.empty((x.shape[0], v.shape[1]), dtype=np.result_type(x.dtype, v.dtype))
+    """The product of a matrix x with a dense v, (n × k) or (n,), in blocks of rows; it has the precision of both."""
+    if _by_column(x):
+        return transposed_product(x.T, v)
+    out = np.empty((x.shape[0], *v.shape[1:]), dtype=np.result_type(x.dtype, v.dtype))
     for at, part in row_blocks(x):
         out[at] = part @ v
     return out
 
 
 def transposed_product(x: Any, u: np.ndarray) -> np.ndarray:
-    """The product of its transpose with u, (g × k), likewise."""
-    out = np.zeros((x.shape[1], u.shape[1]), dtype=np.result_type(x.dtype, u.dtype))
+    """The product of its transpose with u, (g × k) or (g,), likewise; sums over many blocks are in double precision."""
+    if _by_column(x):
+        return product(x.T, u)
+    out = np.zeros((x.shape[1], *u.shape[1:]))
     for at, part in row_blocks(x):
         out += part.T @ u[at]
-    return out
+    return out.astype(np.result_type(x.dtype, u.dtype), copy=False)
+
+
+def _by_column(x: Any) -> bool:
+    """Whether a matrix is in a file, stored by column."""
+    return bool(sp.issparse(x)) and x.format == "csc" and is_mapped(x)
 
 
 def solve_ridge(gram: np.ndarray, cross: np.ndarray, penalty: float) -> np.ndarray:

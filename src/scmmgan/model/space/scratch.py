@@ -133,7 +133,10 @@ def rowwise(x: Any, make: Callable[[slice], Any], entries: int | None = None) ->
 
 def rows_of(x: Values | sp.csc_matrix, rows: np.ndarray | slice) -> Any:
     """Chosen rows."""
-    if isinstance(rows, slice) or not is_mapped(x):
+    if isinstance(rows, slice):
+        # SciPy would copy all of them
+        return x if rows == slice(None) else x[rows]
+    if not is_mapped(x):
         return x[rows]
     # by number: the blocks follow in the order that is asked for
     at = np.flatnonzero(rows) if rows.dtype == bool else rows
@@ -223,8 +226,9 @@ def _room(size: int, dtype: np.dtype) -> np.ndarray:
         return np.empty(0, dtype)
     with tempfile.TemporaryFile(prefix="scmmgan") as file:
         try:
-            # else a full disk would show when it is too late to say so
-            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+            if hasattr(os, "posix_fallocate"):  # else a full disk would show when it is too late to say so
+                os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+            file.truncate(size * dtype.itemsize)
         except OSError as error:
             raise _no_room(error) from error
         return np.asarray(np.memmap(file, dtype, "r+", shape=(size,)))

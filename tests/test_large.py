@@ -1,0 +1,203 @@
+"""Data larger than memory, in files and of dask: the same results, and never the whole matrix in memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import zarr
+from anndata.io import sparse_dataset, write_elem
+
+import scmmgan as smm
+from scmmgan.data import read as _read
+from scmmgan.data import streamed as _streamed
+from scmmgan.model.space import scratch, smoothing
+from scmmgan.model.space.domain import model_space
+
+ARGUMENTS: dict[str, Any] = {"links": "gene", "pairs": None, **_read.PER_MODALITY}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch):
+    for module in (scratch, _streamed):
+        monkeypatch.setattr(module, "CHUNK", 2**10)
+    monkeypatch.setattr(smoothing, "DENSE", 2**10)
+
+
+def counted(n_cells: int = 100) -> md.MuData:
+    mdata = smm.datasets.toy(n_cells=n_cells, n_features=[30, 20])
+    rng = np.random.default_rng(0)
+    for adata in mdata.mod.values():
+        adata.X = sp.csr_matrix(rng.poisson(np.expm1(adata.X.clip(0, 4)) + 0.2), dtype=np.float32)
+    return mdata
+
+
+def in_files(mdata: md.MuData, folder: Path) -> md.MuData:
+    """The same with its matrices in a zarr file, of which nothing is read."""
+    parts = {}
+    for name, adata in mdata.mod.items():
+        group = zarr.open_group(folder / f"{name}.zarr", mode="w", zarr_format=2)
+        write_elem(group, "X", adata.X)
+        parts[name] = ad.AnnData(sparse_dataset(group["X"]), obs=adata.obs.copy(), var=adata.var.copy())
+    return md.MuData(parts)
+
+
+def of_dask(mdata: md.MuData, rows: int = 17) -> md.MuData:
+    da = pytest.importorskip("dask.array")
+    parts = {}
+    for name, adata in mdata.mod.items():
+        x = da.from_array(adata.X.toarray(), chunks=(rows, -1)).map_blocks(sp.csr_matrix)
+        parts[name] = ad.AnnData(x, obs=adata.obs.copy(), var=adata.var.copy())
+    return md.MuData(parts)
+
+
+def aligned(mdata: md.MuData) -> md.MuData:
+    for name in mdata.mod:
+        smm.pp.normalize(mdata, name, kind="log1p")
+    smm.tl.align(mdata, links="gene", layer="log1p", max_steps=3, progress_bar=False)
+    return mdata
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("form", ["files", "dask"])
+def test_same_results_as_in_memory(form: str, tmp_path: Path):
+    mdata = counted()
+    lazy = aligned(in_files(mdata, tmp_path) if form == "files" else of_dask(mdata))
+    aligned(mdata)
+    for name in mdata.mod:
+        for slot in ("X_scmmgan", f"scmmgan_{'protein' if name == 'rna' else 'rna'}"):
+            np.testing.assert_allclose(lazy[name].obsm[slot], mdata[name].obsm[slot], atol=1e-4)
+    # what follows reads it once more
+    smm.tl.correlations(lazy, "rna", "protein", gene="protein_gene_0", progress_bar=False)
+    smm.tl.uncertainty(lazy, "rna", "protein", method="coupling", progress_bar=False)
+    smm.tl.uncertainty(mdata, "rna", "protein", method="coupling", progress_bar=False)
+    pd.testing.assert_series_equal(
+        lazy["protein"].var["scmmgan_uncertainty"], mdata["protein"].var["scmmgan_uncertainty"], atol=1e-4
+    )
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["log1p", "clr", "tfidf"])
+@pytest.mark.parametrize("form", ["files", "dask"])
+def test_normalised_values(form: str, kind: Any, tmp_path: Path):
+    mdata = counted()
+    lazy = in_files(mdata, tmp_path) if form == "files" else of_dask(mdata)
+    for data in (mdata, lazy):
+        smm.pp.normalize(data, "rna", kind=kind)
+    expected, got = mdata["rna"].layers[kind], lazy["rna"].layers[kind]
+    if form == "dask":
+        # computed when it is asked for
+        assert got.dtype == np.float32
+        got = got.compute()
+    else:
+        assert scratch.is_mapped(got)
+    assert got.format == "csr"
+    np.testing.assert_allclose(got.toarray(), expected.toarray(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("form", ["files", "dask"])
+def test_what_are_no_counts_is_said_before_anything_is_written(form: str, tmp_path: Path):
+    cases: list[tuple[Callable[[np.ndarray], Any], str]] = [
+        (lambda x: x.__setitem__((99, 3), 0.5), "not whole numbers"),
+        (lambda x: x.__setitem__((99, 3), -1), "negative values"),
+        (lambda x: x.__setitem__((99, 3), np.nan), "NaN or infinite"),
+        (lambda x: x.__setitem__(99, 0), "have no counts"),
+    ]
+    for i, (change, message) in enumerate(cases):
+        mdata = counted()
+        x = mdata["rna"].X.toarray()
+        change(x)
+        mdata["rna"].X = sp.csr_matrix(x)
+        lazy = in_files(mdata, tmp_path / str(i)) if form == "files" else of_dask(mdata)
+        with pytest.raises(ValueError, match=message):
+            smm.pp.normalize(lazy, "rna", kind="log1p")
+        assert not lazy["rna"].layers
+
+
+@pytest.mark.slow
+def test_the_peak_is_under_a_third_of_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Normalisation, statistics, neighbours, PCA, smoothing, and all mapped values of as many cells."""
+    for module in (scratch, _streamed):
+        monkeypatch.setattr(module, "CHUNK", 2**15)
+    monkeypatch.setattr(smoothing, "DENSE", 2**17)
+    n, g, rng = 4_000, 2_400, np.random.default_rng(0)
+    weights, types = rng.gamma(1.0, size=(6, g)), rng.dirichlet(np.full(6, 0.5), n)
+    linked = []
+    with h5py.File(tmp_path / "counts.h5", "w") as file:
+        for start in range(0, n, 500):
+            block = sp.csr_matrix(rng.poisson(types[start : start + 500] @ weights), dtype=np.float32)
+            linked.append(block[:, :30].toarray())
+            if start:
+                sparse_dataset(file["X"]).append(block)
+            else:
+                write_elem(file, "X", block)
+        size = 8 * len(file["X/data"])
+        assert size > 30e6
+        var = pd.DataFrame(index=[f"gene_{i}" for i in range(g)])
+        var["gene"] = var.index
+        panel = ad.AnnData(np.log1p(np.vstack(linked)[rng.permutation(n)[:300]]), var=var[:30].copy())
+        panel.obs_names = [f"spot_{i}" for i in range(300)]
+        mdata = md.MuData({"rna": ad.AnnData(sparse_dataset(file["X"]), var=var.copy()), "panel": panel})
+        # imports are no part of it
+        aligned(counted(60))
+
+        def peak(function: Callable[[], Any]) -> Any:
+            tracemalloc.reset_peak()
+            found = function()
+            assert tracemalloc.get_traced_memory()[1] < size / 3, function
+            return found
+
+        tracemalloc.start()
+        try:
+            peak(lambda: smm.pp.normalize(mdata, "rna", kind="log1p"))
+            problem = peak(
+                lambda: _read.read(mdata, ["rna", "panel"], ARGUMENTS | {"layer": {"rna": "log1p", "panel": None}})
+            )
+            domains = peak(lambda: model_space(problem, random_state=0))
+            peak(lambda: smm.pp.smooth(mdata, "rna", layer="log1p", t=1))
+        finally:
+            tracemalloc.stop()
+        assert domains["rna"].x.shape == (n, 50)
+        assert scratch.is_mapped(mdata["rna"].layers["smoothed"])
+        # a few cells with the same kind of values are trained on, and all of them written
+        few = md.MuData({"rna": mdata["rna"][:200].to_memory(), "panel": panel})
+        smm.pp.normalize(few, "rna", kind="log1p")
+        smm.tl.align(few, links="gene", layer={"rna": "log1p"}, method="coupling", features=[], progress_bar=False)
+        cells = ad.AnnData(panel.X[rng.integers(0, 300, 3 * n)], var=panel.var.copy())
+        tracemalloc.start()
+        try:
+            got = smm.tl.translate(cells, "panel", "rna", model=few, out=tmp_path / "mapped.zarr", progress_bar=False)
+            assert tracemalloc.get_traced_memory()[1] < got.X.nbytes / 3
+        finally:
+            tracemalloc.stop()
+        assert got.shape == (3 * n, g)
+        assert np.isfinite(got[-5:].X).all()
+
+
+@pytest.mark.slow
+def test_on_a_dask_cluster_chunks_are_computed_by_its_workers():
+    """Counts are checked, normalised and read where the workers are; the results are those of this process."""
+    distributed = pytest.importorskip("distributed")
+    mdata = counted()
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        lazy = aligned(of_dask(mdata))
+        done = client.run(lambda dask_worker: dask_worker.state.executed_count)
+    assert len(done) == 2
+    # 6 and 5 chunks, once checked and once read
+    assert sum(done.values()) >= 20
+    assert min(done.values()) > 0
+    aligned(mdata)
+    np.testing.assert_array_equal(lazy["rna"].obsm["X_scmmgan"], mdata["rna"].obsm["X_scmmgan"])
