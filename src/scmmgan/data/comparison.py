@@ -172,8 +172,8 @@ class Runs:
             before = None
         if before is None:
             return cls(scoring, [], [], kept)
-        rows = ([{str(k): v for k, v in row.items()} for row in of.to_dict("records")] for of in before[1:])
-        return cls(scoring, *rows, kept)
+        runs, scores = ([{str(k): v for k, v in row.items()} for row in of.to_dict("records")] for of in before[1:])
+        return cls(scoring, runs, scores, kept)
 
     def take(self, name: str, seed: int, fingerprint: str) -> bool:
         """Whether that run is there and did not fail; one that is only in the folder is there from now on."""

@@ -490,8 +490,12 @@ class _Truth:
         rows = _evaluate._score(scored, k=k, random_state=random_state)
         if self.scib and z:
             a, b = self.names
-            tested = None if self.codes is None or self.tested is None else self.tested
-            codes = None if tested is None else tuple(np.where(tested[m], self.codes[m], -1) for m in (a, b))
+            codes = None
+            if self.codes is not None and self.tested is not None:
+                codes = (
+                    np.where(self.tested[a], self.codes[a], -1),
+                    np.where(self.tested[b], self.codes[b], -1),
+                )
             plain = {"direction": "both", "error": np.nan, "chance": np.nan, "best": 1.0, "p": np.nan}
             for metric, (value, n, needs) in scib_scores((z[a], z[b]), codes, random_state=random_state).items():
                 rows.append(
