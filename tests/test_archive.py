@@ -178,7 +178,8 @@ def test_parts_that_do_not_fit(folder: Path):
 def test_no_path(trained: md.MuData):
     for wrong in (None, 3, "", trained):
         with pytest.raises(
-            TypeError, match=r"A directory is needed, got.*The model of an aligned MuData: `scmmgan.get.model\(mdata\)`"
+            TypeError,
+            match=r"(?s)A directory is needed, got.*The model of an aligned MuData: `scmmgan.get.model\(mdata\)`",
         ):
             smm.load(wrong)
         with pytest.raises(TypeError, match="A directory is needed, got"):

@@ -209,11 +209,6 @@ FAILS: dict[str, tuple[list[str], int, str]] = {
         "ValueError: 'text.h5mu' cannot be read as h5mu, h5ad or zarr, or is cut off",
     ),
     "a folder of others": (["align", "a.h5mu", "-o", "mine.zarr"], 2, "'mine.zarr': it is a folder and no zarr"),
-    "what is kept": (
-        ["compare", "a.h5mu", "--source", "rna", "--target", "protein", "-o", "x.png", "--keep", "mine.zarr"],
-        2,
-        "name another with --keep",
-    ),
     "a file as a folder": (["align", "a.h5mu", "-o", "rna.h5ad/x.h5mu"], 2, "cannot write to"),
 }
 

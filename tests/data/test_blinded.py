@@ -92,3 +92,15 @@ def test_pairs_get_the_names_of_the_copy(mdata: md.MuData):
     cells = [mdata.uns["truth"][m]["cell"][copy.rows[m][copy.mdata[m].obs_names.get_indexer(pairs[m])]] for m in NAMES]
     np.testing.assert_array_equal(*cells)
     assert sorted(cells[0]) == list(range(12))
+
+
+def test_what_earlier_alignments_wrote_is_not_there(mdata: md.MuData):
+    """Their columns of `var` would be in the way of the copy's own; a user's stay."""
+    columns = list(mdata["rna"].var)
+    for key in ("scmmgan", "other"):
+        smm.tl.align(mdata, *NAMES, links="gene", method="coupling", key_added=key, progress_bar=False)
+    assert {"scmmgan_evidence", "other_evidence_q"} < set(mdata["rna"].var)
+    mdata["rna"].var["mine_evidence"] = 1.0
+    copy = blinded(mdata, NAMES, {}, [], random_state=0).mdata
+    assert list(copy["rna"].var) == [*columns, "mine_evidence"]
+    smm.tl.align(copy, *NAMES, links="gene", method="coupling", progress_bar=False)

@@ -722,7 +722,9 @@ def test_values_that_are_no_longer_there(known_aligned: md.MuData, changed: str)
 
 def test_a_column_that_is_no_longer_there(known_aligned: md.MuData):
     del known_aligned["rna"].obs["donor"]
-    with pytest.raises(ValueError, match=r"Restore it, or align again. Found: No obs column in 'rna' for `batch` 'donor'"):
+    with pytest.raises(
+        ValueError, match=r"Restore it, or align again. Found: No obs column in 'rna' for `batch` 'donor'"
+    ):
         _read.reread(known_aligned, Keys())
 
 

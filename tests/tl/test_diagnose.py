@@ -430,7 +430,7 @@ def test_refused_with_reasons_and_nothing_written(small_aligned: md.MuData, smal
     assert fingerprint(small_aligned) == before
     gene = small_aligned["protein"].var.pop("gene")
     del small_aligned["rna"].var["gene"]
-    with pytest.raises(KeyError, match="gene"):
+    with pytest.raises(ValueError, match=r"Restore it, or align again. Found: .*gene"):
         smm.tl.diagnose(small_aligned)
     small_aligned["rna"].var["gene"] = small_aligned["rna"].var_names
     small_aligned["protein"].var["gene"] = gene

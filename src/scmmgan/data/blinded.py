@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scmmgan.data import derived as _derived
 from scmmgan.data import known as _known
+from scmmgan.data import record as _record
+from scmmgan.data import slots as _slots
+from scmmgan.data.keys import Keys
 from scmmgan.data.modality import per_modality
 from scmmgan.settings import unpulled
 
@@ -83,13 +87,23 @@ def _part(
     out = AnnData(
         None if x is None else x.copy(),
         obs=adata.obs[read["obs"]].iloc[rows].set_axis(_cells(name, len(rows)), axis=0),
-        var=adata.var.iloc[columns].copy(),
+        var=adata.var.iloc[columns].drop(columns=columns_written(mdata, name)),
     )
     for layer in read["layers"]:
         out.layers[layer] = cut.layers[layer].copy()
     for key in read["obsm"]:
         out.obsm[key] = np.asarray(adata.obsm[key])[rows]
     return out
+
+
+def columns_written(mdata: MuData, name: str) -> list[str]:
+    """Columns of `var` that earlier alignments, and tools after them, wrote."""
+    ours: set[str] = set()
+    for key, of in mdata.uns.items():
+        if _record.is_alignment(of):
+            ours |= _slots.slots_of(mdata, name, Keys(key))
+            ours |= {slot for m, _, slot in _derived.recorded(of) if m == name}
+    return [column for column in mdata[name].var if column in ours]
 
 
 def slots_read(mdata: MuData, names: Sequence[str], name: str, arguments: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -57,7 +57,7 @@ def check_free(mdata: MuData, names: Sequence[str], read: Mapping[str, Sequence[
         if taken := sorted((slots | ours).intersection(read[name])):
             raise ValueError(f"{taken[0]!r} of {name!r} is read and would be replaced. Name another `key_added`.")
         containers = (mdata[name].obsm, mdata[name].layers, mdata[name].obs, mdata[name].var)
-        there = {slot for container in containers for slot in container} - _earlier(mdata, name, keys)
+        there = {slot for container in containers for slot in container} - slots_of(mdata, name, keys)
         if taken := sorted(slots & there):
             raise ValueError(
                 f"{name!r} has {taken[0]!r} already, and `mdata.uns` no alignment {keys.key!r} that wrote it. "
@@ -89,7 +89,7 @@ def _names(
     }
 
 
-def _earlier(mdata: MuData, name: str, keys: Keys) -> set[str]:
+def slots_of(mdata: MuData, name: str, keys: Keys) -> set[str]:
     """Slots of one modality that belong to the recorded alignment, if there is one: a user's own do not."""
     found = mdata.uns.get(keys.uns)
     if not _record.is_alignment(found):
@@ -357,7 +357,7 @@ def _clear(mdata: MuData, keys: Keys) -> None:
     _derived.clear(mdata, keys)
     if keys.embedding in mdata.obsm:
         del mdata.obsm[keys.embedding]
-    earlier = {m: _earlier(mdata, m, keys) for m in before if m in mdata.mod}
+    earlier = {m: slots_of(mdata, m, keys) for m in before if m in mdata.mod}
     for name, slots in earlier.items():
         for container in (mdata[name].layers, mdata[name].obsm, mdata[name].obs, mdata[name].var):
             for slot in slots.intersection(container):

@@ -450,8 +450,9 @@ class _Truth:
         for m in self.names:
             values = _bits(_evaluate._every(mdata, m, self.inputs[m]))
             layers = _blinded.slots_read(mdata, self.names, m, common)["layers"]
-            var = {str(column): of.astype(str).to_numpy() for column, of in mdata[m].var.items()}
-            found[m] = {"values": values, "features": mdata[m].var_names.to_numpy(dtype=object), "var": var}
+            var = mdata[m].var.drop(columns=_blinded.columns_written(mdata, m))
+            columns = {str(column): of.astype(str).to_numpy() for column, of in var.items()}
+            found[m] = {"values": values, "features": mdata[m].var_names.to_numpy(dtype=object), "var": columns}
             found[m] |= {f"layer {layer}": _bits(mdata[m].layers[layer]) for layer in layers}
         for name in ("codes", "tested"):
             found[name] = getattr(self, name) or {}
