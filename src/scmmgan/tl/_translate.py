@@ -81,7 +81,7 @@ def translate(
     (smoothed) layer of `target`, never counts; `obs` and, where there, `obsm["spatial"]`, `uns["spatial"]` and
     `uns["spatialdata_attrs"]` of the cells; `var` of the target where `model` is a MuData. Nothing is written to `cells` or the
     model. With `out` the values stay in the file, and are read when they are asked for (`[:, names].X`, `.to_memory()`): `X` is a
-    :class:`zarr.Array`, or the AnnData is `backed` (`.h5ad`; `.file.close()` closes it). Beside these:
+    `zarr.Array`, or the AnnData is `backed` (`.h5ad`; `.file.close()` closes it). Beside these:
 
     `obsm[f"X_{key}"]` : float32
         Joint embedding, comparable with that of the training cells.
