@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import dask.array as da
 import h5py
 import mudata as md
 import numpy as np
@@ -52,7 +53,6 @@ def in_files(mdata: md.MuData, folder: Path) -> md.MuData:
 
 
 def of_dask(mdata: md.MuData, rows: int = 17) -> md.MuData:
-    da = pytest.importorskip("dask.array")
     parts = {}
     for name, adata in mdata.mod.items():
         x = da.from_array(adata.X.toarray(), chunks=(rows, -1)).map_blocks(sp.csr_matrix)
@@ -187,7 +187,8 @@ def test_the_peak_is_under_a_third_of_the_matrix(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_on_a_dask_cluster_chunks_are_computed_by_its_workers():
     """Counts are checked, normalised and read where the workers are; the results are those of this process."""
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     mdata = counted()
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,

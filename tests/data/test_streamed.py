@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import dask.array as da
 import h5py
 import numpy as np
 import pytest
@@ -82,7 +83,6 @@ def test_what_is_no_matrix_of_numbers_is_left_to_the_checks(tmp_path: Path):
 @pytest.mark.parametrize("width", [12, 5])
 @pytest.mark.parametrize("form", FORMS[:2], ids=["dense", "csr"])
 def test_of_dask(form: Callable, width: int):
-    da = pytest.importorskip("dask.array")
     x, held = values(), []
 
     def part(block: Any) -> Any:

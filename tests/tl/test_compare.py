@@ -393,7 +393,7 @@ def test_damaged_records_are_refused(mdata: md.MuData, computed: list):
 
 
 def test_scores_of_scib(mdata: md.MuData):
-    pytest.importorskip("scib_metrics")
+    pytest.importorskip("scib_metrics", reason="needs the extra `scib`")
     table = compare(mdata, embeddings={"perfect": "X_perfect"}, labels="cell_type", scib=True)
     assert table.loc[("perfect", "scib iLISI", "both"), ["n", "needs", "best"]].tolist() == [120, "nothing", 1]
     assert table.loc[("perfect", "scib NMI", "both"), "needs"] == "labels"
