@@ -94,6 +94,18 @@ def test_pairs_get_the_names_of_the_copy(mdata: md.MuData):
     assert sorted(cells[0]) == list(range(12))
 
 
+def test_weights_of_partners_come_along(mdata: md.MuData):
+    cells = {m: mdata[m].obs_names[[3, 3, 5, 7, 8]] for m in NAMES}
+    table = pd.DataFrame({NAMES[0]: cells[NAMES[0]], NAMES[1]: cells[NAMES[1]][[0, 4, 1, 2, 3]]})
+    table["weight"] = [0.2, 0.4, 0.6, 0.8, 1.0]
+    copy = blinded(mdata, NAMES, {"pairs": table}, [], random_state=0)
+    found = copy.arguments["pairs"]
+    assert found["weight"].tolist() == table["weight"].tolist()
+    for m in NAMES:
+        back = mdata[m].obs_names[copy.rows[m][copy.mdata[m].obs_names.get_indexer(found[m])]]
+        assert back.tolist() == table[m].tolist()
+
+
 def test_what_earlier_alignments_wrote_is_not_there(mdata: md.MuData):
     """Their columns of `var` would be in the way of the copy's own; a user's stay."""
     columns = list(mdata["rna"].var)

@@ -102,6 +102,38 @@ def test_pairs_by_a_table(dtype: str):
     assert names_of(mdata, found) == {(f"a{i}", f"b{i + 1}") for i in range(5)}
 
 
+def weighted() -> pd.DataFrame:
+    """Five cells of a, the first with three partners, two cells of b with two."""
+    rows = [("a0", "b1", 0.2), ("a0", "b2", 0.9), ("a0", "b3", 0.5), ("a1", "b2", 0.4), ("a1", "b4", 0.3)]
+    rows += [("a2", "b5", 1.0), ("a3", "b6", 0.7), ("a4", "b6", 0.6)]
+    return pd.DataFrame(rows, columns=["a", "b", "weight"])
+
+
+def test_partners_with_weights():
+    mdata, table = make(), weighted()
+    rows, weight = _known.read_partners(mdata, "a", "b", table)
+    named = [(mdata["a"].obs_names[i], mdata["b"].obs_names[j], w) for (i, j), w in zip(rows, weight)]
+    assert named == list(table.itertuples(index=False, name=None))
+    # where one partner is wanted it is the heaviest, of those that are left
+    found = _known.read_pairs(mdata, ["a", "b"], table.sample(frac=1, random_state=1))
+    assert names_of(mdata, found) == {("a0", "b2"), ("a2", "b5"), ("a3", "b6")}
+    assert _known.read_partners(mdata, "a", "b", table.drop(columns="weight")) is None
+    assert _known.read_partners(mdata, "a", "b", "obs_names") is None
+
+
+@pytest.mark.parametrize("weight", [0, -0.5, 1.5, np.nan, "much"])
+def test_weights_that_are_none(weight: Any):
+    table = weighted().astype({"weight": object})
+    table.loc[2, "weight"] = weight
+    with pytest.raises(ValueError, match="1 values of the column 'weight' of `pairs` are not above 0"):
+        _known.read_partners(make(), "a", "b", table)
+
+
+def test_the_same_two_cells_twice():
+    with pytest.raises(ValueError, match="the same two cells twice"):
+        _known.read_partners(make(), "a", "b", pd.concat([weighted(), weighted()[:1]]))
+
+
 @pytest.mark.parametrize("gap", [None, np.nan, pd.NA, "", "nan"])
 def test_gaps_in_a_table(gap: Any):
     mdata = make()

@@ -407,3 +407,18 @@ def test_scib_is_asked_for_where_it_is_not(mdata: md.MuData, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "scib_metrics", None)
     with pytest.raises(ImportError, match=r"pip install 'scmmgan\[scib\]'"):
         compare(mdata, embeddings={"perfect": "X_perfect"}, scib=True)
+
+
+def test_cells_with_a_weighted_partner_are_not_scored():
+    mdata = smm.datasets.toy(n_cells=60)
+    cells = {m: mdata[m].obs_names for m in ("rna", "protein")}
+    # cells 3 and 5 of the first have two partners each, of which one is heavier
+    table = pd.DataFrame({"rna": cells["rna"][[3, 3, 5, 5]], "protein": cells["protein"][[8, 4, 1, 2]]})
+    every = np.stack([np.arange(60)] * 2, axis=1)
+    given = {"pairs": table.assign(weight=[0.2, 0.4, 0.6, 0.8])}
+    with pytest.raises(ValueError, match="gives 2 pairs"):
+        _compare._not_given(mdata, ("rna", "protein"), given, every, None)
+    more = pd.DataFrame({"rna": cells["rna"][[9]], "protein": cells["protein"][[9]], "weight": [1.0]})
+    given["pairs"] = pd.concat([given["pairs"], more])
+    left, _ = _compare._not_given(mdata, ("rna", "protein"), given, every, None)
+    assert sorted(set(range(60)) - set(left[:, 0])) == [1, 2, 3, 4, 5, 8, 9]

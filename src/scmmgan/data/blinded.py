@@ -138,8 +138,9 @@ def _renamed(
 ) -> pd.DataFrame:
     """Known pairs under the names of the copy's cells."""
     (found,) = _known.read_pairs(mdata, names, pairs).values()
-    table = {}
-    for name, of in zip(names, found.T):
+    partners = _known.read_partners(mdata, *names, pairs)
+    table: dict[str, np.ndarray] = {} if partners is None else {_known.PAIR_WEIGHT: partners[1]}
+    for name, of in zip(names, (found if partners is None else partners[0]).T):
         cells = np.array(_cells(name, len(rows[name])), dtype=object)
         table[name] = cells[np.argsort(rows[name])[of]]
     return pd.DataFrame(table)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("scmmgan")
 
+PAIR_WEIGHT = "weight"  # column of a table of pairs
+
 
 def read_pairs(
     mdata: MuData, names: Sequence[str], pairs: str | pd.DataFrame | None
@@ -92,23 +94,58 @@ def _named(mdata: MuData, a: str, b: str, pairs: str) -> np.ndarray:
 
 
 def _tabled(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> np.ndarray:
-    """Cells of a table with one column of names per modality; rows with a gap are no pair of the two."""
-    if a not in pairs or b not in pairs:
-        return np.empty((0, 2), dtype=int)
-    table = pd.DataFrame({m: as_text(pairs[m]) for m in (a, b)}).dropna()
-    rows = {}
-    for m in (a, b):
-        cells = table[m]
-        rows[m] = mdata[m].obs_names.get_indexer(pd.Index(cells.to_numpy(dtype=object)))
-        if (unknown := rows[m] < 0).any():
-            first = cells.to_numpy()[unknown][0]
-            raise KeyError(
-                f"`pairs` names {int(unknown.sum())} cells that are not in {m!r}, e.g. {first!r}; its cells are named like "
-                f"{list(mdata[m].obs_names[:2])}."
+    """Cells of a table with one column of names per modality; of one with weights every cell's heaviest partner."""
+    rows, weight = weighted_partners(mdata, a, b, pairs)
+    if weight is not None:
+        rows = rows[np.argsort(-weight, kind="stable")]
+        return np.asarray(pd.DataFrame(rows).drop_duplicates(0).drop_duplicates(1).sort_index().to_numpy())
+    for m, of in zip((a, b), rows.T):
+        if (twice := pd.Series(of).duplicated().to_numpy()).any():
+            raise ValueError(
+                f"`pairs` names {mdata[m].obs_names[of[twice][0]]!r} of {m!r} twice: a cell has one partner."
             )
-        if (twice := cells.duplicated().to_numpy()).any():
-            raise ValueError(f"`pairs` names {cells.to_numpy()[twice][0]!r} of {m!r} twice: a cell has one partner.")
-    return np.stack([rows[a], rows[b]], axis=1)
+    return rows
+
+
+def has_weights(pairs: object, names: Sequence[str]) -> bool:
+    """Whether `pairs` is a table in which a cell may have several partners, with weights."""
+    return isinstance(pairs, pd.DataFrame) and PAIR_WEIGHT in pairs and PAIR_WEIGHT not in names
+
+
+def read_partners(
+    mdata: MuData, a: str, b: str, pairs: str | pd.DataFrame | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row numbers (k × 2) and weights (k,) of partners of which a cell may have several; None without weights."""
+    if not isinstance(pairs, pd.DataFrame):
+        return None
+    rows, weight = weighted_partners(mdata, a, b, pairs)
+    return None if weight is None else (rows, weight)
+
+
+def weighted_partners(mdata: MuData, a: str, b: str, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
+    """Row numbers (k × 2) of a table, and weights (k,) in (0, 1] where it has any; rows with a gap are no pair of the two."""
+    if a not in pairs or b not in pairs:
+        return np.empty((0, 2), dtype=int), None
+    table = pd.DataFrame({m: as_text(pairs[m]) for m in (a, b)})
+    there = table.notna().all(axis=1).to_numpy()
+    found = []
+    for m in (a, b):
+        cells = table[m].to_numpy(dtype=object)[there]
+        found.append(mdata[m].obs_names.get_indexer(pd.Index(cells, dtype=object)))
+        if (unknown := found[-1] < 0).any():
+            raise KeyError(
+                f"`pairs` names {int(unknown.sum())} cells that are not in {m!r}, e.g. {cells[unknown][0]!r}; its cells are named "
+                f"like {list(mdata[m].obs_names[:2])}."
+            )
+    rows = np.stack(found, axis=1)
+    if not has_weights(pairs, (a, b)):
+        return rows, None
+    weight = pd.to_numeric(pairs[PAIR_WEIGHT], errors="coerce").to_numpy(dtype=np.float64)[there]
+    if bad := int((~((weight > 0) & (weight <= 1))).sum()):
+        raise ValueError(f"{bad} values of the column {PAIR_WEIGHT!r} of `pairs` are not above 0 and at most 1.")
+    if pd.DataFrame(rows).duplicated().any():
+        raise ValueError("`pairs` names the same two cells twice. Keep one row of each two.")
+    return rows, weight
 
 
 def read_labels(

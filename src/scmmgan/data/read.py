@@ -61,7 +61,11 @@ def read(mdata: MuData, names: Sequence[str], arguments: Mapping[str, Any]) -> P
     linked = {pair: _positions(table, modalities, explicit=explicit) for pair, table in tables.items()}
     known = {
         (a, b): Known(
-            (a, b), linked.get((a, b)), pairs.get((a, b)), {m: codes[m] for m in (a, b)} if (a, b) in labelled else None
+            (a, b),
+            linked.get((a, b)),
+            pairs.get((a, b)),
+            {m: codes[m] for m in (a, b)} if (a, b) in labelled else None,
+            _known.read_partners(mdata, a, b, arguments["pairs"]),
         )
         for a, b in combinations(names, 2)
     }
@@ -220,6 +224,8 @@ def _hash(modalities: Mapping[str, Modality], known: Mapping[Pair, Known], vocab
             parts += [a, b, *names, of.links.sign.tolist(), of.links.weight.round(6).tolist()]
         if of.pairs is not None:
             parts.append([(a, b), of.pairs.tolist()])
+        if of.partners is not None:
+            parts.append([rows_or_weights.tolist() for rows_or_weights in of.partners])
         parts += [[name, codes.tolist()] for name, codes in (of.labels or {}).items()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -239,6 +245,9 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
     arguments = {name: given(params[name]) for name in (*PER_MODALITY, "links", "pairs")}
     if not counts:
         arguments["counts"] = None
+    if isinstance(arguments["pairs"], pd.DataFrame):
+        # no method with a coupling reads weights
+        arguments["pairs"] = arguments["pairs"].drop(columns=_known.PAIR_WEIGHT, errors="ignore")
     # records of the first versions of this format have no `maps`
     arguments["maps"] = params.get("maps", "all")
     try:

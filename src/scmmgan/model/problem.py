@@ -85,12 +85,14 @@ class Known:
     """All that is known of one pair of modalities.
 
     `pairs`: row numbers (k × 2) of cells that are the same. `labels`: codes (n,) of one vocabulary by modality, -1: none.
+    `partners`: row numbers (k × 2) and weights (k,) where a cell may have several; its heaviest is among the pairs.
     """
 
     names: Pair
     links: Links | None = None
     pairs: np.ndarray | None = None
     labels: Mapping[str, np.ndarray] | None = None
+    partners: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def n_links(self) -> int:

@@ -99,7 +99,8 @@ def align(
         genes, a table (see :func:`scmmgan.pp.link_features`), or `None`. At least 3; 10 can be validated.
     pairs
         Cells known to be the same: `"obs_names"` (equal names), a boolean `obs` column, or a table with one column of
-        cell names per modality. At least 3. 100 or more place all other cells; fewer help links or shapes.
+        cell names per modality. At least 3. 100 or more place all other cells; fewer help links or shapes. With a column
+        `weight` (above 0, at most 1) a cell may have several partners: `method="jamie"` only.
     labels
         `obs` column with one vocabulary, gaps allowed. Cells of different labels are not coupled, and
         cells are smoothed inside pure labels. A cell whose label the other modality lacks counts as unmatched.

@@ -566,6 +566,8 @@ def _not_given(
     given = arguments.get("pairs")
     if pairs is not None and given is not None:
         (known,) = _known.read_pairs(mdata, names, given).values()
+        if (partners := _known.read_partners(mdata, *names, given)) is not None:
+            known = partners[0]
         pairs = pairs[~(np.isin(pairs[:, 0], known[:, 0]) | np.isin(pairs[:, 1], known[:, 1]))]
         if len(pairs) < 2 * _evaluate.FOLDS:
             raise ValueError(

@@ -8,6 +8,7 @@ import torch
 
 from helpers import check_slopes
 from scmmgan.model.nets import jamie
+from scmmgan.model.nets.autoencoder import Batch
 from scmmgan.model.nets.jamie import JAMIE
 from systems import made, problem
 
@@ -115,7 +116,7 @@ def test_inferred_correspondence_is_that_of_the_plan():
 @pytest.mark.usefixtures("no_plan")
 def test_equal_sizes_and_names_are_no_pairs():
     system = made(JAMIE)
-    assert (system.partner < 0).all()
+    assert system.partners.nnz == 0
     drawn = system.batches()
     same = [float((rows["a"] == rows["b"]).float().mean()) for rows, _ in zip(drawn, range(50))]
     # chance is 1 in 40
@@ -130,7 +131,7 @@ def test_known_pairs_are_drawn_together():
     for rows, _ in zip(system.batches(), range(5)):
         assert len(rows["a"]) == len(rows["b"]) == 64
         assert len(set(rows["a"].tolist())) == len(set(rows["b"].tolist())) == 64
-        known = system.partner[rows["a"]][:, None] == rows["b"]
+        known = system.partners[rows["a"].numpy()][:, rows["b"].numpy()].toarray() > 0
         assert known.sum() >= round(0.8 * 64)
 
 
@@ -140,6 +141,32 @@ def test_all_pairs_are_the_same_cells_on_both_sides():
     found.known["a", "b"].__dict__["pairs"] = np.stack([np.arange(40), np.arange(40)[::-1]], axis=1)
     rows = next(made(JAMIE, found).batches())
     np.testing.assert_array_equal(rows["a"].numpy(), 39 - rows["b"].numpy())
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_partners_with_weights_are_averaged_by_them():
+    found = problem(60)
+    known = found.known["a", "b"].__dict__
+    rows, weight = np.array([[0, 5], [0, 6], [1, 7], [2, 7]]), np.array([0.25, 0.75, 1.0, 0.5])
+    known["pairs"], known["partners"] = np.array([[0, 6], [1, 7]]), (rows, weight)
+    system = made(JAMIE, found, batch_size=4)
+    first = next(system.batches())
+    assert {tuple(of) for of in np.stack([first["a"], first["b"]], 1)[:3].tolist()} <= {
+        tuple(of) for of in rows.tolist()
+    }
+    # all seven cells in a batch
+    at = {"a": torch.arange(3), "b": torch.tensor([5, 6, 7])}
+    latent = {
+        m: torch.as_tensor(np.random.default_rng(i).normal(size=(3, 32)), dtype=torch.float32)
+        for i, m in enumerate("ab")
+    }
+    system.heads = {m: (z, torch.zeros_like(z)) for m, z in latent.items()}
+    terms = system.terms(Batch(0, at, {m: system.task.x[m][rows] for m, rows in at.items()}, latent))
+    c = np.array([[0.25, 0.75, 0], [0, 0, 1], [0, 0, 0.5]])
+    share = system.others["share"]().detach().double().numpy()
+    means = aggregated(latent["a"].numpy(), latent["b"].numpy(), c, share)
+    wanted = sum(((z.numpy() - mean) ** 2).mean() for z, mean in zip(latent.values(), means))
+    assert float(terms["combination"].detach()) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.usefixtures("no_plan")

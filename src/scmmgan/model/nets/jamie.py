@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class JAMIE(System):
     latent = 32
     weights = {"kl": 0.032, "combination": 32.0, "reconstruction": 1.0, "alignment": 1.0}
     max_steps, batch_size, lr = 10_000, 512, 1e-3
-    takes = ("pairs", "hidden")
+    takes = ("pairs", "pair_weights", "hidden")
     n_pcs = 512
     clip = 1.0
 
@@ -50,13 +51,14 @@ class JAMIE(System):
         return 2 * max(widths.values())
 
     def build(self) -> None:
-        """Weights of both sides in the average, who is whose partner, and the inferred correspondence."""
-        (a, b), x, pairs = self.task.first_two, self.task.x, self.task.pairs
+        """Weights of both sides in the average, weights of partners, and the inferred correspondence."""
+        (a, b), x, known = self.task.first_two, self.task.x, self.task.problem.of(*self.task.first_two)
         self.others["share"] = _Shares()
-        self.partner = torch.full((len(x[a]),), -1, device=x[a].device)
-        if pairs is not None:
-            self.partner[pairs[:, 0]] = pairs[:, 1]
-        covered = 0.0 if pairs is None else len(pairs) / max(len(x[a]), len(x[b]))
+        rows, weight = np.empty((0, 2), dtype=int), np.empty(0)
+        if known.pairs is not None:
+            rows, weight = known.partners or (known.pairs, np.ones(len(known.pairs)))
+        self.partners = sp.csr_matrix((weight, tuple(rows.T)), shape=(len(x[a]), len(x[b])), dtype=np.float32)
+        covered = min(len(np.unique(of)) / len(x[m]) for m, of in zip((a, b), rows.T))
         self.plan: tuple[Tensor, Tensor] | None = None
         if covered <= MAX_COVERED:
             # shapes are compared on smoothed cells, as everywhere
@@ -77,10 +79,11 @@ class JAMIE(System):
 
     def batches(self) -> Iterator[Cells]:
         """Known pairs together, up to 80 % of a batch, the rest independently; all pairs known: the same cells on both sides."""
-        pairs, (a, b), task = self.task.pairs, self.task.first_two, self.task
-        if pairs is None:
+        (a, b), task = self.task.first_two, self.task
+        if not self.partners.nnz:
             yield from super().batches()
             return
+        pairs = torch.as_tensor(np.stack(self.partners.nonzero(), axis=1), device=task.x[a].device)
         complete = len(pairs) == len(task.x[a]) == len(task.x[b])
         size = task.batch_size if complete else max(1, round(PAIRED_SHARE * task.batch_size))
         joint = draw(torch.arange(len(pairs), device=pairs.device), size, task.random_state + len(task.x))
@@ -104,7 +107,8 @@ class JAMIE(System):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """All losses; decoders read the averaged cells."""
         (a, b), z = self.task.first_two, batch.z
-        known = (self.partner[batch.rows[a]][:, None] == batch.rows[b]).to(z[a])
+        rows, others = (batch.rows[m].cpu().numpy() for m in (a, b))
+        known = torch.as_tensor(self.partners[rows][:, others].toarray()).to(z[a])
         averaged = dict(zip((a, b), aggregate(z[a], z[b], known, self.others["share"]())))
         found = {
             "kl": kl_weight(batch.step / self.per_epoch) * torch.stack([kl_loss(*self.heads[m]) for m in z]).sum(),

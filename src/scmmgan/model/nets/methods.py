@@ -32,8 +32,8 @@ class Method:
     """Defaults of what users may change, and `settings` of the aligner that belong to the method.
 
     A method without a coupling has a function `fit` of its own, from the problem and the settings, and `rebuild`, from a
-    stored config and arrays to what maps cells. Of `OPTIONAL` arguments it can use those in `takes`; it maps between at most
-    `most` modalities, and compares geometries by one of `geometries`.
+    stored config and arrays to what maps cells. Of `OPTIONAL` arguments it can use those in `takes` (`pair_weights`: several
+    partners of a cell); it maps between at most `most` modalities, and compares geometries by one of `geometries`.
     """
 
     weights: dict[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
@@ -149,6 +149,11 @@ def check_arguments(method: str, arguments: Mapping[str, Any], modalities: Seque
                 f"{[other for other, of in METHODS.items() if _uses(of, name)]}."
             )
         left[name] = without[0]
+    if "weight" in getattr(arguments.get("pairs"), "columns", ()) and "pair_weights" not in found.takes:
+        raise ValueError(
+            f"The table `pairs` has a column 'weight', which `method={method!r}` cannot use: drop it, so that every cell has one "
+            f"partner. Methods that use it: {[other for other, of in METHODS.items() if 'pair_weights' in of.takes]}."
+        )
     return left
 
 
