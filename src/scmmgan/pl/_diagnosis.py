@@ -166,6 +166,8 @@ def _rivals(ax: Axes, record: Mapping[str, Any]) -> None:
     elif name:
         ax.hist(np.asarray(record[f"{name}_null"]), bins=20, color="0.7", label="shuffled tables")
         ax.axvline(record[f"{name}_mean"], color=OKABE_ITO[1], linewidth=1.3, label=f"these {name}")
+        # more of them would touch
+        ax.locator_params(axis="x", nbins=5)
         ax.set_xlabel(f"mean over held-out {name}, p = {record[f'{name}_p']:.2f}", fontsize=TEXT)
         ax.set_ylabel("shuffled tables", fontsize=TEXT)
     else:
