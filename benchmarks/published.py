@@ -1,6 +1,7 @@
 """Protocols of published tables: python benchmarks/published.py --data DIR --out CSV
 
 con-aae   the table of Con-AAE on A549 cells: labels of both sides, the last 358 of 1,791 cells are scored (scicar_conaae_split.csv)
+ablation  its losses added one by one, three seeds
 jamie     all, three quarters and half of the pairs of two simulated sets, beside canonical correlation of the same pairs
 cite      scMODAL and matching over links on blood cells with 27 linked proteins
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,12 @@ from sklearn.linear_model import LogisticRegression
 
 import scmmgan as smm
 
-PARTS = ("con-aae", "jamie", "cite")
+PARTS = ("con-aae", "ablation", "jamie", "cite")
+# losses beside reconstruction and labels
+ABLATION = {
+    "basic": (), "+ adversary": ("adversarial",), "+ cycle": ("cycle",), "+ contrast": ("contrast",),
+    "+ adversary, cycle": ("adversarial", "cycle"), "all": ("adversarial", "cycle", "contrast"),
+}  # fmt: skip
 STEPS = {"con-aae": 500, "jamie": 500, "scmodal": 300}  # published: 180,000, 2,500-10,000, 10,000
 QUIET = {"progress_bar": False}
 CITE_CELLS = 2_000
@@ -40,7 +47,7 @@ def split(
     return {m: whole[m][train].copy() for m in whole.mod}, {m: whole[m][test].copy() for m in whole.mod}, table
 
 
-def con_aae(args: Any) -> Iterator[dict[str, Any]]:
+def con_aae(args: Any, *, ablation: bool = False) -> Iterator[dict[str, Any]]:
     """ATAC → RNA in the latent space of cells that did not train."""
     train, test, table = split(read(args.data, "scicar_a549"), args.data)
     label = table.set_index("name")["label"]
@@ -57,32 +64,42 @@ def con_aae(args: Any) -> Iterator[dict[str, Any]]:
             found.append(fit.predict_proba(b))
         return found[0], found[1]
 
-    def trained(method: str, **how: Any) -> tuple[np.ndarray, np.ndarray]:
-        for m in train:
-            train[m].obs["label"] = pd.Categorical(label[train[m].obs_names])
-        hidden = hide(train, CASES["scicar_a549"], 0)
+    def trained(method: str, seed: int = 0, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+        hidden = hide(train, CASES["scicar_a549"], seed)
         for m in train:
             hidden.mdata[m].obs["label"] = pd.Categorical(label[hidden.cells[m]])
-        none = {m: [] for m in train}
-        smm.tl.align(hidden.mdata, "rna", "atac", method=method, labels="label", features=none, **how, **QUIET)
+        how |= {"features": {m: [] for m in train}, "random_state": seed}
+        smm.tl.align(hidden.mdata, "rna", "atac", method=method, labels="label", **how, **QUIET)
         z = []
         for s, t in (("atac", "rna"), ("rna", "atac")):
             some = hidden.mdata[t].var_names[:1]
             z.append(smm.tl.translate(test[s], s, t, model=hidden.mdata, features=list(some)).obsm["X_scmmgan"])
         return z[0], z[1]
 
-    runs = {
-        "label-probability": regression,
-        "con-aae": lambda: trained("con-aae", max_steps=round(args.steps * STEPS["con-aae"])),
-        "coupling": lambda: trained("coupling"),
-    }
-    for name, of in runs.items():
-        if args.done("A549", name, ""):
+    steps = {"max_steps": round(args.steps * STEPS["con-aae"])}
+    if ablation:
+        off = {
+            name: dict.fromkeys({"adversarial", "cycle", "contrast"} - set(on), 0.0) for name, on in ABLATION.items()
+        }
+        runs = {
+            (name, str(seed)): partial(trained, "con-aae", seed, weights=weights, **steps)
+            for seed in range(3)
+            for name, weights in off.items()
+        }
+    else:
+        runs = {
+            ("label-probability", ""): regression,
+            ("con-aae", ""): partial(trained, "con-aae", **steps),
+            ("coupling", ""): partial(trained, "coupling"),
+        }
+    for (name, seed), of in runs.items():
+        if args.done("A549", name, seed):
             continue
         start = time.process_time()
         distance = cdist(*of())
         seconds = time.process_time() - start
-        yield {"data": "A549", "method": name, "pairs": "", **latent_scores(distance, truth), "seconds": seconds}
+        # the seed stands in the column of the pairs, of which none are given
+        yield {"data": "A549", "method": name, "pairs": seed, **latent_scores(distance, truth), "seconds": seconds}
 
 
 def latent_scores(distance: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -164,7 +181,9 @@ def main() -> None:
     there = {(row["data"], row["method"], row["pairs"]) for row in rows}
     args.done = lambda *what: what in there
     for part in args.names:
-        for row in {"con-aae": con_aae, "jamie": jamie, "cite": cite}[part](args):
+        for row in {"con-aae": con_aae, "ablation": partial(con_aae, ablation=True), "jamie": jamie, "cite": cite}[
+            part
+        ](args):
             rows.add(row)
 
 
