@@ -1,6 +1,6 @@
 """Verdicts against the truth: alignments that should be supported, other tissues, and negative controls.
 
-    python benchmarks/diagnosis.py --data DIR --out verdicts.csv                 # about 150 cases, 20-40 minutes
+    python benchmarks/diagnosis.py --data DIR --out verdicts.csv                 # 220 cases, an hour
     python benchmarks/diagnosis.py --data DIR --only "pairs shuffled"            # names that contain a text
 
 Nothing is trained (`method="coupling"`): the verdict rests on the coupling, and FOSCTTM is scored in its joint embedding,
