@@ -122,6 +122,7 @@ PENALTY_WEIGHT = 0.1 / 2  # γ / 2 of the gradient penalty
 PENALTY_ROWS = 64  # measured cells on which it is taken
 RECORD_EVERY = 10  # steps per history entry
 CHECK_EVERY = 50  # steps between looks at the validation cells
+STEP_TIMEOUT = 30  # seconds that a process waits in a step for the others before it gives up
 BAD_STEPS = 10  # non-finite values of a term in a row that end the training
 VALIDATION_SHARE = 10  # one cell in so many takes no part in the training
 MAX_VALIDATION = 500  # cells
