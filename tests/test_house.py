@@ -111,7 +111,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     (
         "cli.py",
         {"scmmgan"} | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets", "settings")},
-        {"matplotlib", "mudata", "anndata", "pandas"},
+        {"matplotlib", "mudata", "anndata", "pandas", "zarr"},
         CONTAINERS,
     ),
 ]

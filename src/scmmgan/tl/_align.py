@@ -252,8 +252,8 @@ def align(
         If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
         fewer than 3 features, there are fewer than 3 pairs or a cell has two partners, labels have different
         vocabularies, a batch has fewer than 32 cells, a column of sections has gaps, the method cannot use an argument or lacks
-        one that it needs, `devices` is not the number of processes, these were given different data, `init` or what is in `checkpoint_dir` does not belong to the data and arguments, or training does
-        not get off the ground.
+        one that it needs, `devices` is not the number of processes or these differ in their data, `init` or what is in
+        `checkpoint_dir` does not belong to the data and arguments, or training does not get off the ground.
 
     RuntimeError
         If another of several processes has ended, within 30 seconds.
