@@ -574,6 +574,7 @@ TABLES = {
     "GENERATORS",
     "DISCRIMINATORS",
     "OTHER_TERMS",
+    "ALONE",
     "BASELINES",
 }
 CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")

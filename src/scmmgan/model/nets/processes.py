@@ -50,6 +50,13 @@ class Processes:
         """Replace every tensor by that of the first process."""
         self._together(tensors, lambda flat: distributed.broadcast(flat, src=0, group=self.steps))
 
+    def number(self, value: float, device: torch.device) -> float:
+        """The number that the first process found."""
+        if self.size == 1:
+            return value
+        self.first([found := torch.tensor(value, device=device)])
+        return float(found)
+
     def check_alike(self, made_of: Mapping[str, str], device: torch.device) -> None:
         """ValueError unless what the training is made of (digests by name) is the same in all processes, to the last bit."""
         if self.size == 1:

@@ -104,11 +104,10 @@ def fit(
     from tqdm.auto import tqdm
 
     max_steps, start = recipe.max_steps, 0
-    checkpoint, made_of = None, {}
+    made_of = {}
     if checkpoint_dir is not None or processes.size > 1:
         made_of = _made_of(generators, data, recipe, random_state, device, processes.size)
-    if checkpoint_dir is not None:
-        checkpoint = Checkpoint(checkpoint_dir, made_of)
+    checkpoint = None if checkpoint_dir is None else Checkpoint(checkpoint_dir, made_of)
     players = [_Player(nets, recipe, processes) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
@@ -123,8 +122,7 @@ def fit(
         restore(arrays, players, average=average, best=best)
         logger.info("The training goes on at step %d of %d.", start, max_steps)
     processes.check_alike(made_of | {"`checkpoint_dir`": digest([start])}, device)
-    hidden = not progress_bar or processes.rank > 0
-    bar = tqdm(range(start, max_steps), desc="scmmgan", disable=hidden, mininterval=0.5)
+    bar = tqdm(range(start, max_steps), "scmmgan", disable=not progress_bar or processes.rank > 0, mininterval=0.5)
     for step, rows in zip(bar, islice(_batches(data, recipe.batch_size, random_state, processes), start, None)):
         unread.append(_step(step, rows, data, recipe, *players))
         # a step that was skipped has changed no parameter
@@ -140,21 +138,14 @@ def fit(
         _record(history, first, terms)
         if history:
             bar.set_postfix({n: f"{v[-1]:.3g}" for n, v in history.items() if _is_loss(n)}, refresh=False)
-            score = _held_out_score(generators, players[0].parameters, average, data)
-            if processes.size > 1:
-                processes.first([seen := torch.tensor(score, device=device)])
-                score = float(seen)
+            score = processes.number(_held_out_score(generators, players[0].parameters, average, data), device)
             # equal scores: the later weights have seen more
             if score <= best_score:
                 best, best_score = [a.clone() for a in (*average, *players[0].buffers)], score
         if checkpoint is not None and math.isfinite(best_score) and not processes.rank:
             state = {"step": step + 1, "best_score": best_score, "strikes": strikes, "history": history}
             checkpoint.write(state, arrays_of(players, average=average, best=best))
-    if not math.isfinite(best_score):
-        broken = [name for name, count in strikes.items() if count]
-        raise ValueError(
-            f"Losses or gradients were not finite: {', '.join(broken)}. Lower `lr`, or that term's weight."
-        )
+    _check_found(best_score, strikes)
     processes.first(best)
     _load([*players[0].parameters, *players[0].buffers], best)
     return dict(history)
@@ -434,6 +425,15 @@ def _held_out_score(
 @torch.no_grad()
 def _load(parameters: list[Tensor], values: list[Tensor]) -> None:
     torch._foreach_copy_(parameters, values)
+
+
+def _check_found(best_score: float, strikes: Mapping[str, int]) -> None:
+    """ValueError where no look at the held-out cells found finite losses."""
+    if not math.isfinite(best_score):
+        broken = [name for name, count in strikes.items() if count]
+        raise ValueError(
+            f"Losses or gradients were not finite: {', '.join(broken)}. Lower `lr`, or that term's weight."
+        )
 
 
 def _give_up(broken: list[str], step: int, *, found: bool) -> None:
