@@ -83,6 +83,7 @@ SHAPE_LANDMARKS = 150  # where shapes decide: a Gromov-Wasserstein step is cubic
 EPSILON = 0.02  # entropic regularisation, in units of the mean cost
 SINGLE_PRECISION_FROM = 2**20  # entries of a kernel, from which on going through memory takes the time
 SINGLE_PRECISION_ABOVE = 1e-20  # largest entry that every row and column must have for it: its smallest number is 1e-38
+STACKED_VALUES = 2**17  # entries of a stack of kernels that are scaled at one time: 1 MB, the processor's own cache
 MARGINAL_WEIGHT = 1.0  # KL weight of the marginals, in units of the mean cost: lower ones flag fewer orphans (measured)
 SHARPENING = 2  # power of a plan's entries before landmarks are averaged: about half of ε (measured)
 PLAN_ENTRIES = 32  # kept per cell
