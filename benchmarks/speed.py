@@ -2,23 +2,38 @@
 
     python benchmarks/speed.py pbmc5k_cite --data DIR                                # this checkout
     python benchmarks/speed.py pbmc5k_cite --data DIR --src ../other/src src --repeat 2    # A B A B
+    python benchmarks/speed.py rivals --data DIR --cells 1000 2000 5000 --python maxfuse=/venv/bin/python scglue=...
 
-Reads the file and hides the truth first; what is timed starts with `import scmmgan`.
+Reads the file and hides the truth first; what is timed starts with `import scmmgan`. `rivals`: other packages, each called by
+its documented interface in an interpreter of its own, beside `tl.align` (as it is, and the coupling alone), all in turn.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import anndata
+import mudata
+import numpy as np
 import pandas as pd
-from common import CASES, arguments, hide, markdown, read
+import scipy.sparse as sp
+from common import CASES, Rows, arguments, hide, markdown, read
 
-CODE = """
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+SHOW = """
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps({"cpu": time.process_time() - start, "wall": time.perf_counter() - wall, "gib": peak}))
+"""
+CODE = (
+    """
 import json, logging, resource, sys, time, warnings
 warnings.simplefilter("ignore")
 import mudata
@@ -28,9 +43,91 @@ start, wall = time.process_time(), time.perf_counter()
 import scmmgan as smm
 logging.getLogger("scmmgan").setLevel(logging.ERROR)
 smm.tl.align(mdata, source, target, links=links, progress_bar=False, **settings)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps({"cpu": time.process_time() - start, "wall": time.perf_counter() - wall, "gib": peak}))
 """
+    + SHOW
+)
+# a: RNA, b: proteins (log-normalised and CLR, counts in a layer); links: names of genes and proteins, row by row
+READ = """
+import json, resource, sys, time, warnings
+warnings.simplefilter("ignore")
+import anndata, numpy as np
+a, b = (anndata.read_h5ad(f"{sys.argv[1]}/{name}.h5ad") for name in "ab")
+links = json.load(open(f"{sys.argv[1]}/links.json"))
+start, wall = time.process_time(), time.perf_counter()
+"""
+ALIGN = """
+import mudata
+import scmmgan as smm, pandas as pd
+mdata = mudata.MuData({"a": a, "b": b})
+smm.tl.align(mdata, links=pd.DataFrame(links, columns=["a", "b"]), progress_bar=False, method=METHOD)
+"""
+RIVALS = {
+    "scmmgan": ALIGN.replace("METHOD", "'scmmgan'"),
+    "scmmgan, coupling alone": ALIGN.replace("METHOD", "'coupling'"),
+    # parameters as in its tutorial on CITE-seq
+    "maxfuse": """
+import maxfuse as mf
+z = lambda x: (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+dense = lambda x: x.toarray() if hasattr(x, "toarray") else np.asarray(x)
+shared = [z(dense(of[:, [link[i] for link in links]].X)) for i, of in enumerate((a, b))]
+fusor = mf.model.Fusor(*shared, z(dense(a.X)), z(dense(b.X)))
+fusor.split_into_batches(max_outward_size=8000, matching_ratio=4, metacell_size=2, verbose=False)
+fusor.construct_graphs(n_neighbors1=15, n_neighbors2=15, svd_components1=40, svd_components2=15, resolution1=2, resolution2=2, verbose=False)
+fusor.find_initial_pivots(wt1=0.7, wt2=0.7, svd_components1=20, svd_components2=20, verbose=False)
+fusor.refine_pivots(wt1=0.7, wt2=0.7, svd_components1=40, cca_components=25, verbose=False)
+fusor.filter_bad_matches(target="pivot", filter_prop=0.5, verbose=False)
+fusor.propagate(wt1=0.7, wt2=0.7, svd_components1=40, verbose=False)
+fusor.filter_bad_matches(target="propagated", filter_prop=0.3, verbose=False)
+fusor.get_matching(target="full_data")
+fusor.get_embedding(fusor.active_arr1, fusor.active_arr2)
+""",
+    "scglue": """
+import tempfile
+import networkx as nx, scanpy as sc, scglue
+graph = nx.MultiDiGraph()
+for node in (*a.var_names, *b.var_names):
+    graph.add_edge(node, node, weight=1.0, sign=1)
+for gene, protein in links:
+    graph.add_edge(gene, protein, weight=1.0, sign=1)
+    graph.add_edge(protein, gene, weight=1.0, sign=1)
+for of, width in ((a, 100), (b, min(100, b.n_vars - 1))):
+    of.var["highly_variable"] = True
+    sc.pp.pca(of, n_comps=width)
+    scglue.models.configure_dataset(of, "NB", use_highly_variable=True, use_layer="counts", use_rep="X_pca")
+with tempfile.TemporaryDirectory() as folder:
+    glue = scglue.models.fit_SCGLUE({"a": a, "b": b}, graph, fit_kws={"directory": folder})
+for name, of in (("a", a), ("b", b)):
+    of.obsm["X_glue"] = glue.encode_data(name, of)
+""",
+    # it needs equal names
+    "tangram": """
+import tangram as tg
+shown = a[:, [gene for gene, _ in links]].copy()
+b = b[:, [protein for _, protein in links]].copy()
+b.var_names = shown.var_names
+tg.pp_adatas(shown, b, genes=None)
+found = tg.map_cells_to_space(shown, b, mode="cells", device="cpu")
+""",
+    "cellmapper": """
+import cellmapper
+one, other = (of[:, [link[i] for link in links]].copy() for i, of in enumerate((a, b)))
+other.var_names = one.var_names
+found = cellmapper.CellMapper(one, other).map(knn_method="sklearn", obsm_keys=None, layer_key="X")
+""",
+    "moscot": """
+import scanpy as sc
+from moscot.problems.cross_modality import TranslationProblem
+for i, (of, width) in enumerate(((a, 50), (b, min(50, b.n_vars - 1)))):
+    sc.pp.pca(of, n_comps=width)
+    x = of[:, [link[i] for link in links]].X
+    x = np.asarray(x.toarray() if hasattr(x, "toarray") else x)
+    of.obsm["shared"] = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+    of.obs["batch"] = "one"
+problem = TranslationProblem(adata_src=a, adata_tgt=b)
+problem = problem.prepare(src_attr="X_pca", tgt_attr="X_pca", joint_attr="shared").solve(alpha=0.5, epsilon=1e-2)
+problem.translate(source="src", target="tgt", forward=True)
+""",
+}
 
 
 def run(file: Path, case: Any, settings: dict[str, Any], src: Path) -> dict[str, float]:
@@ -42,12 +139,79 @@ def run(file: Path, case: Any, settings: dict[str, Any], src: Path) -> dict[str,
     )
 
 
+def drawn(whole: Any, case: Any, n: int, folder: Path) -> None:
+    """`n` cells of each modality, drawn with replacement, their counts drawn anew (Poisson), normalised, and their links."""
+    import scmmgan as smm
+
+    rng, parts = np.random.default_rng(n), {}
+    for name, m in zip("ab", (case.source, case.target)):
+        counts = sp.csr_matrix(whole[m].layers["counts"])[rng.integers(0, whole[m].n_obs, n)].astype(np.float32)
+        counts.data = rng.poisson(counts.data).astype(np.float32)
+        counts.eliminate_zeros()
+        part = anndata.AnnData(counts, var=whole[m].var.copy())
+        part.obs_names = [f"{name}_{i}" for i in range(n)]
+        parts[name] = part[:, np.asarray((counts > 0).sum(0)).ravel() > 2].copy()
+    mdata = mudata.MuData(parts)
+    table = smm.pp.link_features(mdata, "a", "b", on=case.links).drop_duplicates("a").drop_duplicates("b")
+    for name, kind in (("a", "log1p"), ("b", "clr")):
+        part = mdata[name]
+        smm.pp.normalize(mdata, name, kind=kind)
+        part.layers["counts"], part.X = part.X, part.layers.pop(kind)
+        part.write_h5ad(folder / f"{name}.h5ad")
+    (folder / "links.json").write_text(json.dumps(table[["a", "b"]].to_numpy().tolist()))
+
+
+def rivals(args: argparse.Namespace) -> None:
+    """Every package that has an interpreter, in turn; the least of the repeats."""
+    interpreters = {name: sys.executable for name in RIVALS if name.startswith("scmmgan")} | dict(args.python)
+    source = str(args.src[0].resolve())
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    env = os.environ | threads | {"PYTHONPATH": source, "CUDA_VISIBLE_DEVICES": "", "XLA_FLAGS": ONE_THREAD}
+    whole, case, rows = read(args.data, "pbmc5k_cite"), CASES["pbmc5k_cite"], Rows(args.out)
+    slow: set[str] = set()
+    for n in args.cells:
+        with tempfile.TemporaryDirectory() as folder:
+            drawn(whole, case, n, Path(folder))
+            for _ in range(args.repeat):
+                for name in (name for name in interpreters if name not in slow):
+                    command = [interpreters[name], "-c", READ + RIVALS[name] + SHOW, folder]
+                    row: dict[str, Any] = {"cells": n, "package": name, "cpu": np.nan, "wall": np.nan, "gib": np.nan}
+                    try:
+                        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=args.limit)
+                        if done.returncode:
+                            row["error"] = done.stderr.strip().splitlines()[-1]
+                            slow.add(name)
+                        else:
+                            row |= json.loads(done.stdout.strip().splitlines()[-1])
+                    except subprocess.TimeoutExpired:
+                        # more cells would take longer
+                        slow.add(name)
+                        row["error"] = f"more than {args.limit} s"
+                    rows.add(row)
+    table = pd.DataFrame(rows).groupby(["cells", "package"], sort=False)[["cpu", "wall", "gib"]].min().round(2)
+    markdown(["cells", "package", *table], [[*key, *values] for key, values in zip(table.index, table.to_numpy())])
+
+
+def _interpreter(item: str) -> tuple[str, str]:
+    name, _, path = item.partition("=")
+    if name not in RIVALS or not path:
+        raise argparse.ArgumentTypeError(f"NAME=PATH with a name of {[*RIVALS]}")
+    return name, path
+
+
 def main() -> None:
     parser = arguments(__doc__, ["pbmc5k_cite"], seeds=False)
     own = Path(__file__).resolve().parent.parent / "src"
     parser.add_argument("--src", type=Path, nargs="+", default=[own], metavar="FOLDER", help="checkouts to compare")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--python", type=_interpreter, nargs="+", default=[], metavar="NAME=PATH", help="of rivals")
+    parser.add_argument(
+        "--cells", type=int, nargs="+", default=[1_000, 2_000, 5_000], help="of each modality, for rivals"
+    )
+    parser.add_argument("--limit", type=float, default=600, help="seconds that a rival may take")
     args = parser.parse_args()
+    if args.names == ["rivals"]:
+        return rivals(args)
     rows = []
     for name in args.names:
         hidden = hide(read(args.data, name).mod, CASES[name], 0)

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from matplotlib.image import imread
 
 import scmmgan as smm
@@ -69,6 +72,36 @@ def test_translate_evaluate_uncertainty(folder: Path, capsys: pytest.CaptureFixt
     assert main(["uncertainty", str(folder / "a.h5mu"), *way, "-o", str(folder / "u.h5mu")]) == 0
     assert "uncertainty" in capsys.readouterr().out
     assert "scmmgan_uncertainty" in md.read(folder / "u.h5mu")["protein"].var
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_translate_leaves_zarr_on_disk(folder: Path, form: Callable, monkeypatch: pytest.MonkeyPatch):
+    """X is read a part at a time, of a file of one modality or of several; the values are those of an h5ad."""
+    cells, seen, found = ad.read_h5ad(folder / "rna.h5ad"), [], []
+    cells.X = form(cells.X)
+    several = folder / f"{form.__name__}.zarr"
+    md.MuData({"rna": cells}).write_zarr(several)
+    real = smm.tl.translate
+    spy = wraps(real)(lambda x, *rest, **how: seen.append(x) or real(x, *rest, **how))
+    monkeypatch.setattr(smm.tl, "translate", spy)
+    for file in (folder / "rna.h5ad", several / "mod" / "rna", several):
+        command = ["translate", str(file), "--model", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein"]
+        assert main([*command, "-o", str(folder / "mapped.h5ad")]) == 0
+        got = ad.read_h5ad(folder / "mapped.h5ad")
+        found.append(got)
+        np.testing.assert_allclose(got.X, found[0].X, atol=1e-5)
+        pd.testing.assert_frame_equal(got.obs, found[0].obs, atol=1e-5)
+    for x in (seen[1].X, seen[2]["rna"].X):
+        assert not isinstance(x, np.ndarray | sp.csr_matrix)
+
+
+def test_other_processes_do_not_write(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(smm.tl, "align", wraps(smm.tl.align)(lambda *_, **how: seen.append(how["devices"])))
+    monkeypatch.setenv("RANK", "1")
+    assert main(["align", str(folder / "a.h5mu"), "--devices", "2", "-o", str(folder / "two.h5mu")]) == 0
+    assert seen == [2]
+    assert not (folder / "two.h5mu").exists()
 
 
 def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -111,7 +111,7 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     (
         "cli.py",
         {"scmmgan"} | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets", "settings")},
-        {"matplotlib", "mudata", "anndata", "pandas"},
+        {"matplotlib", "mudata", "anndata", "pandas", "zarr"},
         CONTAINERS,
     ),
 ]
@@ -574,6 +574,7 @@ TABLES = {
     "GENERATORS",
     "DISCRIMINATORS",
     "OTHER_TERMS",
+    "ALONE",
     "BASELINES",
 }
 CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")

@@ -82,9 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     text = "Align a real data set that needs no network, score it against the truth, draw it. Up to 2 minutes."
     demo = commands.add_parser("demo", help=text, description=text)
-    demo.add_argument(
-        "-o", "--output", type=Path, default=Path("scmmgan_demo"), metavar="DIR", help="folder to write (%(default)s)"
-    )
+    there = Path("scmmgan_demo")
+    demo.add_argument("-o", "--output", type=Path, default=there, metavar="DIR", help="folder to write (%(default)s)")
     demo.set_defaults(run=_demo)
     specs: dict[str, tuple[Callable[[argparse.Namespace], int | None], Callable[..., Any] | None, str, bool]] = {
         "align": (_align, smm.tl.align, "Align modalities; write the aligned data.", True),
@@ -105,9 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "translate":
             command.add_argument("--model", type=Path, required=True, help="aligned h5mu or zarr, or a model directory")
         if name != "info":
-            text = "file to write: h5mu, h5ad, zarr or csv, by its ending"
-            if name == "compare":
-                text = "picture to write: png, pdf or svg, by its ending"
+            kinds = "png, pdf or svg" if name == "compare" else "h5mu, h5ad, zarr or csv"
+            text = f"file to write, by its ending: {kinds}"
             command.add_argument("-o", "--output", type=Path, required=writes, metavar="FILE", help=text)
             command.add_argument("--config", type=Path, metavar="TOML", help="options, in a table named as the command")
         if name in ("align", "diagnose"):
@@ -138,9 +136,8 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
             continue
         flag, kind, text = f"--{name.replace('_', '-')}", str(of.annotation), documented.get(name, "")
         # what is not given is left to the function
-        how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{text} [{of.default}]".replace("%", "%%")}
-        if of.default is inspect.Parameter.empty:
-            how["help"] = text.replace("%", "%%")
+        text += "" if of.default is inspect.Parameter.empty else f" [{of.default}]"
+        how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         if kind == "bool":
             how |= {"default": sys.stderr.isatty()} if name == "progress_bar" else {}
             command.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
@@ -229,7 +226,7 @@ def _one(word: str, kind: str) -> Any:
 
 
 def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
-    """Data of a file, by its ending; what a zarr folder holds is tried. With `backed` X of an h5 file stays there."""
+    """Data of a file, by its ending; what a zarr folder holds is tried. With `backed` X stays there."""
     import anndata
     import mudata
 
@@ -240,11 +237,25 @@ def _read(path: Path, *, backed: bool = False) -> MuData | AnnData:
             if path.suffix == ".h5ad":
                 return anndata.read_h5ad(path, backed="r" if backed else None)
             if path.is_dir():
-                return mudata.read_zarr(path) if (path / "mod").exists() else anndata.read_zarr(path)
+                whole = mudata.read_zarr if (path / "mod").exists() else anndata.read_zarr
+                return (_in_zarr if backed else whole)(path)
             return mudata.read_h5mu(path, backed="r" if backed else False)
     except Exception as error:
         # what is wrong in a file comes in any type
         raise ValueError(f"{str(path)!r} cannot be read as h5mu, h5ad or zarr, or is cut off: {error}") from error
+
+
+def _in_zarr(path: Path) -> MuData | AnnData:
+    """Cells of a zarr folder, of which X stays there."""
+    import anndata
+    import mudata
+    import zarr
+
+    if (path / "mod").exists():
+        return mudata.MuData({of.name: _in_zarr(of) for of in (path / "mod").iterdir() if of.is_dir()})
+    group = zarr.open_group(path, mode="r")
+    rest = {name: anndata.io.read_elem(group[name]) for name in group if name not in ("X", "raw")}
+    return anndata.AnnData(anndata.io.sparse_dataset(x) if isinstance(x := group.get("X"), zarr.Group) else x, **rest)
 
 
 def _write(data: Any, path: Path) -> None:
@@ -326,15 +337,15 @@ def _align(args: argparse.Namespace) -> int:
     if given.get("init") is not None:
         given["init"] = _model(Path(given["init"]))
     smm.tl.align(mdata, *names, **given)
+    if int(given.get("devices", 1)) > 1 and os.environ.get("RANK", "0") != "0":
+        return 0  # the first process writes what all have
     _write(mdata, args.output)
     return _say_support(mdata, str(given.get("key_added", "scmmgan")), args)
 
 
 def _mudata(path: Path) -> MuData:
-    from mudata import MuData
-
     data = _read(path)
-    if not isinstance(data, MuData):
+    if not hasattr(data, "mod"):
         raise ValueError(f"{str(path)!r} holds one modality; name one file for each.")
     return data
 
@@ -551,17 +562,11 @@ def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
 
     data = folder / "aligned.h5mu"
     written = [(data, "the aligned data: read it with mudata.read()")]
-    figures = {
-        "history.png": (smm.pl.history(mdata, return_fig=True), "loss terms over the training"),
-        "alignment_modality.png": (
-            smm.pl.alignment(mdata, color="modality", return_fig=True),
-            "cells before and after, coloured by modality",
-        ),
-        "alignment_cell_type.png": (
-            smm.pl.alignment(mdata, color="cell_type", return_fig=True),
-            "the same cells, coloured by cell type",
-        ),
-    }
+    colored = {"modality": "cells before and after, coloured by modality"}
+    colored["cell_type"] = "the same cells, coloured by cell type"
+    figures = {"history.png": (smm.pl.history(mdata, return_fig=True), "loss terms over the training")}
+    for color, what in colored.items():
+        figures[f"alignment_{color}.png"] = (smm.pl.alignment(mdata, color=color, return_fig=True), what)
     with _beside() as beside:
         with unpulled():
             mdata.write(beside(data))

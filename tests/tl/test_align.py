@@ -1190,6 +1190,25 @@ def test_only_whole_devices(small: md.MuData):
             align(small, device=device)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"devices": 2}, "needs as many processes, and this one is alone, as in a notebook"),
+        ({"devices": 0}, "devices"),
+        ({"devices": 2, "method": "coupling"}, "trains nothing that processes could share"),
+        ({"devices": 2, "method": "procrustes", "links": None, "pairs": "obs_names"}, "cannot use `devices`"),
+    ],
+)
+def test_processes_that_are_not_there(
+    small: md.MuData, arguments: dict[str, Any], said: str, fingerprint: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    before = fingerprint(small)
+    with pytest.raises(ValueError, match=said):
+        align(small, **arguments)
+    assert fingerprint(small) == before
+
+
 # --- known pairs, labels, batches --------------------------------------------------------------------------------
 
 # the coupling itself as the map: nothing is trained, a fraction of a second

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from scmmgan.model.coupling.couple import Domains, Loadings
     from scmmgan.model.coupling.coupling import Coupling
+    from scmmgan.model.nets.processes import Processes
     from scmmgan.model.nets.trained import Trained
     from scmmgan.model.problem import Pair, Problem
     from scmmgan.model.space.transform import Transform
@@ -69,6 +70,7 @@ def align(
     checkpoint_dir: str | PathLike[str] | None = None,
     random_state: int = 0,
     device: str | torch.device = "auto",
+    devices: int = 1,
     key_added: str = "scmmgan",
     save_model: bool = True,
     copy: bool = False,
@@ -188,6 +190,10 @@ def align(
     device
         `"auto"` (CUDA if there is a device, else CPU), or `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or a
         :class:`torch.device`.
+    devices
+        Number of processes that train together, each on a device of its own. All are started by `torchrun
+        --nproc-per-node=2 script.py` and call this on the same data; each takes `batch_size` cells per step, gradients are
+        averaged, and all write the same. Only methods with a coupling that train.
     key_added
         Name of the alignment; several may live in one object.
     save_model
@@ -247,8 +253,11 @@ def align(
         If values are not finite or constant, a modality has fewer than 32 cells, names are not unique, links match
         fewer than 3 features, there are fewer than 3 pairs or a cell has two partners, labels have different
         vocabularies, a batch has fewer than 32 cells, a column of sections has gaps, the method cannot use an argument or lacks
-        one that it needs, `init` or what is in `checkpoint_dir` does not belong to the data and arguments, or training does
-        not get off the ground.
+        one that it needs, `devices` is not the number of processes or these differ in their data, `init` or what is in
+        `checkpoint_dir` does not belong to the data and arguments, or training does not get off the ground.
+
+    RuntimeError
+        If another of several processes has ended, within 30 seconds.
 
     Examples
     --------
@@ -275,11 +284,11 @@ def align(
         problem = _read.read(mdata, names, arguments)
         written = _slots.written_features(problem, arguments["features"])
 
-    from scmmgan.model.nets import methods
+    from scmmgan.model.nets import methods, processes
 
     fit = _after_coupling if methods.lookup(method).fit is None else _without_coupling
-    with one_thread(), shown(progress_bar):
-        write, facts = fit(problem, arguments, before, stages)
+    with one_thread(), processes.joined(devices, arguments["device"]) as group, shown(progress_bar and not group.rank):
+        write, facts = fit(problem, arguments, before, stages, group)
     params = _params(arguments | {"modalities": names, "known": problem.fingerprint, "smooth": problem.steps})
     params["library_key"] = {m: of.sections.column for m, of in problem.modalities.items() if of.sections} or "None"
     params |= facts
@@ -291,7 +300,7 @@ def align(
 
 
 def _after_coupling(
-    problem: Problem, arguments: Mapping[str, Any], before: Trained | None, stages: Stages
+    problem: Problem, arguments: Mapping[str, Any], before: Trained | None, stages: Stages, group: Processes
 ) -> tuple[Callable[..., None], dict[str, Any]]:
     """Couple, train and score; what writes the results, and what is recorded beside the arguments."""
     from scmmgan.model.coupling.couple import couple
@@ -308,7 +317,8 @@ def _after_coupling(
         couplings, loadings = couple(problem, domains, random_state=seed)
     with stages("evidence"):
         records, ambiguous = populations.diagnose(problem, domains, couplings, random_state=seed)
-    settings = {name: arguments[name] for name in methods.SETTINGS} | {"init": before and before.aligner}
+    settings = {name: arguments[name] for name in methods.SETTINGS}
+    settings |= {"init": before and before.aligner, "processes": group}
     with stages("training"):
         aligner, history = methods.fit_problem(problem, domains, couplings, loadings, settings)
     with stages("scores"):
@@ -335,7 +345,7 @@ def _write_and_keep(
 
 
 def _without_coupling(
-    problem: Problem, arguments: Mapping[str, Any], before: Trained | None, stages: Stages
+    problem: Problem, arguments: Mapping[str, Any], before: Trained | None, stages: Stages, group: Processes
 ) -> tuple[Callable[..., None], dict[str, Any]]:
     """The same for a method that fits the problem by itself."""
     from scmmgan.model.evidence import verdict
@@ -406,7 +416,7 @@ def _check_copy(mdata: MuData, names: Sequence[str], *, copy: bool) -> None:
 
 def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Checked settings of the training, all loss weights among them, and what the method leaves out."""
-    from scmmgan.model.nets import methods
+    from scmmgan.model.nets import methods, processes
 
     method = methods.lookup(arguments["method"])
     left = methods.check_arguments(arguments["method"], arguments, names)
@@ -424,6 +434,7 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
         "max_steps": _modality.whole_number(arguments["max_steps"], "max_steps", low=1),
         "batch_size": _modality.whole_number(arguments["batch_size"], "batch_size", low=MIN_CELLS),
         "random_state": _modality.whole_number(arguments["random_state"], "random_state", low=0, high=MAX_SEED),
+        "devices": _modality.whole_number(arguments["devices"], "devices", low=1),
     }
     if not (isinstance(lr, Real) and 0 < float(lr) < float("inf")):
         raise ValueError(f"`lr` must be a finite number above 0, got {lr!r}.")
@@ -441,6 +452,10 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     if hidden is not None and hidden != "published":
         hidden = _modality.whole_number(hidden, "hidden", low=2)
     _check_goes_on(arguments)
+    device = _device(arguments["device"])
+    if arguments["method"] == "coupling" and whole["devices"] > 1:
+        raise ValueError("`method='coupling'` trains nothing that processes could share. Leave `devices` out.")
+    processes.check(whole["devices"], device)
     if arguments["maps"] not in ("all", "star"):
         raise ValueError(f"`maps` must be 'all' or 'star', got {arguments['maps']!r}.")
     if merged.get("consistency") and (len(names) < 3 or arguments["maps"] != "all"):
@@ -448,7 +463,7 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
             "`weights` has `consistency`, of a direct map with those through a third modality: it needs three modalities and "
             f"`maps='all'`; here are {list(names)} and `maps={arguments['maps']!r}`. Leave it out."
         )
-    return {**whole, **numbers, **left, "geometry": geometry, "device": _device(arguments["device"]), "hidden": hidden}
+    return {**whole, **numbers, **left, "geometry": geometry, "device": device, "hidden": hidden}
 
 
 def _per_modality(arguments: Mapping[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:

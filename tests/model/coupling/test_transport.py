@@ -127,6 +127,23 @@ def test_rows_without_mass_have_none():
     np.testing.assert_allclose(plan.sum(0), q, atol=1e-9)
 
 
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_stack_is_scaled_some_at_a_time(single: bool, stacked: bool, monkeypatch: pytest.MonkeyPatch):
+    """To the same bits, whatever is taken at one time, with one pair of marginals or one for each kernel."""
+    rng = np.random.default_rng(0)
+    kernels, (p, q) = rng.random((7, 9, 6)) + 0.1, masses(9, 6)
+    if stacked:
+        p, q = (rng.dirichlet(of, 7) for of in (9 * p, 6 * q))
+    monkeypatch.setattr(transport, "SINGLE_PRECISION_FROM", 100 if single else 10**6)
+    whole = sinkhorn(kernels, p, q, power=0.9, n_iter=20)
+    assert whole[0].shape == (7, 9)
+    for values in (54, 109, 300):
+        monkeypatch.setattr(transport, "STACKED_VALUES", values)
+        for found, expected in zip(sinkhorn(kernels, p, q, power=0.9, n_iter=20), whole):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_balanced_has_the_marginals():
     p, q = masses(9, 6)
     rng = np.random.default_rng(0)

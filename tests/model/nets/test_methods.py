@@ -122,11 +122,12 @@ def test_networks(method: str, kind: type):
 
 PLAIN: dict[str, Any] = {
     "links": "auto", "pairs": None, "labels": None, "hidden": None, "smooth": {"a": "auto"}, "n_pcs": 50, "counts": "auto",
-    "noise_dim": 0, "cycle_as_real": False, "spatial": None, "library_key": None,
+    "noise_dim": 0, "cycle_as_real": False, "spatial": None, "library_key": None, "devices": 1,
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "links": "gene", "pairs": "obs_names", "labels": {"a": "cell_type"}, "hidden": 8, "smooth": 2, "n_pcs": 20,
     "counts": "counts", "noise_dim": {"a": 3}, "cycle_as_real": True, "spatial": "spatial", "library_key": "section",
+    "devices": 2,
 }  # fmt: skip
 
 
@@ -148,7 +149,7 @@ def test_arguments_that_a_method_cannot_use_are_refused(method: str, argument: s
 def test_what_is_left_out_reads_nothing(method: str):
     left = methods.check_arguments(method, PLAIN, ["a", "b"])
     assert set(left) == {*PLAIN, "checkpoint_dir", "maps"} - LATENT[method] - {"hidden"}
-    assert {name: value for name, value in left.items() if value} == {"maps": "all"}
+    assert {name: value for name, value in left.items() if value} == {"maps": "all", "devices": 1}
 
 
 def test_tables_are_refused_too_and_hidden_by_others():

@@ -17,6 +17,7 @@ from scmmgan.model.defaults import (
     SHARPENING,
     SINGLE_PRECISION_ABOVE,
     SINGLE_PRECISION_FROM,
+    STACKED_VALUES,
 )
 from scmmgan.model.problem import Pair
 from scmmgan.model.space.linear import in_blocks, row_blocks
@@ -42,6 +43,20 @@ def sinkhorn(
     single = kernel.size > SINGLE_PRECISION_FROM
     single = single and min(kernel.max(-1).min(), kernel.max(-2).min()) > SINGLE_PRECISION_ABOVE
     kernel = kernel.astype(np.float32 if single else np.float64, copy=False)
+    step = max(1, STACKED_VALUES // max(kernel.shape[-2] * kernel.shape[-1], 1))
+    if kernel.ndim != 3 or tolerance or len(kernel) <= step:
+        return _scalings(kernel, p, q, power, n_iter, tolerance, overrelaxed)
+    # some of a stack at a time: they stay in the cache through all steps
+    p, q = np.broadcast_to(p, kernel.shape[:-1]), np.broadcast_to(q, (*kernel.shape[:-2], kernel.shape[-1]))
+    parts = [slice(start, start + step) for start in range(0, len(kernel), step)]
+    found = [_scalings(kernel[at], p[at], q[at], power, n_iter, tolerance, overrelaxed) for at in parts]
+    return np.concatenate([u for u, _ in found]), np.concatenate([v for _, v in found])
+
+
+def _scalings(
+    kernel: np.ndarray, p: np.ndarray, q: np.ndarray, power: float, n_iter: int, tolerance: float, overrelaxed: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The steps of `sinkhorn`, in the kernel's precision."""
     back = np.ascontiguousarray(np.swapaxes(kernel, -1, -2)) if kernel.ndim > 2 else kernel.T
     tiny = np.finfo(kernel.dtype).tiny
     u, v = (np.ones(shape, kernel.dtype) for shape in (kernel.shape[:-1], (*kernel.shape[:-2], kernel.shape[-1])))

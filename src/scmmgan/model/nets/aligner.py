@@ -35,6 +35,7 @@ from scmmgan.model.nets.networks import (
     NoisyGenerator,
 )
 from scmmgan.model.nets.pinned import pinned
+from scmmgan.model.nets.processes import ALONE, Processes
 from scmmgan.model.problem import Pair, Sections
 from scmmgan.model.space.linear import ridge
 
@@ -148,6 +149,7 @@ class Aligner:
         centre: str | None = None,
         init: Aligner | None = None,
         checkpoint_dir: str | PathLike[str] | None = None,
+        processes: Processes = ALONE,
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
@@ -185,11 +187,13 @@ class Aligner:
             return aligner, aligner._errors(x, couplings)
         full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
         problem = replace(
-            _training_data(full, placed, loadings, weights, coupled, random_state, device),
+            _training_data(full, placed, loadings, weights, coupled, random_state, processes.device(device)),
             shared=shared,
             widths={m: aligner.widths[m] for m in places},
         )
-        history = aligner._train(discriminators, problem, recipe, random_state, device, progress_bar, checkpoint_dir)
+        history = aligner._train(
+            discriminators, problem, recipe, random_state, device, progress_bar, checkpoint_dir, processes
+        )
         return aligner, history
 
     def _train(
@@ -201,19 +205,22 @@ class Aligner:
         device: str,
         progress_bar: bool,
         checkpoint_dir: str | PathLike[str] | None,
+        processes: Processes,
     ) -> dict[str, list[float]]:
         """Train on the device and come back to the CPU; returns the history."""
+        own = processes.device(device)
         for net in (*self.generators.values(), *discriminators.values()):
-            net.to(device)
+            net.to(own)
         history = training.fit(
             dict(self.generators),
             dict(discriminators),
             data,
             recipe,
             random_state=random_state,
-            device=torch.device(device),
+            device=own,
             progress_bar=progress_bar,
             checkpoint_dir=checkpoint_dir,
+            processes=processes,
         )
         for generator in self.generators.values():
             generator.to("cpu").eval()
@@ -467,7 +474,7 @@ def _training_data(
     weights: Mapping[str, float],
     coupled: bool,
     random_state: int,
-    device: str,
+    device: torch.device,
 ) -> training.TrainingData:
     """What is trained on, as tensors on the device."""
 

@@ -22,6 +22,7 @@ from scmmgan.model.nets.con_aae import ConAAE
 from scmmgan.model.nets.jamie import JAMIE
 from scmmgan.model.nets.latent import Fitted, Mapper
 from scmmgan.model.nets.losses import GEOMETRIES
+from scmmgan.model.nets.processes import ALONE, Processes
 from scmmgan.model.nets.scmodal import ScMODAL
 from scmmgan.model.nets.training import Recipe
 from scmmgan.model.problem import Pair, Problem, Sections
@@ -124,7 +125,7 @@ def check_geometry(geometry: str | None, geometries: Collection[str] = tuple(GEO
 OPTIONAL: dict[str, tuple[Any, ...]] = {
     "links": (None, "auto"), "pairs": (None,), "labels": (None,), "hidden": (None,), "smooth": (None, "auto", 0),
     "n_pcs": (None, N_PCS), "counts": (None, "auto"), "noise_dim": (0,), "cycle_as_real": (False,), "spatial": (None,),
-    "library_key": (None,), "checkpoint_dir": (None,), "maps": ("all",),
+    "library_key": (None,), "checkpoint_dir": (None,), "maps": ("all",), "devices": (1,),
 }  # fmt: skip
 
 
@@ -251,12 +252,13 @@ def fit(
     centre: str | None = None,
     init: Aligner | None = None,
     checkpoint_dir: str | PathLike[str] | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
     `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
     (n × d) of some modalities are mapped along, inside their `sections`. `centre`: of a star. `init`: whose networks
-    are trained on. `checkpoint_dir`: where the state of the training is kept.
+    are trained on. `checkpoint_dir`: where the state of the training is kept. `processes`: that train together.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
@@ -277,5 +279,6 @@ def fit(
         centre=centre,
         init=init,
         checkpoint_dir=checkpoint_dir,
+        processes=processes,
         **found.settings,
     )

@@ -207,11 +207,15 @@ class NoisyGenerator(nn.Module):
         super().__init__()
         self.inner, self.width = inner, width
         self.rng = torch.Generator()
+        self.share = (0, 1)  # which of so many processes this is: all draw alike, and each takes its own
 
     def forward(self, x: Tensor) -> Tensor:
         """Map cells (B × n_in) to the target's model space (B × n_out)."""
-        shape = (len(x), self.width)
-        return self.sample(x, torch.randn(shape, generator=self.rng).to(x) if self.training else x.new_zeros(shape))
+        if not self.training:
+            return self.sample(x, x.new_zeros(len(x), self.width))
+        own, size = self.share
+        z = torch.randn((len(x) * size, self.width), generator=self.rng)[own::size]
+        return self.sample(x, z.to(x))
 
     def sample(self, x: Tensor, z: Tensor) -> Tensor:
         """Map cells with given noise (B × width)."""

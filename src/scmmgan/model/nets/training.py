@@ -28,6 +28,7 @@ from scmmgan.model.nets import losses
 from scmmgan.model.nets.checkpoint import Checkpoint, arrays_of, digest, restore
 from scmmgan.model.nets.networks import BatchNorm, NoisyGenerator, frozen_statistics
 from scmmgan.model.nets.pinned import pinned
+from scmmgan.model.nets.processes import ALONE, Processes
 from scmmgan.model.problem import Pair
 
 logger = logging.getLogger("scmmgan")
@@ -93,18 +94,21 @@ def fit(
     device: torch.device,
     progress_bar: bool,
     checkpoint_dir: str | os.PathLike[str] | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, list[float]]:
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells.
 
     With `checkpoint_dir` the state is written at every look at these, and a training that is there goes on, to the same bits.
+    Several `processes` end with the same networks and history: a batch is shared out among them.
     """
     from tqdm.auto import tqdm
 
     max_steps, start = recipe.max_steps, 0
-    checkpoint = None
-    if checkpoint_dir is not None:
-        checkpoint = Checkpoint(checkpoint_dir, _made_of(generators, data, recipe, random_state, device))
-    players = [_Player(nets, recipe) for nets in (generators, discriminators)]
+    made_of = {}
+    if checkpoint_dir is not None or processes.size > 1:
+        made_of = _made_of(generators, data, recipe, random_state, device, processes.size)
+    checkpoint = None if checkpoint_dir is None else Checkpoint(checkpoint_dir, made_of)
+    players = [_Player(nets, recipe, processes) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
     best, best_score = average, math.inf
     history: dict[str, list[float]] = defaultdict(list)
@@ -117,43 +121,48 @@ def fit(
         best = [t.clone() for t in (*average, *players[0].buffers)]
         restore(arrays, players, average=average, best=best)
         logger.info("The training goes on at step %d of %d.", start, max_steps)
-    bar = tqdm(range(start, max_steps), desc="scmmgan", disable=not progress_bar, mininterval=0.5)
-    for step, rows in zip(bar, islice(_batches(data, recipe.batch_size, random_state), start, None)):
+    processes.check_alike(made_of | {"`checkpoint_dir`": digest([start])}, device)
+    bar = tqdm(range(start, max_steps), "scmmgan", disable=not progress_bar or processes.rank > 0, mininterval=0.5)
+    for step, rows in zip(bar, islice(_batches(data, recipe.batch_size, random_state, processes), start, None)):
         unread.append(_step(step, rows, data, recipe, *players))
         # a step that was skipped has changed no parameter
         torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
         if (step + 1) % CHECK_EVERY and step + 1 < max_steps:
             continue
-        first, terms, unread = step + 1 - len(unread), _read(unread), []
+        first, terms, unread = step + 1 - len(unread), _read(unread, processes), []
+        # of batches that a process saw alone
+        processes.mean([*players[0].buffers, *players[1].buffers])
         if broken := _broken(strikes, terms):
             _give_up(broken, step, found=math.isfinite(best_score))
             break
         _record(history, first, terms)
         if history:
             bar.set_postfix({n: f"{v[-1]:.3g}" for n, v in history.items() if _is_loss(n)}, refresh=False)
-            score = _held_out_score(generators, players[0].parameters, average, data)
+            score = processes.number(_held_out_score(generators, players[0].parameters, average, data), device)
             # equal scores: the later weights have seen more
             if score <= best_score:
                 best, best_score = [a.clone() for a in (*average, *players[0].buffers)], score
-        if checkpoint is not None and math.isfinite(best_score):
+        if checkpoint is not None and math.isfinite(best_score) and not processes.rank:
             state = {"step": step + 1, "best_score": best_score, "strikes": strikes, "history": history}
             checkpoint.write(state, arrays_of(players, average=average, best=best))
-    if not math.isfinite(best_score):
-        broken = [name for name, count in strikes.items() if count]
-        raise ValueError(
-            f"Losses or gradients were not finite: {', '.join(broken)}. Lower `lr`, or that term's weight."
-        )
+    _check_found(best_score, strikes)
+    processes.first(best)
     _load([*players[0].parameters, *players[0].buffers], best)
     return dict(history)
 
 
 def _made_of(
-    generators: Mapping[Pair, nn.Module], data: TrainingData, recipe: Recipe, random_state: int, device: torch.device
+    generators: Mapping[Pair, nn.Module],
+    data: TrainingData,
+    recipe: Recipe,
+    random_state: int,
+    device: torch.device,
+    processes: int,
 ) -> dict[str, str]:
     """Digests of all that decides a training, by what a user knows it as."""
     by_pair = [of[pair] for of in (data.anchors, data.anchor_weight, data.known) for pair in of]
     links = [v for pair, link in data.links.items() for v in (pair, *vars(link).values())]
-    settings = (recipe, data.weights, data.shared, data.widths, random_state, device, torch.__version__)
+    settings = (recipe, data.weights, data.shared, data.widths, random_state, device.type, processes, torch.__version__)
     return {
         "cells": digest(v for of in (data.x, data.rows, data.held_out) for item in of.items() for v in item),
         "couplings": digest([*data.anchors, *by_pair, *links]),
@@ -168,11 +177,14 @@ class _Player:
     The class of torch imports its compiler, which takes longer than a short training.
     """
 
-    def __init__(self, nets: Mapping[Any, nn.Module], recipe: Recipe) -> None:
+    def __init__(self, nets: Mapping[Any, nn.Module], recipe: Recipe, processes: Processes = ALONE) -> None:
         self.parameters: list[Tensor] = [p for net in nets.values() for p in net.parameters()]
         self.buffers: list[Tensor] = [b for net in nets.values() for b in net.buffers()]
         self.norms = [m for net in nets.values() for m in net.modules() if isinstance(m, BatchNorm)]
-        self.noise = [m.rng for net in nets.values() for m in net.modules() if isinstance(m, NoisyGenerator)]
+        noisy = [m for net in nets.values() for m in net.modules() if isinstance(m, NoisyGenerator)]
+        self.noise, self.processes = [m.rng for m in noisy], processes
+        for m in noisy:
+            m.share = (processes.rank, processes.size)
         self.nets, self.recipe, self.steps = dict(nets), recipe, 0
         self.clip = math.inf if recipe.plain else 5.0
         self.mean, self.square = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
@@ -193,6 +205,8 @@ class _Player:
         for p in self.parameters:
             p.grad = None
         loss.backward()
+        # the loss, too: all must decide alike whether the step is taken
+        self.processes.mean([loss.detach(), *(p.grad for p in self.parameters if p.grad is not None)])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         found = ~torch.isfinite(norm + loss.detach())
         state = zip(self.parameters, self.mean, self.square, self.counts)
@@ -214,19 +228,24 @@ class _Player:
             p.requires_grad_(not frozen)
 
 
-def _batches(data: TrainingData, batch_size: int, random_state: int) -> Iterator[dict[str, Tensor]]:
-    """Endless row numbers per modality, drawn independently of each other; every cell at most once per epoch."""
+def _batches(
+    data: TrainingData, batch_size: int, random_state: int, processes: Processes = ALONE
+) -> Iterator[dict[str, Tensor]]:
+    """Endless row numbers per modality, drawn independently of each other; every cell at most once per epoch.
+
+    All processes draw alike, and each takes every so-many-th of the cells.
+    """
     rng = torch.Generator().manual_seed(random_state)
     pools = {m: rows.cpu() for m, rows in data.rows.items()}
     queues = {m: torch.empty(0, dtype=torch.long) for m in pools}
     while True:
         rows = {}
         for m, pool in pools.items():
-            size = min(batch_size, len(pool))
+            size = processes.size * processes.share(batch_size, len(pool), m)
             if len(queues[m]) < size:
                 # an epoch at a time goes to the device
                 queues[m] = pool[torch.randperm(len(pool), generator=rng)].to(data.x[m].device)
-            rows[m], queues[m] = queues[m][:size], queues[m][size:]
+            rows[m], queues[m] = queues[m][processes.rank : size : processes.size], queues[m][size:]
         yield rows
 
 
@@ -334,9 +353,11 @@ def _round_about(
     }
 
 
-def _read(unread: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """The terms of several steps as floats: one transfer from the device."""
-    values = iter(torch.stack([value for terms in unread for value in terms.values()]).tolist())
+def _read(unread: list[dict[str, Tensor]], processes: Processes) -> list[dict[str, float]]:
+    """The terms of several steps as floats, means over processes: one transfer from the device."""
+    found = torch.stack([value for terms in unread for value in terms.values()])
+    processes.mean([found])
+    values = iter(found.tolist())
     return [{name: next(values) for name in terms} for terms in unread]
 
 
@@ -404,6 +425,15 @@ def _held_out_score(
 @torch.no_grad()
 def _load(parameters: list[Tensor], values: list[Tensor]) -> None:
     torch._foreach_copy_(parameters, values)
+
+
+def _check_found(best_score: float, strikes: Mapping[str, int]) -> None:
+    """ValueError where no look at the held-out cells found finite losses."""
+    if not math.isfinite(best_score):
+        broken = [name for name, count in strikes.items() if count]
+        raise ValueError(
+            f"Losses or gradients were not finite: {', '.join(broken)}. Lower `lr`, or that term's weight."
+        )
 
 
 def _give_up(broken: list[str], step: int, *, found: bool) -> None:
