@@ -211,7 +211,7 @@ def fit_problem(
     sections = {name: m.sections for name, m in problem.modalities.items() if m.sections is not None}
     x = {m: d.x for m, d in domains.items()}
     return fit(
-        x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
+        x=x, couplings=couplings, loadings=loadings, shared=problem.shared, coordinates=coordinates,
         sections=sections, **{"centre": problem.centre, **settings},
     )  # fmt: skip
 
@@ -230,7 +230,7 @@ def fit(
     couplings: Mapping[Pair, Coupling],
     loadings: Mapping[Pair, Loadings],
     *,
-    shared: bool,
+    shared: Collection[Pair],
     weights: Mapping[str, float],
     max_steps: int,
     batch_size: int,
@@ -249,8 +249,8 @@ def fit(
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
-    `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
-    (n × d) of some modalities are mapped along, inside their `sections`. `centre`: of a star. `init`: whose networks
+    `shared`: ordered pairs of modalities in one space. `noise_dim`: width of the noise that generators take beside the
+    cells, for all or by source modality. `coordinates` (n × d) of some modalities are mapped along, inside their `sections`. `centre`: of a star. `init`: whose networks
     are trained on. `checkpoint_dir`: where the state of the training is kept.
     """
     found = lookup(method)
