@@ -519,7 +519,7 @@ def genes_in_common(n_common: int, n_own: int = 10) -> md.MuData:
 
 def shared_names(problem: Problem) -> list[str]:
     """Names of the shared features, which every modality must have in one order."""
-    names = [problem.modalities[m].features[at].tolist() for m, at in problem.shared.items()]
+    names = [problem.modalities[m].features[at].tolist() for m, at in problem.spaces[0].items()]
     assert all(other == names[0] for other in names)
     return names[0]
 
@@ -531,7 +531,7 @@ def shared_names(problem: Problem) -> list[str]:
 )
 def test_equal_names_make_a_shared_space(n_common: int, n_own: int, expected: bool):
     problem = read(genes_in_common(n_common, n_own), links="auto", n_pcs=8)
-    assert (problem.shared is not None) == expected
+    assert bool(problem.shared) == expected
     a, b = (d.transform for d in domains_of(problem).values())
     assert (a.encoder.shape == b.encoder.shape and np.array_equal(a.encoder, b.encoder)) == expected
     if expected:
@@ -546,21 +546,21 @@ def test_the_smaller_modality_decides_what_is_half():
     """A panel of 60 genes, all of them among the other side's 200."""
     mdata = genes_in_common(60, 140)
     panel = mdata["b"][:, mdata["b"].var_names.str.startswith("g")].copy()
-    assert read(md.MuData({"a": mdata["a"].copy(), "b": panel}), links="auto").shared is not None
+    assert read(md.MuData({"a": mdata["a"].copy(), "b": panel}), links="auto").shared
 
 
 def test_no_shared_space_without_links_that_say_so():
     mdata = genes_in_common(60)
-    assert read(mdata).shared is None
+    assert not read(mdata).shared
     crossed = pd.DataFrame({"a": [f"g{i}" for i in range(12)], "b": [f"g{(i + 1) % 12}" for i in range(12)]})
-    assert read(mdata, links=crossed).shared is None
+    assert not read(mdata, links=crossed).shared
     # more than half of the links
     half = pd.DataFrame({"a": [f"g{i}" for i in range(12)], "b": [f"g{i if i < 6 else 17 - i}" for i in range(12)]})
-    assert read(mdata, links=half).shared is None
+    assert not read(mdata, links=half).shared
     half.loc[11, "b"] = "g11"
-    assert read(mdata, links=half).shared is not None
+    assert read(mdata, links=half).shared
     mdata["a"].obsm["r"] = np.random.default_rng(0).normal(size=(50, 3))
-    assert read(mdata, links="auto", use_rep={"a": "r"}).shared is None
+    assert not read(mdata, links="auto", use_rep={"a": "r"}).shared
 
 
 def test_masks_limit_the_shared_space():
@@ -571,7 +571,7 @@ def test_masks_limit_the_shared_space():
     domains = domains_of(problem)
     assert set(problem.modalities["b"].features[domains["b"].transform.encoded]) == {f"g{i}" for i in range(55)}
     few = mdata["a"].var_names.isin(["g0", "g1"])
-    assert read(mdata, links="auto", mask_var={"a": few}).shared is None
+    assert not read(mdata, links="auto", mask_var={"a": few}).shared
 
 
 def test_three_modalities_share_a_space_where_all_do():
@@ -580,7 +580,33 @@ def test_three_modalities_share_a_space_where_all_do():
     assert shared_names(problem) == mdata["rna"].var_names.tolist()
     other = {name: adata.copy() for name, adata in mdata.mod.items()}
     other["atac"].var_names = [f"peak{i}" for i in range(60)]
-    assert read(md.MuData(other), links="auto").shared is None
+    assert read(md.MuData(other), links="auto").shared == [("rna", "protein"), ("protein", "rna")]
+
+
+def test_a_third_modality_leaves_two_their_space():
+    """Whatever comes first; and four modalities may make two spaces."""
+    two = genes_in_common(60)
+    third = ad.AnnData(
+        np.random.default_rng(1).normal(size=(40, 5)).astype(np.float32),
+        obs=pd.DataFrame(index=[f"c{i}" for i in range(40)]),
+        var=pd.DataFrame(index=["g0", "g1", "g2", "g3", "own"]),
+    )
+    alone = domains_of(read(two.copy(), links="auto"))
+    fourth = third[::-1].copy()
+    for parts in ({"c": third}, {"c": third, "d": fourth}):
+        for names in (["a", "b", *parts], [*parts, "b", "a"]):
+            mdata = md.MuData({m: {**dict(two.mod.items()), **parts}[m].copy() for m in names})
+            problem = read(mdata, links="auto")
+            assert [set(space) for space in problem.spaces] == [{"a", "b"}]
+            domains = domains_of(problem)
+            for m in "ab":
+                np.testing.assert_allclose(domains[m].x, alone[m].x, atol=1e-4)
+            assert domains["c"].x.shape == (40, 5)
+    more = {f"{m}2": mdata[m][:, [n.startswith("g") for n in mdata[m].var_names]].copy() for m in "ab"}
+    for adata in more.values():
+        adata.var_names = [n.replace("g", "peak") for n in adata.var_names]
+    problem = read(md.MuData({**dict(two.mod.items()), **more}), links="auto")
+    assert [set(space) for space in problem.spaces] == [{"a", "b"}, {"a2", "b2"}]
 
 
 # --- fingerprint -------------------------------------------------------------------------------------------------

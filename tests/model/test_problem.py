@@ -136,9 +136,9 @@ def test_labels_of_all_modalities():
 def test_problem_of_two_with_other_knowledge():
     """For couplings without some links or pairs: all else stays, the problem itself too."""
     pairs = np.zeros((4, 2), dtype=int)
-    shared = {m: np.arange(3) for m in "abc"}
+    spaces = [{"c": np.arange(2), "b": np.arange(2)}, {m: np.arange(3) for m in "ba"}]
     whole = problem(
-        Known(("a", "b"), LINKS, pairs), Known(("a", "c")), label_names=["x"], shared=shared, fingerprint="f"
+        Known(("a", "b"), LINKS, pairs), Known(("a", "c")), label_names=["x"], spaces=spaces, fingerprint="f"
     )
     got = whole.only("b", "a", links=LINKS.take(np.array([0])))
     assert got.names == ["a", "b"]
@@ -146,7 +146,7 @@ def test_problem_of_two_with_other_knowledge():
     known = got.of("a", "b")
     assert known.n_links == 1
     assert known.pairs is pairs
-    assert (got.label_names, got.shared) == (["x"], shared)
+    assert (got.label_names, got.shared) == (["x"], [("a", "b"), ("b", "a")])
     assert got.modalities["a"] is whole.modalities["a"]
     assert whole.of("a", "b").n_links == 3
     assert whole.only("a", "b").of("a", "b").links is LINKS

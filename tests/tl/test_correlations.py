@@ -74,7 +74,7 @@ def test_what_mixing_makes_and_hides(spots: md.MuData):
 
 def test_mapped_cells_give_candidates_only(caplog: pytest.LogCaptureFixture):
     """The trained map keeps mixed spots mixed: what only mixing makes is there still."""
-    mdata = planted(1, n_spots=250, n_cells=300)
+    mdata = planted(1, n_spots=250, n_cells=450)
     smm.tl.align(mdata, "spatial", "rna", max_steps=40, progress_bar=False)
     smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES)
     stored = mdata.uns["scmmgan"]["correlations"]["spatial"]["rna"]
@@ -183,13 +183,18 @@ def test_correlations_of_cells_are_those_of_pools(spots: md.MuData):
     names = pd.Index(domains["rna"].modality.features)
     others, asked = names.get_indexer(table.index), names.get_indexer(["A_0"])
     matched = 1 - spots["rna"].obs["scmmgan_unmatched"].to_numpy(dtype=float)
-    r, n = pooled.pooled_correlations(domains["rna"], matched, asked, others, random_state=0)
+    r, error = pooled.pooled_correlations(domains["rna"], matched, asked, others, random_state=0)
     np.testing.assert_allclose(table["r_mapped"], r[0], atol=1e-6)
-    for name, limit in zip(("lower_mapped", "upper_mapped"), pooled.limits(r[0], n, signed=True)):
-        np.testing.assert_allclose(table[name], limit, atol=1e-6)
+    lower, upper = (
+        pooled.limits(r[0], error[0], signed=True, alpha=alpha)[i] for i, alpha in enumerate((0.003, 0.025))
+    )
+    np.testing.assert_allclose(table["lower_mapped"], lower, atol=1e-6)
+    np.testing.assert_allclose(table["upper_mapped"], upper, atol=1e-6)
     own = pd.Index(domains["spatial"].modality.features)
     raw = pooled.given_depth(domains["spatial"], own.get_indexer(["A_0"]), own.get_indexer(table.index))[0]
-    np.testing.assert_allclose(table["upper_measured"], pooled.limits(raw, 400, signed=True)[1], atol=1e-6)
+    np.testing.assert_allclose(
+        table["upper_measured"], pooled.limits(raw, pooled.fisher_error(400), signed=True)[1], atol=1e-6
+    )
 
 
 @pytest.mark.slow

@@ -69,9 +69,9 @@ def read(mdata: MuData, names: Sequence[str], arguments: Mapping[str, Any]) -> P
         )
         for a, b in combinations(names, 2)
     }
-    shared = _shared_features(modalities, known)
+    spaces = _spaces(modalities, known)
     centre = names[0] if several and arguments.get("maps") == "star" else None
-    return Problem(modalities, known, vocabulary, shared, _hash(modalities, known, vocabulary), centre)
+    return Problem(modalities, known, vocabulary, spaces, _hash(modalities, known, vocabulary), centre)
 
 
 def _read_modality(
@@ -195,10 +195,27 @@ def _fewer(links: Links, a: Modality, b: Modality) -> Links:
     return links.take(kept)
 
 
-def _shared_features(modalities: Mapping[str, Modality], known: Mapping[Pair, Known]) -> dict[str, np.ndarray] | None:
+def _spaces(modalities: Mapping[str, Modality], known: Mapping[Pair, Known]) -> tuple[Mapping[str, np.ndarray], ...]:
+    """Modalities that lie in one space, each with the positions of the features that make it, in one order.
+
+    A modality joins the first space that it can, so that a third one takes it from no two that share one.
+    """
+    found: list[Mapping[str, np.ndarray]] = []
+    for m in modalities:
+        for i, space in enumerate(found):
+            joined = _common({of: modalities[of] for of in (*space, m)}, known)
+            if joined is not None:
+                found[i] = joined
+                break
+        else:
+            found.append({m: np.arange(len(modalities[m].features))})
+    return tuple(space for space in found if len(space) > 1)
+
+
+def _common(modalities: Mapping[str, Modality], known: Mapping[Pair, Known]) -> dict[str, np.ndarray] | None:
     """Positions of equal names of all modalities, in one order, where they are many enough to make one space."""
-    linked = [k for k in known.values() if k.links is not None]
-    if not linked or any(m.embedded for m in modalities.values()):
+    linked = [k for k in known.values() if k.links is not None and set(k.names) <= set(modalities)]
+    if set(modalities) > {m for k in linked for m in k.names} or any(m.embedded for m in modalities.values()):
         return None
     names = {m: pd.Index(of.features) for m, of in modalities.items()}
     common = next(iter(names.values()))
@@ -280,7 +297,8 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
 def shared_counts(mdata: MuData, source: str, target: str, keys: Keys) -> tuple[Values, Values] | None:
     """Counts of both modalities (cells of now × features that made their common space); None without such a space or counts."""
     params = _slots.record(mdata, keys)["params"]
-    if not params["shared_space"]:
+    # records of the first versions of this format say it of all modalities only
+    if not params["coupling"][source][target].get("shared_space", params["shared_space"]):
         return None
     pair = {m: _modality.read_counts(mdata, m, argument(params, "counts", m)) for m in (source, target)}
     own, other = pair.values()

@@ -230,7 +230,13 @@ RESAMPLES = 200  # of cells, for limits
 POOL_CELLS = 15  # of the target in a pool over which genes are correlated: single cells are noise, larger pools populations (measured)
 N_POOLINGS = 5  # k-means runs whose correlations are averaged
 MAX_POOLS = 500  # more are no more accurate
-PRESENT_CORRELATION = 0.3  # that cells must show at least, its 95 % limit, for a novel one (measured)
+JACKKNIFED = 6  # parts of the cells, which are left out alone and by twos for the error of a correlation
+FEW_POOLS = 20  # below which that error is Fisher's over the pools at least
+PRESENT_CORRELATION = 0.3  # that cells must show at least for a novel one (measured)
+PRESENT_ALPHA = (
+    0.003  # of the limit that must reach it: most correlations are lower, so that few in a hundred are many (measured)
+)
+ABSENT_ALPHA = 0.025  # of the limit below which cells lack a correlation (measured)
 N_TOP = 700  # strongest correlations at most: of 20,092 genes in the paper
 MIXTURE_ROUNDS = 5  # of a spot's composition and the rates of features in turn (measured; more change nothing)
 MIXTURE_STEPS = 10  # of expectation maximisation in each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 
 import numpy as np
 import scipy.sparse as sp
@@ -120,14 +121,15 @@ class Known:
 class Problem:
     """All modalities and what is known of any two of them, in one order.
 
-    `shared`: by modality, positions of the features that make one space of all; None where each has its own.
+    `spaces`: of modalities that lie in one space, positions of the features that make it, in one order; all others have their
+    own.
     `fingerprint`: hash of links, pairs and labels. `centre`: the modality of a star, through which all others are mapped.
     """
 
     modalities: Mapping[str, Modality]
     known: Mapping[Pair, Known]
     label_names: Sequence[str] = ()
-    shared: Mapping[str, np.ndarray] | None = None
+    spaces: Sequence[Mapping[str, np.ndarray]] = ()
     fingerprint: str = field(default="", compare=False)
     centre: str | None = None
 
@@ -184,6 +186,11 @@ class Problem:
         default = SHAPE_STEPS if self.by_shape else LINKED_STEPS
         return {name: default if m.steps is None else m.steps for name, m in self.modalities.items()}
 
+    @property
+    def shared(self) -> list[Pair]:
+        """Ordered pairs of modalities in one space."""
+        return [pair for space in self.spaces for pair in permutations(space, 2)]
+
     def of(self, a: str, b: str) -> Known:
         """What is known of two modalities, in whichever order."""
         return self.known[a, b] if (a, b) in self.known else self.known[b, a]
@@ -191,9 +198,11 @@ class Problem:
     def only(self, a: str, b: str, **changed: object) -> Problem:
         """The problem of two modalities, with what is known of them replaced where that is asked."""
         known = self.of(a, b)
+        both = [{m: space[m] for m in known.names} for space in self.spaces if a in space and b in space]
         return replace(
             self,
             modalities={m: self.modalities[m] for m in known.names},
             known={known.names: replace(known, **changed)},  # type: ignore[arg-type]
+            spaces=both,
             centre=None,
         )

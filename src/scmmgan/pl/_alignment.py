@@ -125,7 +125,11 @@ def alignment(
     modality = joint.obs["modality"].to_numpy().astype(str)
     own = [mdata[m].obs for m in dict.fromkeys(modality)]
     colors = paint(joint.obs[color] if color == "modality" else in_own_order(joint.obs[color], own), cmap)
-    shared = bool(mdata.uns[key]["params"].get("shared_space", False))
+    params = mdata.uns[key]["params"]
+    shared = bool(params.get("shared_space", False))
+    if source is not None and target is not None:
+        # of three modalities two may share a space
+        shared = bool(params.get("coupling", {}).get(source, {}).get(target, {}).get("shared_space", shared))
     views = clouds(np.asarray(joint.X), modality, joint.var["modality"].to_numpy().astype(str), target, shared=shared)
     # three panels fill the width; more wrap
     n = len(views) + len(predictions)

@@ -220,7 +220,8 @@ def align(
         Scores of a's counts from which that part is predicted; only where it is.
     `mdata[a].obsm[f"X_{key_added}"]` : float32, cells × sum of the model spaces' widths
         Joint embedding: the blocks of all modality spaces, each over the sd of its measured cells. Axes of a block count
-        by their round-trip reliability under the coupling. Of a method without a coupling: its latent cells.
+        by their round-trip reliability under the coupling, and so do blocks of three modalities or more. Of a method
+        without a coupling: its latent cells.
     `mdata.obsm[f"X_{key_added}"]` : float32
         The same for all cells, only when all modalities are aligned and no cell name occurs twice.
     `mdata[a].obsm[f"{key_added}_plan_{b}"]` : sparse, cells × landmarks of b
@@ -332,7 +333,7 @@ def _after_coupling(
         _write_and_keep, problem=problem, domains=domains, coupled=(couplings, loadings), aligner=aligner,
         imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
     )  # fmt: skip
-    facts = {"coupling": _coupling_info(couplings), "shared_space": problem.shared is not None}
+    facts = {"coupling": _coupling_info(couplings, problem.shared), "shared_space": {*couplings} == {*problem.shared}}
     return write, facts | {"init": before is not None}
 
 
@@ -557,9 +558,12 @@ def _one_for_all(value: Any) -> Any:
     return value
 
 
-def _coupling_info(couplings: Mapping[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
-    """What the couplings came from, by source and target."""
-    return {a: {t: {**c.info, "relaxed": c.relaxed} for (s, t), c in couplings.items() if s == a} for a, _ in couplings}
+def _coupling_info(couplings: Mapping[Pair, Coupling], shared: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+    """What the couplings came from, and whether the two lie in one space, by source and target."""
+    found: dict[str, dict[str, Any]] = {source: {} for source, _ in couplings}
+    for (source, target), c in couplings.items():
+        found[source][target] = {**c.info, "relaxed": c.relaxed, "shared_space": (source, target) in shared}
+    return found
 
 
 def _plain(value: Any) -> Any:

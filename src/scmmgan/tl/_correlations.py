@@ -17,7 +17,15 @@ from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import CORRELATION_ALPHA, EVIDENCE_Q, MAX_SEED, N_TOP, PRESENT_CORRELATION
+from scmmgan.model.defaults import (
+    ABSENT_ALPHA,
+    CORRELATION_ALPHA,
+    EVIDENCE_Q,
+    MAX_SEED,
+    N_TOP,
+    PRESENT_ALPHA,
+    PRESENT_CORRELATION,
+)
 from scmmgan.model.progress import shown
 from scmmgan.model.space.linear import one_thread
 
@@ -54,7 +62,8 @@ def correlations(
 
     A correlation is *spurious* when a shows it and cells do not: in a at least `threshold` and q < .05, and in b surely below
     `threshold`. It is *novel* when cells have it and a does not show it: in b surely at least .3, and in a surely below
-    `threshold`, given the depth of each cell. "Surely": the one-sided 95 % limit (Fisher's, over pools or cells).
+    `threshold`, given the depth of each cell. "Surely" is a one-sided limit: in b by a jackknife over cells, of
+    97.5 % below and 99.7 % above; in a Fisher's, of 95 %.
 
     The test of a: smoothing makes any two features correlate, even those of shuffled data. So p comes from three nulls of 20
     permutations each, and the largest p counts. In the first, every feature is permuted over the cells (of its batch) on its
@@ -104,8 +113,8 @@ def correlations(
         `table`
             One row per gene asked for (`query`) and `feature` of `target`, with `measured_as` (its name where a is
             measured). For a (`measured`) and b (`mapped`): `r_*` (correlation; a smoothed as the alignment read it), `rank_*`
-            (1: the strongest), `z_*` (sds above the null), `p_*`, `q_*`, `upper_*` (95 % limit; of a without smoothing, given
-            depth), and `lower_mapped`. `change`: Fisher's z of b less that of a. Three columns with "spurious", "novel" or "":
+            (1: the strongest), `z_*` (sds above the null), `p_*`, `q_*`, `upper_*` (limit: 95 % of a, without smoothing and
+            given depth; 97.5 % of b), and `lower_mapped` (99.7 %). `change`: Fisher's z of b less that of a. Three columns with "spurious", "novel" or "":
             `listed`, the paper's lists, by rank and threshold alone (what is on both is on neither); `candidate`, by the rules
             above; `verdict`, the same where both genes have evidence, else "".
         `n_top`, `threshold`, `signed`, `reference`, `method`, `random_state`
@@ -195,12 +204,15 @@ def _sides(
     if cells:
         unmatched = _slots.unmatched(mdata, target, source, keys)
         weight = np.ones(len(domains[target].x)) if unmatched is None else 1 - unmatched.astype(np.float64)
-        r, n = pooled.pooled_correlations(domains[target], weight, queries["mapped"], rows["mapped"], random_state=seed)
-        lower, upper = pooled.limits(r, n, signed=signed)
-        z, p = pooled.significance(r, n, signed=signed)
+        r, error = pooled.pooled_correlations(
+            domains[target], weight, queries["mapped"], rows["mapped"], random_state=seed
+        )
+        lower = pooled.limits(r, error, signed=signed, alpha=PRESENT_ALPHA)[0]
+        upper = pooled.limits(r, error, signed=signed, alpha=ABSENT_ALPHA)[1]
+        z, p = pooled.significance(r, error, signed=signed)
         sides["mapped"] = {"r": r, "limit": upper, "lower": lower, "z": z, "p": p}
         own = pooled.given_depth(domains[source], queries["measured"], rows["measured"])
-        sides["measured"]["limit"] = pooled.limits(own, len(domains[source].x), signed=signed)[1]
+        sides["measured"]["limit"] = pooled.limits(own, pooled.fisher_error(len(domains[source].x)), signed=signed)[1]
     return sides
 
 

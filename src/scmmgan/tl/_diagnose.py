@@ -203,7 +203,7 @@ def diagnose(
         depths = quality.depth_correlations(domains, images)
         if full:
             settings = _read.training_settings(params) | {"max_steps": steps, "progress_bar": progress_bar}
-            settings |= {"shared": problem.shared is not None, "centre": problem.centre}
+            settings |= {"shared": problem.shared, "centre": problem.centre}
             found = _retrain(problem, domains, coupled, settings, n_restarts, seed)
             more = {pair: {**more[pair], **found[pair]} for pair in more}
     found = verdict.verdicts(records, more, depths)

@@ -174,7 +174,7 @@ def uncertainty(
         coupled = _kept.couplings(ordered, problem, keys) or couple(problem, domains, random_state=aligned)
         kept, detection = _expressed(problem.modalities[target].values)
         how = _read.training_settings(params) | {"random_state": seed, "progress_bar": progress_bar}
-        how |= {"shared": problem.shared is not None, "centre": problem.centre}
+        how |= {"shared": problem.shared, "centre": problem.centre}
         slots: dict[_derived.Slot, Any] = {(target, "var", keys.detection()): detection}
         record: dict[str, Any] = {"method": method}
         scores: dict[str, tuple[np.ndarray, np.ndarray]] = {}

@@ -78,7 +78,7 @@ def linked(tiny: md.MuData) -> Started:
 def shared() -> Started:
     """A space of equal names."""
     found = read(smm.datasets.toy(n_cells=100, n_features=[60, 60], shared_genes=True), "auto")
-    assert found[0].shared is not None
+    assert found[0].shared
     return found
 
 
@@ -155,7 +155,7 @@ def test_agreement_of_links_counts_outside_of_shared_spaces_only(shared: Started
     problem, domains = knowing(shared, links=links)
     x = {m: d.x for m, d in domains.items()}
     landmarks = {m: find_landmarks(v, n_landmarks=20) for m, v in x.items()}
-    for of, refine in ((problem, False), (replace(problem, shared=None), True)):
+    for of, refine in ((problem, False), (replace(problem, spaces=()), True)):
         found, loadings = couple(of, domains, random_state=0, n_landmarks=20)
         values = linked_values(of.of(*PAIR), domains, shared=not refine)
         expected = couple_known(x, landmarks, values, refine=refine)
@@ -334,11 +334,29 @@ def test_cells_are_matched_as_their_neighbours_in_shared_spaces_and_between_all_
     mdata = smm.datasets.toy(n_cells=100, n_features=[60, 60], shared_genes=True)
     three = md.MuData(dict(mdata.mod.items()) | {"third": mdata["protein"][20:].copy()})
     for problem, domains in (shared, read(three, "auto")):
-        assert problem.shared is not None
+        assert problem.shared
         alone, found = alone_and_found(monkeypatch, problem, domains)
         assert len(found) == len(domains) * (len(domains) - 1)
         for (a, b), coupling in found.items():
             np.testing.assert_allclose(coupling.weight, averaged(alone[a, b].weight, domains[a]), atol=1e-5)
+
+
+def test_two_of_one_space_are_coupled_beside_a_third_as_alone(shared: Started):
+    """What a third modality shares with neither: its few links change nothing between the other two."""
+    genes = smm.datasets.toy(n_cells=100, n_features=[60, 60], shared_genes=True)
+    third = genes["protein"][20:, :12].copy()
+    third.var_names = [*third.var_names[:8], *(f"own{i}" for i in range(4))]
+    problem, domains = read(md.MuData({"third": third, **dict(genes.mod.items())}), "auto")
+    found, loadings = couple(problem, domains, random_state=0)
+    alone, own = couple(*shared, random_state=0)
+    for pair in (PAIR, PAIR[::-1]):
+        np.testing.assert_allclose(found[pair].plan.toarray(), alone[pair].plan.toarray(), atol=1e-4)
+        np.testing.assert_allclose(found[pair].anchors, alone[pair].anchors, atol=1e-3)
+        assert (found[pair].info["link_weight"] == 1).all()
+        assert np.array_equal(loadings[pair][3], own[pair][3])
+    # the third has its own space, and links that are weighed
+    assert problem.shared == [PAIR, PAIR[::-1]]
+    assert found["third", "rna"].info["link_weight"].min() < 0.9
 
 
 @pytest.mark.parametrize("swapped", [0.0, 0.4])

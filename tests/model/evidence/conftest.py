@@ -77,8 +77,8 @@ def planted(
     pairs = np.stack([rows, partner[rows]], axis=1) if n_pairs else None
     known = Known(("a", "b"), links, pairs, population if labels else None)
     names = ["one", "two", "three", "four"] if labels else ()
-    space = {m: np.arange(n_links) for m in modalities} if shared else None
-    problem = Problem(modalities, {("a", "b"): known}, names, space)
+    spaces = [{m: np.arange(n_links) for m in modalities}] if shared else []
+    problem = Problem(modalities, {("a", "b"): known}, names, spaces)
     domains = model_space(problem, random_state=0)
     couplings, loadings = couple(problem, domains, random_state=0)
     return Planted(problem, domains, couplings, loadings, partner, population)

@@ -21,7 +21,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     found = methods.lookup("scmmgan")
     return {
         "method": "scmmgan", "weights": found.weights, "max_steps": 2, "batch_size": 32, "lr": 1e-3, "geometry": "heat",
-        "cycle_as_real": False, "random_state": 5, "device": "cpu", "progress_bar": False, "shared": False, **changes,
+        "cycle_as_real": False, "random_state": 5, "device": "cpu", "progress_bar": False, "shared": (), **changes,
     }  # fmt: skip
 
 

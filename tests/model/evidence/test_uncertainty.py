@@ -174,7 +174,7 @@ def noisy_aligner(**noise: int) -> tuple[Aligner, dict[str, np.ndarray]]:
     settings = {"max_steps": 3, "batch_size": 32, "lr": 1e-3, "geometry": "heat", "cycle_as_real": False}
     weights = methods.lookup("scmmgan").weights
     aligner, _ = methods.fit(
-        "scmmgan", x, coupling.couple_known(x, marks, linked), {}, shared=False, weights=weights, random_state=0,
+        "scmmgan", x, coupling.couple_known(x, marks, linked), {}, shared=(), weights=weights, random_state=0,
         device="cpu", progress_bar=False, noise_dim=noise, **settings,
     )  # fmt: skip
     return aligner, x

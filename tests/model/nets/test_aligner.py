@@ -37,7 +37,7 @@ def data(names: tuple[str, ...] = ("a", "b"), n: int = 120, seed: int = 0) -> tu
 def fit(x: dict, couplings: dict, **arguments: Any) -> Aligner:
     rules = {"max_steps": 30, "batch_size": 64, "lr": 1e-3}
     rules |= {name: arguments.pop(name) for name in set(rules) & set(arguments)}
-    settings = {"shared": False, "weights": LOSS_WEIGHTS, "recipe": Recipe(**rules), **arguments}
+    settings = {"shared": (), "weights": LOSS_WEIGHTS, "recipe": Recipe(**rules), **arguments}
     return Aligner.fit(x, couplings, {}, random_state=0, device="cpu", progress_bar=False, **settings)[0]
 
 
@@ -152,13 +152,27 @@ def test_embedding_holds_all_blocks_over_the_sd_of_measured_cells(trained: tuple
     aligner, x = trained
     got = aligner.embed(x["b"], "b")
     moved = {m: aligner.translate(x["b"], "b", m) @ aligner.metric[m] for m in "abc"}
-    measured = {m: (x[m] @ aligner.metric[m]).std() for m in "abc"}
+    measured = {m: x[m].std() for m in "abc"}
     np.testing.assert_allclose(got, np.hstack([moved[m] / measured[m] for m in "abc"]), rtol=1e-4, atol=1e-6)
     assert got.dtype == np.float32
-    # one scalar per block, for measured and mapped rows alike: the measured block has unit sd, a mapped one its own
-    assert got[:, 4:9].std() == pytest.approx(1, abs=1e-4)
-    for m, own in (("a", slice(0, 4)), ("c", slice(9, 15))):
+    # one scalar per block, for measured and mapped rows alike
+    for m, own in (("a", slice(0, 4)), ("b", slice(4, 9)), ("c", slice(9, 15))):
         assert got[:, own].std() == pytest.approx(moved[m].std() / measured[m], rel=1e-4)
+
+
+def test_blocks_of_two_modalities_count_alike_and_of_three_by_their_reliability():
+    """A third modality that is coupled at random has nothing to say of the other two."""
+    x, couplings = data(("a", "b", "c"), n=160)
+    order = np.random.default_rng(0).permutation(len(x["c"]))
+    for m in "ab":
+        c = couplings["c", m]
+        couplings["c", m] = dataclasses.replace(c, plan=c.plan[order], anchors=c.anchors[order])
+    own = {m: slice(start, start + 4 + i) for i, (m, start) in enumerate(zip("abc", (0, 4, 9)))}
+    aligner = fit(x, couplings, networks="coupling")
+    sd = {m: aligner.embed(x[m], m)[:, own[m]].std() for m in "abc"}
+    assert sd["c"] < 0.6 * min(sd["a"], sd["b"])
+    alone = fit({m: x[m] for m in "ab"}, {pair: couplings[pair] for pair in permutations("ab", 2)}, networks="coupling")
+    assert [alone.embed(x[m], m)[:, own[m]].std() for m in "ab"] == pytest.approx([1, 1], abs=1e-4)
 
 
 def test_without_a_coupling_no_axis_is_weighed():
@@ -229,7 +243,7 @@ def test_start_in_a_shared_space_is_the_identity():
     x, couplings = data(n=96)
     x["b"] = x["b"][:, :4]
     couplings = couple_known(x, {m: find_landmarks(v) for m, v in x.items()}, x)
-    aligner = fit(x, couplings, max_steps=1, lr=1e-12, shared=True)
+    aligner = fit(x, couplings, max_steps=1, lr=1e-12, shared=[("a", "b"), ("b", "a")])
     np.testing.assert_allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5)
     np.testing.assert_allclose(aligner.translate(x["b"], "b", "a"), x["b"], atol=1e-5)
 

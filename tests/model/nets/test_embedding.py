@@ -40,7 +40,7 @@ def coupled(x: dict, linked: dict, n_landmarks: int = 300) -> dict:
 def as_coupled(x: dict, linked: dict) -> Aligner:
     """The coupling from these links as a map."""
     return methods.fit(
-        "coupling", x, coupled(x, linked), {}, shared=False, weights={}, max_steps=1, batch_size=64, lr=1e-3,
+        "coupling", x, coupled(x, linked), {}, shared=(), weights={}, max_steps=1, batch_size=64, lr=1e-3,
         geometry=None, cycle_as_real=False, random_state=0, device="cpu", progress_bar=False,
     )[0]  # fmt: skip
 

@@ -41,7 +41,7 @@ def data(n: int = 120, seed: int = 0) -> tuple[dict, dict, dict]:
 def fit(method: str, x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict]:
     found = methods.lookup(method)
     own = {name: getattr(found, name) for name in ("weights", "lr", "geometry")}
-    settings = {"shared": False, "max_steps": 3, "batch_size": 32, "cycle_as_real": False, "random_state": 0}
+    settings = {"shared": (), "max_steps": 3, "batch_size": 32, "cycle_as_real": False, "random_state": 0}
     rest = {"device": "cpu", "progress_bar": False}
     return methods.fit(method, x, couplings, loadings, **{**own, **settings, **rest, **arguments})
 
@@ -263,7 +263,7 @@ def test_shared_space_is_the_identity_for_the_default_networks_only():
     x["b"] = x["b"][:, :4]
     couplings = couple_known(x, marks(x), x)
     for method, identity in (("scmmgan", True), ("cyclegan", True), ("scmmgan-paper", False)):
-        aligner, _ = fit(method, x, couplings, {}, max_steps=1, lr=1e-12, shared=True)
+        aligner, _ = fit(method, x, couplings, {}, max_steps=1, lr=1e-12, shared=[("a", "b"), ("b", "a")])
         assert np.allclose(aligner.translate(x["a"], "a", "b"), x["a"], atol=1e-5) == identity
 
 
@@ -324,15 +324,15 @@ def test_coupling_does_not_ask_unmatched_cells():
 # --- from a problem ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_problem_is_fitted_with_its_coordinates(shared: bool, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("shared", [[("a", "b"), ("b", "a")], []], ids=["one space", "two"])
+def test_a_problem_is_fitted_with_its_coordinates(shared: list, monkeypatch: pytest.MonkeyPatch):
     x, couplings, loadings = data()
     places = np.random.default_rng(0).normal(size=(112, 2))
     modalities: Any = {
         "a": SimpleNamespace(coordinates=None, sections=None),
         "b": SimpleNamespace(coordinates=places, sections=None),
     }
-    problem: Any = SimpleNamespace(modalities=modalities, shared={} if shared else None, centre=None)
+    problem: Any = SimpleNamespace(modalities=modalities, shared=shared, centre=None)
     domains: Any = {m: SimpleNamespace(x=v) for m, v in x.items()}
     asked: dict[str, Any] = {}
     monkeypatch.setattr(methods, "fit", lambda **how: asked.update(how) or ("aligner", {}))

@@ -21,6 +21,7 @@ from scmmgan.model.defaults import LOSS_WEIGHTS, MIN_CELLS
 from scmmgan.model.nets import losses, training
 from scmmgan.model.nets.aligner import Aligner, split
 
+AB = [("a", "b"), ("b", "a")]
 TERMS = ("adversarial", "cycle", "anchors", "links", "geometry")
 # the loss function of each term
 FUNCTIONS = {
@@ -59,7 +60,7 @@ def fit(x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Ali
     names = {field.name for field in dataclasses.fields(training.Recipe)}
     rules |= {name: arguments.pop(name) for name in names & set(arguments)}
     settings = {
-        "shared": False,
+        "shared": (),
         "random_state": 0,
         "device": "cpu",
         "progress_bar": False,
@@ -232,7 +233,7 @@ def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.Monke
     monkeypatch.setattr(training.TrainingData, "anchored", anchored)
     monkeypatch.setattr(losses, "anchor_loss", loss)
     weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0, "identity": 0.0}
-    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=True)
+    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=[("a", "b")])
     assert len(seen) == 20
     for step, (at, error, slope) in enumerate(seen):
         factor = np.where(at < 40, 1, max(0, 1 - step / 20 / 0.7))
@@ -688,7 +689,7 @@ def test_score_of_a_checkpoint(names: tuple[str, ...], shared: bool):
         rows={},
         held_out={m: torch.as_tensor(at) for m, at in rows.items()},
         weights={name: 2.0 * (name in (*names, *("identity",) * ("cycle" in names))) for name in LOSS_WEIGHTS},
-        shared=shared,
+        shared=tuple(pairs) if shared else (),
     )
     parameters = [p for net in nets.values() for p in net.parameters()]
     before = [p.detach().clone() for p in parameters]
@@ -742,8 +743,8 @@ def test_test_cells_choose_nothing(problem: tuple, shared: bool, monkeypatch: py
     """Wherever the coupling sends them, the weights are the same to the last bit."""
     parts = split({m: len(v) for m, v in problem[0].items()}, 0)
     elsewhere = moved(problem[1], {m: of.test for m, of in parts.items()})
-    first, history, scores = scored(problem, problem[1], monkeypatch, shared=shared)
-    second, again, other = scored(problem, elsewhere, monkeypatch, shared=shared)
+    first, history, scores = scored(problem, problem[1], monkeypatch, shared=AB if shared else ())
+    second, again, other = scored(problem, elsewhere, monkeypatch, shared=AB if shared else ())
     assert history == again
     assert scores == other
     assert differences(first, second) == []
@@ -753,14 +754,14 @@ def test_validation_cells_choose_the_weights_and_train_nothing(problem: tuple, m
     parts = split({m: len(v) for m, v in problem[0].items()}, 0)
     elsewhere = moved(problem[1], {m: of.validation for m, of in parts.items()})
     # a start that does not see the anchors
-    _, history, scores = scored(problem, problem[1], monkeypatch, shared=True)
-    _, again, other = scored(problem, elsewhere, monkeypatch, shared=True)
+    _, history, scores = scored(problem, problem[1], monkeypatch, shared=AB)
+    _, again, other = scored(problem, elsewhere, monkeypatch, shared=AB)
     assert history == again
     assert len(scores) == len(other) == 2
     assert all(b > a + 1 for a, b in zip(scores, other))
     # those that are trained on change the training
     trained = moved(problem[1], {m: of.train[:5] for m, of in parts.items()})
-    assert scored(problem, trained, monkeypatch, shared=True)[1] != history
+    assert scored(problem, trained, monkeypatch, shared=AB)[1] != history
 
 
 # --- guard -------------------------------------------------------------------------------------------------------
@@ -1008,7 +1009,7 @@ def test_identity_counts_in_a_shared_space_only(problem: tuple):
     """Images stay near their cells where the space is shared; elsewhere the term is not there at all."""
     moved = {}
     for weight in (0.0, 10.0):
-        aligner, history = fit(*problem, max_steps=60, shared=True, weights={"identity": weight})
+        aligner, history = fit(*problem, max_steps=60, shared=AB, weights={"identity": weight})
         moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
         assert ("identity" in history) == (weight > 0)
     assert moved[10.0] < 0.5 * moved[0.0]

@@ -229,7 +229,7 @@ def test_batches_are_smoothed_and_moved_on_their_own():
 
 def test_one_space_where_the_problem_says_so():
     at = {"a": np.arange(10, 25), "b": np.arange(15)[::-1] + 2}
-    of = replace(problem(n_pcs={"a": 9, "b": 6}), shared=at)
+    of = replace(problem(n_pcs={"a": 9, "b": 6}), spaces=[at])
     found = space(of)
     # the fewer components of the two
     transforms, cells = fit_shared([d.smoothed for d in found.values()], list(at.values()), n_pcs=6)
@@ -239,7 +239,7 @@ def test_one_space_where_the_problem_says_so():
         np.testing.assert_array_equal(d.transform.decoder, transform.decoder)
     np.testing.assert_array_equal(found["a"].transform.encoder, found["b"].transform.encoder)
     # without it each has its own
-    alone = space(replace(of, shared=None))
+    alone = space(replace(of, spaces=()))
     expected = fit_transform(alone["a"].smoothed, n_pcs=9, linked=np.arange(5))[1]
     np.testing.assert_array_equal(alone["a"].x, expected)
 

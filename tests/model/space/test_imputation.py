@@ -64,7 +64,7 @@ def tissue(kind: str = "sparse", *, seed: int = 0) -> Tissue:
     }
     links = Links(np.arange(shown), at[:shown], np.ones(shown), np.ones(shown))
     known = {("spots", "cells"): Known(("spots", "cells"), links)}
-    problem = Problem(modalities, known, (), {"spots": np.arange(shown), "cells": at[:shown]})
+    problem = Problem(modalities, known, (), [{"spots": np.arange(shown), "cells": at[:shown]}])
     return Tissue(problem, model_space(problem, random_state=0), at[shown:], logs(whole[places])[:, shown:])
 
 
@@ -304,7 +304,7 @@ def test_only_where_there_is_something_to_learn_from(planted: Tissue, caplog: py
     caplog.set_level(logging.INFO, logger="scmmgan")
     # the cells' features are all there is: nothing is hidden from them
     assert list(planted.fitted()) == [("spots", "cells")]
-    assert planted.fitted(shared=None) == {}
+    assert planted.fitted(spaces=()) == {}
     assert not caplog.text
     for lacking in (["spots"], ["cells"], ["spots", "cells"]):
         caplog.clear()
@@ -327,7 +327,7 @@ def test_no_table_of_all_cells_and_genes(monkeypatch: pytest.MonkeyPatch):
     }
     at = np.arange(shown)
     links = Links(at, at, np.ones(shown), np.ones(shown))
-    problem = Problem(modalities, {("a", "b"): Known(("a", "b"), links)}, (), {"a": at, "b": at})
+    problem = Problem(modalities, {("a", "b"): Known(("a", "b"), links)}, (), [{"a": at, "b": at}])
     domains = model_space(problem, random_state=0)
     dense, shapes = imputation._dense, []
     monkeypatch.setattr(imputation, "_dense", lambda v: (shapes.append(v.shape), dense(v))[1])

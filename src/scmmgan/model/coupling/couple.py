@@ -37,12 +37,13 @@ def couple(
     loadings: dict[Pair, Loadings] = {}
     for (a, b), known in problem.direct.items():
         own = {m: domains[m] for m in (a, b)}
-        couplings |= _of_pair(known, own, landmarks, shared=problem.shared is not None, random_state=random_state)
+        shared = (a, b) in problem.shared
+        couplings |= _of_pair(known, own, landmarks, shared=shared, random_state=random_state)
         if known.links is not None:
             weight = known.links.weight
             agreement = couplings[a, b].info.get("link_weight")
             # in a shared space hundreds of names vote alike: agreement there measures depth, not whether a link is right
-            if agreement is not None and problem.shared is None:
+            if agreement is not None and not shared:
                 weight = weight * agreement
                 logger.debug("%d of %d links agree with the others.", (agreement > 0.1).sum(), len(agreement))
             decoders = {m: own[m].transform.decoder[:, known.positions(m)] for m in (a, b)}

@@ -7,12 +7,21 @@ target itself do: their counts are summed, so that zeros of single cells average
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
 from scipy import stats
 
-from scmmgan.model.defaults import BLOCK, CORRELATION_ALPHA, MAX_POOLS, N_POOLINGS, POOL_CELLS
+from scmmgan.model.defaults import (
+    BLOCK,
+    CORRELATION_ALPHA,
+    FEW_POOLS,
+    JACKKNIFED,
+    MAX_POOLS,
+    N_POOLINGS,
+    POOL_CELLS,
+)
 from scmmgan.model.problem import Modality, Values
 from scmmgan.model.progress import tracked
 from scmmgan.model.space.domain import Domain
@@ -21,30 +30,70 @@ from scmmgan.model.space.linear import constant
 
 def pooled_correlations(
     domain: Domain, weight: np.ndarray, queries: np.ndarray, features: np.ndarray, *, random_state: int
-) -> tuple[np.ndarray, float]:
-    """Correlations (queries × features) over pools of cells, mean of five poolings, and the number of pools that count.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations (queries × features) over pools of cells, mean of five poolings, and the standard errors of their Fisher's z.
 
     `weight` (n,): how far a cell has counterparts; cells without do not count. Where no cell counts, all is 0.
+    Errors are those of a jackknife over six parts of the cells, as pools are no independent draws, and of the difference
+    between poolings; where there are few pools they are Fisher's at least.
     """
+    shape = (len(queries), len(features))
     if not weight.any():
-        return np.zeros((len(queries), len(features))), 0.0
-    total, sizes = np.zeros((len(queries), len(features))), []
+        return np.zeros(shape), np.ones(shape)
+    z, first, second, sizes = np.empty((N_POOLINGS, *shape)), np.zeros(shape), np.zeros(shape), []
+    rng = np.random.default_rng(random_state)
     for i in tracked(range(N_POOLINGS), "pools"):
-        pools = _pools(domain.x, random_state + i)
-        share = np.asarray(pools @ weight).ravel()
-        keep = share > 1e-9
-        pools, share = pools[keep] @ sp.diags_array(weight), share[keep] / share[keep].sum()
-        sizes.append(1 / float((share**2).sum()))
-        value = _values_of(domain.modality, pools)
-        own = _scaled(value(queries), share)
+        pool = _pools(domain.x, random_state + i)
+        k = pool.max() + 1
+        # sums of every pool's cells in each part: whatever is left out, the values are looked at once
+        at = k * (rng.permutation(len(pool)) % JACKKNIFED) + pool
+        parts = sp.csr_matrix((weight, (at, np.arange(len(pool)))), shape=(JACKKNIFED * k, len(pool)))
+        share = _kept(parts @ np.ones(len(pool)))
+        there = share[0] > 1e-9
+        sizes.append(1 / float(((share[0] / share[0].sum()) ** 2).sum()))
+        share = share[:, there] / share[:, there].sum(1, keepdims=True)
+        value = _values_of(domain.modality, parts)
+        own = [_scaled(v[there], w) for v, w in zip(value(queries), share)]
         for start in range(0, len(features), BLOCK):
-            block = _scaled(value(features[start : start + BLOCK]), share)
-            total[:, start : start + BLOCK] += np.arctanh(np.clip(own.T @ block, -0.999999, 0.999999))
-    return np.tanh(total / N_POOLINGS), float(np.mean(sizes))
+            block = slice(start, start + BLOCK)
+            others = (_scaled(v[there], w) for v, w in zip(value(features[block]), share))
+            found = np.stack([np.arctanh(_clipped(a.T @ b)) for a, b in zip(own, others)])
+            z[i, :, block] = found[0]
+            for total, of in zip((first, second), _jackknife(found)):
+                total[:, block] += of / N_POOLINGS
+    # noise of two genes together is of second order, which a jackknife counts twice (Efron and Stein 1981)
+    error = np.sqrt(np.maximum(first - second, first / 2) + z.var(0, ddof=1) / N_POOLINGS)
+    n = float(np.mean(sizes))
+    return np.tanh(z.mean(0)), np.maximum(error, fisher_error(n)) if n < FEW_POOLS else error
 
 
-def _pools(x: np.ndarray, random_state: int) -> sp.csr_matrix:
-    """Which cells each pool holds (pools × cells)."""
+def fisher_error(n: float) -> float:
+    """Standard error of Fisher's z over n independent rows."""
+    return float(1 / np.sqrt(max(n - 3, 1)))
+
+
+def _clipped(r: np.ndarray) -> np.ndarray:
+    return np.clip(r, -0.999999, 0.999999)
+
+
+def _kept(sums: np.ndarray) -> np.ndarray:
+    """Sums of the parts (parts · pools × …) over all, over all but each, and over all but each two (… × pools × …)."""
+    g = JACKKNIFED
+    out = [(), *((i,) for i in range(g)), *combinations(range(g), 2)]
+    stay = np.array([[float(i not in of) for i in range(g)] for of in out])
+    return np.tensordot(stay, sums.reshape(g, -1, *sums.shape[1:]), 1)
+
+
+def _jackknife(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variance by what each part changes, and the part of it by what two change together; `z` as `_kept` has it."""
+    g = JACKKNIFED
+    one, a, b = z[1 : 1 + g], *np.array(list(combinations(range(g), 2))).T
+    together = g * z[0] - (g - 1) * (one[a] + one[b]) + (g - 2) * z[1 + g :]
+    return (g - 1) * one.var(0), together.var(0) / 2
+
+
+def _pools(x: np.ndarray, random_state: int) -> np.ndarray:
+    """Number (n,) of every cell's pool."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -52,22 +101,24 @@ def _pools(x: np.ndarray, random_state: int) -> sp.csr_matrix:
         k = int(np.clip(len(x) // POOL_CELLS, 2, MAX_POOLS))
         rows = np.random.default_rng(random_state).permutation(len(x))[: 20 * k]
         means = KMeans(k, n_init=1, max_iter=20, random_state=random_state).fit(x[rows])
-        label = np.unique(means.predict(x), return_inverse=True)[1]
-    return sp.csr_matrix((np.ones(len(x)), (label, np.arange(len(x)))))
+        return np.unique(means.predict(x), return_inverse=True)[1]
 
 
-def _values_of(modality: Modality, pools: sp.csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
-    """What gives log values (pools × chosen features): of summed counts, or of the layer where there are none."""
-    if modality.counts is not None:
-        counts = modality.counts
-        per_cell = np.asarray(counts.sum(1), dtype=np.float64).ravel()
-        total = np.maximum(pools @ per_cell, 1e-9)[:, None]
-        return lambda at: np.log1p(1e4 * _dense(pools @ counts[:, at]) / total)
-    values, mass = modality.values, np.maximum(pools @ np.ones(pools.shape[1]), 1e-9)[:, None]
+def _values_of(modality: Modality, parts: sp.csr_matrix) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives log values (… × pools × chosen features), as `_kept` has it: of summed counts, or of the layer where there are none."""
+    counts, values = modality.counts, modality.values
+    per_cell = np.ones(parts.shape[1]) if counts is None else np.asarray(counts.sum(1), dtype=np.float64).ravel()
+    total = np.maximum(_kept(parts @ per_cell), 1e-9)[:, :, None]
+
+    def mean(columns: Values) -> np.ndarray:
+        return _kept(_dense(parts @ columns)) / total
+
+    if counts is not None:
+        return lambda at: np.log1p(1e4 * mean(counts[:, at]))
     if _logs(values):
         # the mean of logs is ruled by zeros
-        return lambda at: np.log1p(_dense(pools @ _expm1(values[:, at])) / mass)
-    return lambda at: _dense(pools @ values[:, at]) / mass
+        return lambda at: np.log1p(mean(_expm1(values[:, at])))
+    return lambda at: mean(values[:, at])
 
 
 def _logs(values: Values) -> bool:
@@ -113,15 +164,17 @@ def given_depth(domain: Domain, queries: np.ndarray, features: np.ndarray) -> np
     return np.hstack([own.T @ rest(block) for block in blocks])
 
 
-def limits(r: np.ndarray, n: float, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper one-sided 95 % limits of correlations over n rows (Fisher), of magnitudes unless signed."""
-    z = np.arctanh(np.clip(r if signed else np.abs(r), -0.999999, 0.999999))
-    width = stats.norm.ppf(1 - CORRELATION_ALPHA) / np.sqrt(max(n - 3, 1))
+def limits(
+    r: np.ndarray, error: np.ndarray | float, *, signed: bool, alpha: float = CORRELATION_ALPHA
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper one-sided limits of correlations by the errors of their Fisher's z, of magnitudes unless signed."""
+    z = np.arctanh(_clipped(r if signed else np.abs(r)))
+    width = stats.norm.ppf(1 - alpha) * error
     lower, upper = np.tanh(z - width), np.tanh(z + width)
     return (lower, upper) if signed else (np.maximum(lower, 0), upper)
 
 
-def significance(r: np.ndarray, n: float, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Fisher's z in units of its sd over n rows, and p; one-sided if signed, else two-sided."""
-    z = np.arctanh(np.clip(r if signed else np.abs(r), -0.999999, 0.999999)) * np.sqrt(max(n - 3, 1))
+def significance(r: np.ndarray, error: np.ndarray | float, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Fisher's z in units of its error, and p; one-sided if signed, else two-sided."""
+    z = np.arctanh(_clipped(r if signed else np.abs(r))) / error
     return z, np.asarray(stats.norm.sf(z) if signed else np.minimum(2 * stats.norm.sf(z), 1))

@@ -78,7 +78,7 @@ def _diagnose(
     chosen = np.sort(np.random.default_rng(random_state).permutation(known.n_links)[:MAX_TESTED_LINKS])
     tested = Tested(known, domains, problem.label_names, landmarks, chosen, mean)
     plan = heldout.coarse_plan(couplings, (a, b), sides)
-    record, held, rivals = _evidence(tested, couplings[a, b], plan, sides, problem.shared is not None, random_state)
+    record, held, rivals = _evidence(tested, couplings[a, b], plan, sides, (a, b) in problem.shared, random_state)
     record["populations"], flags = _populations(tested, couplings, plan, held, rivals, record)
     for s, t in ((a, b), (b, a)):
         record[f"ambiguous_{s}"] = float(flags[s].mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
 from os import PathLike
@@ -135,7 +135,7 @@ class Aligner:
         couplings: Mapping[Pair, Coupling],
         loadings: Mapping[Pair, Loadings],
         *,
-        shared: bool,
+        shared: Collection[Pair],
         weights: Mapping[str, float],
         recipe: training.Recipe,
         random_state: int,
@@ -153,7 +153,8 @@ class Aligner:
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
-        Without `coupled` only known pairs are followed, and the start is random (the identity in a shared space).
+        Without `coupled` only known pairs are followed, and the start is random (the identity between modalities in one space,
+        the `shared` pairs).
         Generators that enter a modality with `coordinates` (n × d) emit these, too, for each of its `sections`; those that
         leave it do not see them. `init`: whose networks are trained on; they are of the same cells' space.
         """
@@ -178,7 +179,9 @@ class Aligner:
             }
         if coupled:
             aligner.metric = round_trip_metrics(x, couplings)
-        aligner.block_sd = {m: float(aligner._in_metric(v, m).std(dtype=np.float64)) for m, v in x.items()}
+        # both blocks of two modalities rest on one coupling; of more, some on a better one than others
+        measured = {m: v if len(x) > 2 else aligner._in_metric(v, m) for m, v in x.items()}
+        aligner.block_sd = {m: float(v.std(dtype=np.float64)) for m, v in measured.items()}
         placed = {(a, b): _placed(c, x[b], places[b], own[b]) if b in places else c for (a, b), c in couplings.items()}
         aligner._start(x, placed, shared=shared, coupled=coupled, random_state=random_state)
         if init is not None:
@@ -188,7 +191,7 @@ class Aligner:
         full = {m: np.hstack([v, places[m]]) if m in places else v for m, v in x.items()}
         problem = replace(
             _training_data(full, placed, loadings, weights, coupled, random_state, processes.device(device)),
-            shared=shared,
+            shared=tuple(shared),
             widths={m: aligner.widths[m] for m in places},
         )
         history = aligner._train(
@@ -231,7 +234,7 @@ class Aligner:
         x: Mapping[str, np.ndarray],
         couplings: Mapping[Pair, Coupling],
         *,
-        shared: bool,
+        shared: Collection[Pair],
         coupled: bool,
         random_state: int,
     ) -> None:
@@ -248,7 +251,7 @@ class Aligner:
                 rows = np.random.default_rng(random_state).permutation(len(x[a]))[:REMEMBERED_CELLS]
                 share = found.weight if found.weight.any() else np.ones(len(x[a]))
                 generator.remember(*(_float(v[np.sort(rows)]) for v in (x[a], found.anchors, share)))
-            elif isinstance(generator, Generator) and shared:
+            elif isinstance(generator, Generator) and (a, b) in shared:
                 start, middle = torch.zeros(self._full(b), self.widths[a] + width), torch.zeros(self._full(b))
                 start[: self.widths[b], : self.widths[a]] = torch.eye(self.widths[b], self.widths[a])
                 if b in self.frames:
@@ -328,7 +331,8 @@ class Aligner:
     def embed(self, x: np.ndarray, modality: str) -> np.ndarray:
         """Joint embedding (n × sum of widths): blocks of all modality spaces, each over the sd of its measured cells.
 
-        Axes of a space count by their round-trip reliability, for measured and mapped cells alike.
+        Axes of a space count by their round-trip reliability, for measured and mapped cells alike; of three modalities or
+        more that sd is without it, so that blocks count by theirs.
         """
         return np.hstack(
             [self._in_metric(self.translate(x, modality, m), m) / np.float32(self.block_sd[m]) for m in self.modalities]

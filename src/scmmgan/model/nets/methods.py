@@ -217,7 +217,7 @@ def fit_problem(
     sections = {name: m.sections for name, m in problem.modalities.items() if m.sections is not None}
     x = {m: d.x for m, d in domains.items()}
     return fit(
-        x=x, couplings=couplings, loadings=loadings, shared=problem.shared is not None, coordinates=coordinates,
+        x=x, couplings=couplings, loadings=loadings, shared=problem.shared, coordinates=coordinates,
         sections=sections, **{"centre": problem.centre, **settings},
     )  # fmt: skip
 
@@ -236,7 +236,7 @@ def fit(
     couplings: Mapping[Pair, Coupling],
     loadings: Mapping[Pair, Loadings],
     *,
-    shared: bool,
+    shared: Collection[Pair],
     weights: Mapping[str, float],
     max_steps: int,
     batch_size: int,
@@ -256,9 +256,10 @@ def fit(
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
-    `noise_dim`: width of the noise that generators take beside the cells, for all or by source modality. `coordinates`
-    (n × d) of some modalities are mapped along, inside their `sections`. `centre`: of a star. `init`: whose networks
-    are trained on. `checkpoint_dir`: where the state of the training is kept. `processes`: that train together.
+    `shared`: ordered pairs of modalities in one space. `noise_dim`: width of the noise that generators take beside the
+    cells, for all or by source modality. `coordinates` (n × d) of some modalities are mapped along, inside their
+    `sections`. `centre`: of a star. `init`: whose networks are trained on. `checkpoint_dir`: where the state of the training
+    is kept. `processes`: that train together.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}

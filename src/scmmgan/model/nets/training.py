@@ -58,7 +58,7 @@ class TrainingData:
     rows: dict[str, Tensor]  # row numbers to train on
     held_out: dict[str, Tensor]  # row numbers to check on
     weights: dict[str, float]
-    shared: bool = False  # all modalities in one space, where a cell's image is near the cell
+    shared: tuple[Pair, ...] = ()  # in one space, where a cell's image is near the cell
     widths: dict[str, int] = field(default_factory=dict)  # of the features where coordinates follow them
 
     def anchored(self, source: str, target: str, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -329,7 +329,7 @@ def _mapper_terms(
         if weights["links"] and (source, target) in data.links:
             link = data.links[source, target]
             parts["links"].append(losses.link_loss(before @ link.source, after @ link.target, link.sign, link.weight))
-        if weights["identity"] and data.shared:
+        if weights["identity"] and (source, target) in data.shared:
             parts["identity"].append(losses.identity_loss(before, after))
         if around.get((source, target)):
             parts["consistency"].append(losses.consistency_loss(after, around[source, target]))
@@ -408,7 +408,7 @@ def _held_out_score(
             score += losses.cycle_loss(x[source], generators[target, source](after))
         if weights["anchors"] and (source, target) in data.anchors:
             score += losses.anchor_loss(y, *data.anchored(source, target, data.held_out[source]))
-        if weights["identity"] and data.shared:
+        if weights["identity"] and (source, target) in data.shared:
             score += losses.identity_loss(before, after)
         if around.get((source, target)):
             score += losses.consistency_loss(after, around[source, target])

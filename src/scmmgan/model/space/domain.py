@@ -78,7 +78,7 @@ def _zscored(values: np.ndarray) -> np.ndarray:
 def model_space(
     problem: Problem, *, random_state: int, transforms: Mapping[str, Transform] | None = None
 ) -> dict[str, Domain]:
-    """All modalities smoothed and transformed; into one space where the problem says that they share it.
+    """All modalities smoothed and transformed; those into one space of which the problem says that they share it.
 
     `transforms`: those of an earlier alignment, in place of new ones.
     """
@@ -95,12 +95,13 @@ def model_space(
         matrices[name] = smoothed(m, [graph.operator for graph in graphs[name]], steps[name])
     if transforms is not None:
         fitted = {name: (transforms[name], transforms[name].transform(matrix)) for name, matrix in matrices.items()}
-    elif problem.shared is not None:
-        n_pcs = min(m.n_pcs for m in problem.modalities.values())
-        found, cells = fit_shared(list(matrices.values()), [problem.shared[m] for m in matrices], n_pcs=n_pcs)
-        fitted = dict(zip(matrices, zip(found, cells)))
     else:
-        fitted = {name: _own(problem, name, matrix) for name, matrix in matrices.items()}
+        fitted = {}
+        for space in problem.spaces:
+            n_pcs = min(problem.modalities[m].n_pcs for m in space)
+            found, cells = fit_shared([matrices[m] for m in space], list(space.values()), n_pcs=n_pcs)
+            fitted |= dict(zip(space, zip(found, cells)))
+        fitted |= {m: _own(problem, m, matrix) for m, matrix in matrices.items() if m not in fitted}
     return {
         name: Domain(m, matrices[name], *fitted[name], purity[name], graphs[name])
         for name, m in problem.modalities.items()

@@ -105,9 +105,10 @@ def fit_imputations(
     found = {}
     for (a, b), image in images.items():
         source, target = problem.modalities[a], problem.modalities[b]
-        if problem.shared is None:
+        space = next((of for of in problem.spaces if a in of and b in of), None)
+        if space is None:
             continue
-        shown, also = problem.shared[a], problem.shared[b]
+        shown, also = space[a], space[b]
         hidden = np.setdiff1d(np.flatnonzero(domains[b].transform.decoder.any(axis=0)), also)
         if len(hidden) == 0:
             continue
