@@ -430,7 +430,7 @@ def test_unmatched_cells_go_with_the_alignment_that_flagged_them(small: md.MuDat
     """Shapes alone flag nothing; the copies that MuData keeps of the columns go, too."""
     align(small)
     align(small, key_added="other")
-    small.update()
+    small.pull_obs()
     assert {"rna:scmmgan_unmatched", "protein:other_unmatched"} <= set(small.obs)
     align(small, links=None)
     assert unmatched_of(small) == {"rna": ["other_unmatched"], "protein": ["other_unmatched"]}
@@ -442,7 +442,7 @@ def test_unmatched_cells_go_with_the_alignment_that_flagged_them(small: md.MuDat
 def test_copies_of_columns_where_features_are_shared():
     mdata = md.MuData({m: adata.copy() for m, adata in shared().mod.items()}, axis=1)
     align(mdata, links="auto")
-    mdata.update()
+    mdata.pull_obs()
     assert "scmmgan_unmatched" in mdata.obs
     align(mdata, links=None)
     mdata.update()

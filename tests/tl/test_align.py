@@ -1124,7 +1124,7 @@ def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently(monkeypatch:
     mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[20, 20, 20], n_linked=12)
     linked = mdata["protein"].var["gene"].isin(mdata["rna"].var["gene"]).to_numpy()
     own = mdata["rna"].var.reset_index().set_index("gene")["index"]
-    names = mdata["protein"].var_names.to_numpy(dtype=object)
+    names = np.array(mdata["protein"].var_names, dtype=object)
     names[linked] = own.loc[mdata["protein"].var["gene"][linked]].to_numpy()
     with unpulled():
         mdata["protein"].var_names = names
@@ -1591,7 +1591,9 @@ def test_a_copy_makes_mudata_warn_of_nothing(small: md.MuData):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = smm.tl.align(small, links="gene", method="coupling", copy=True, progress_bar=False)
-    assert [str(w.message) for w in said if "mudata" in w.filename] == []
+    # what it announces of its own is not ours
+    said = [w for w in said if "mudata" in w.filename and not issubclass(w.category, DeprecationWarning)]
+    assert [str(w.message) for w in said] == []
     assert "scmmgan" in found.uns
     assert "scmmgan" not in small.uns
 
