@@ -575,7 +575,7 @@ def sparse_toy() -> md.MuData:
     return mdata
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "sparse")) for c in CASES])
 def test_round_trip(case: str, tmp_path: Path):
     make, arguments = CASES[case]
     mdata = make()

@@ -73,7 +73,7 @@ def test_links_that_hold(caplog: pytest.LogCaptureFixture):
 
 
 @pytest.mark.usefixtures("all_tables")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_shuffled_links_are_not_supported(seed: int, caplog: pytest.LogCaptureFixture):
     mdata = smm.datasets.toy(n_cells=120)
     record = align(mdata, links=shuffled_links(mdata, seed))
@@ -96,13 +96,14 @@ def test_one_modality_without_structure():
 
 @pytest.mark.usefixtures("all_tables")
 def test_pairs():
-    mdata = smm.datasets.toy(n_cells=64)
+    mdata = smm.datasets.toy(n_cells=100)
     record = align(mdata, links=None, pairs=true_pairs(mdata, 30))
     assert record["verdict"].startswith("supported by pairs")
     assert (record["pairs_q"] < 0.05).mean() > 0.5
     assert record["pairs_mean"] < 0.2
     assert len(record["pairs"]) == 30
     assert record["pairs_error"] == pytest.approx(np.std(record["pairs"], ddof=1) / 30**0.5)
+    mdata = smm.datasets.toy(n_cells=64)
     wrong = align(mdata, links=None, pairs=true_pairs(mdata, 30, shuffle=True))
     assert not wrong["supported"]
     assert wrong["pairs_mean"] > 0.3
@@ -154,7 +155,7 @@ def test_a_few_wrong_pairs_do_not_outweigh_the_links(n: int):
     assert score["with"] < score["without"] + 0.05
 
 
-@pytest.mark.parametrize("n_linked", [3, 6, 9])
+@pytest.mark.parametrize("n_linked", [3, pytest.param(6, marks=pytest.mark.slow), 9])
 def test_few_links_make_a_coupling_but_no_support(n_linked: int):
     record = align(smm.datasets.toy(n_cells=120, n_linked=n_linked), links="gene")
     assert record["kind"] == "links"
@@ -164,7 +165,7 @@ def test_few_links_make_a_coupling_but_no_support(n_linked: int):
 
 
 @pytest.mark.usefixtures("all_tables")
-@pytest.mark.parametrize(("genes", "peaks"), [(3, 8), (4, 6), (9, 2)])
+@pytest.mark.parametrize(("genes", "peaks"), [(3, 8), pytest.param(4, 6, marks=pytest.mark.slow), (9, 2)])
 def test_links_of_few_features_are_no_support(genes: int, peaks: int):
     """Genes of pure noise, each linked to features that vary together: the links of any such table agree with each other."""
     rng, n = np.random.default_rng(0), 100
