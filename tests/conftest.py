@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -15,8 +16,13 @@ import pytest
 import scipy.sparse as sp
 
 import scmmgan as smm
+from scmmgan.model.defaults import N_SHUFFLED
+from scmmgan.model.evidence import heldout, populations, verdict
+from scmmgan.model.evidence.ceiling import Ceiling
 
 matplotlib.use("Agg")
+
+HELD_OUT = {name: getattr(heldout, name) for name in ("held_out_links", "held_out_pairs")}
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +40,50 @@ def _one_thread() -> Iterator[None]:
 
     torch.set_num_threads(1)
     with threadpool_limits(1):
+        yield
+
+
+# --- shuffled tables ---------------------------------------------------------------------------------------------
+
+
+def with_tables(patch: pytest.MonkeyPatch, n_tables: int) -> None:
+    """Whatever is held out is compared with so many; the verdict stays "better than every one of them"."""
+    for name, function in HELD_OUT.items():
+        patch.setattr(heldout, name, partial(function, n_null=n_tables))
+    patch.setattr(verdict, "ALPHA", 1 / (n_tables + 1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fewer_tables() -> Iterator[None]:
+    """24, not 99: most of what a small alignment costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        with_tables(patch, 24)
+        yield
+
+
+@pytest.fixture
+def all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users have it."""
+    with_tables(monkeypatch, N_SHUFFLED)
+
+
+def _unassessed(patch: pytest.MonkeyPatch) -> None:
+    with_tables(patch, 3)
+    patch.setattr(populations, "ceiling", lambda known, *_, **__: Ceiling(np.full(known.n_links, 0.5), 0.5, 0.1))
+    patch.setattr("scmmgan.metrics.two_sample_auc", lambda *_, **__: 0.5)
+
+
+@pytest.fixture
+def few_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence and scores of some kind: for what does not depend on the verdict."""
+    _unassessed(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def few_tables_throughout() -> Iterator[None]:
+    """The same for all tests of a file, and for what its fixtures align."""
+    with pytest.MonkeyPatch.context() as patch:
+        _unassessed(patch)
         yield
 
 

@@ -52,6 +52,7 @@ def test_build(tmp_path: Path):
         assert f'id="{name}"' in page
 
 
+@pytest.mark.slow
 def test_build_fails_on_a_warning(tmp_path: Path):
     (tmp_path / "conf.py").write_text("extensions = ['myst_parser']\n")
     (tmp_path / "index.md").write_text("# Title\n\n{doc}`nowhere`\n")

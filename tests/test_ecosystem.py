@@ -38,6 +38,8 @@ def test_mapped_cells_in_scanpy(coloured: md.MuData):
     best = mapped.uns["rank_genes_groups"]["names"]["type_A"][0]
     is_a = (mapped.obs["cell_type"] == "type_A").to_numpy()
     assert mapped[is_a, best].X.mean() > mapped[~is_a, best].X.mean()
+    # no logarithm of a negative mean
+    assert np.isfinite(sc.get.rank_genes_groups_df(mapped, "type_A")["logfoldchanges"]).all()
     for basis in ("X_scmmgan", "spatial"):
         axes = sc.pl.embedding(mapped, basis, color=["cell_type", best], show=False)
         drawn = {tuple(color.round(2)) for color in axes[0].collections[0].get_facecolors()[:, :3]}

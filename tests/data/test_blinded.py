@@ -12,6 +12,8 @@ import scmmgan as smm
 from scmmgan.data.blinded import blinded, slots_read
 from scmmgan.data.modality import layers_of
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 NAMES = ("rna", "protein")
 
 

@@ -17,6 +17,8 @@ import pytest
 import scmmgan as smm
 from scmmgan.data import record as _record
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 NAMES = ("rna", "protein")
 
 

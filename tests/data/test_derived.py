@@ -6,6 +6,8 @@ import scmmgan as smm
 from scmmgan.data import derived as _derived
 from scmmgan.data.keys import Keys
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 KEYS = Keys()
 
 

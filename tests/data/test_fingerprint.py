@@ -20,6 +20,8 @@ from scmmgan.data.keys import Keys
 from scmmgan.model.problem import Modality
 from scmmgan.settings import unpulled
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 
 def toy(random_state: int = 0, **arguments: Any) -> md.MuData:
     mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20], spatial=True, random_state=random_state)

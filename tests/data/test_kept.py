@@ -16,6 +16,8 @@ import scmmgan as smm
 from scmmgan.data import kept, read
 from scmmgan.model.problem import Modality, Problem
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 
 def toy(n_cells: int = 60) -> md.MuData:
     mdata = smm.datasets.toy(n_cells=n_cells, n_features=[30, 20])

@@ -512,12 +512,17 @@ def test_names_with_separators_are_no_lists():
 MARKERS = ["KLRB1", "NCAM1", "HLA-DRA", "MS4A1", "PTPRC", "SELL", "IL7R", "H2-K1"]
 
 
+SPELLINGS = [
+    "{}_TotalSeqB", "{}-TotalSeqA", "{}_TotalSeq_C", "Hu.{}", "adt_{}", "prot:{}", "anti-human {}", "{} (UCHT1)",
+    "{}-ACGTTGCATGCATGA", "adt_{}_TotalSeqB", "GRCh38_{}", "{}.ADT", "{}-A00%s", "{}_ENSG000000000%s.2",
+]  # fmt: skip
+SIDES = [(spell, (i + turn) % 2, turn) for turn in (0, 1) for i, spell in enumerate(SPELLINGS)]
+
+
 @pytest.mark.parametrize(
-    "spell",
-    ["{}_TotalSeqB", "{}-TotalSeqA", "{}_TotalSeq_C", "Hu.{}", "adt_{}", "prot:{}", "anti-human {}", "{} (UCHT1)",
-     "{}-ACGTTGCATGCATGA", "adt_{}_TotalSeqB", "GRCh38_{}", "{}.ADT", "{}-A00%s", "{}_ENSG000000000%s.2"],
-)  # fmt: skip
-@pytest.mark.parametrize("side", [0, 1])
+    ("spell", "side"),
+    [pytest.param(spell, side, marks=[pytest.mark.slow] * turn) for spell, side, turn in SIDES],
+)
 def test_affixes_are_found_and_what_to_type(spell: str, side: int, caplog: pytest.LogCaptureFixture):
     spelt = [spell.format(g).replace("%s", f"{22 + i}") for i, g in enumerate(MARKERS)]
     sides = [[*MARKERS, "ACTB", "EEF2"], spelt]

@@ -853,10 +853,10 @@ def test_nothing_touches_the_mudata_between_reading_and_writing(monkeypatch: pyt
     ("peek", "stage"),
     [
         ("mdata.n_obs", "coupling.couple.couple"),
-        ("mdata['rna']", "evidence.populations.diagnose"),
-        ("'rna' in mdata.mod", "nets.methods.fit_problem"),
+        pytest.param("mdata['rna']", "evidence.populations.diagnose", marks=pytest.mark.slow),
+        pytest.param("'rna' in mdata.mod", "nets.methods.fit_problem", marks=pytest.mark.slow),
         ("adata.X", "evidence.quality.score_map"),
-        ("adata[:3]", "evidence.verdict.verdicts"),
+        pytest.param("adata[:3]", "evidence.verdict.verdicts", marks=pytest.mark.slow),
     ],
 )
 def test_the_checker_sees_a_peek(monkeypatch: pytest.MonkeyPatch, peek: str, stage: str):

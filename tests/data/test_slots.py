@@ -430,7 +430,7 @@ def test_unmatched_cells_go_with_the_alignment_that_flagged_them(small: md.MuDat
     """Shapes alone flag nothing; the copies that MuData keeps of the columns go, too."""
     align(small)
     align(small, key_added="other")
-    small.update()
+    small.pull_obs()
     assert {"rna:scmmgan_unmatched", "protein:other_unmatched"} <= set(small.obs)
     align(small, links=None)
     assert unmatched_of(small) == {"rna": ["other_unmatched"], "protein": ["other_unmatched"]}
@@ -442,7 +442,7 @@ def test_unmatched_cells_go_with_the_alignment_that_flagged_them(small: md.MuDat
 def test_copies_of_columns_where_features_are_shared():
     mdata = md.MuData({m: adata.copy() for m, adata in shared().mod.items()}, axis=1)
     align(mdata, links="auto")
-    mdata.update()
+    mdata.pull_obs()
     assert "scmmgan_unmatched" in mdata.obs
     align(mdata, links=None)
     mdata.update()
@@ -575,7 +575,7 @@ def sparse_toy() -> md.MuData:
     return mdata
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c == "sparse")) for c in CASES])
 def test_round_trip(case: str, tmp_path: Path):
     make, arguments = CASES[case]
     mdata = make()

@@ -15,6 +15,8 @@ import pytest
 import scmmgan as smm
 from scmmgan.data import undo as _undo
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 PACKAGE = str(Path(smm.__file__).parent)
 CHANGES = ("__setitem__", "__delitem__", "drop", "obs", "var")
 

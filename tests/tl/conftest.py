@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import mudata as md
 import pytest
 
@@ -68,14 +66,6 @@ def three_aligned(_three_aligned: md.MuData) -> md.MuData:
 def tiny() -> md.MuData:
     """A toy of 60 cells, not aligned: what `small` is, for what no number depends on."""
     return smm.datasets.toy(n_cells=60, n_features=[30, 20])
-
-
-@pytest.fixture
-def few_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held-out links are compared with three shuffled tables, not 99: no verdict is asked for, and they cost most."""
-    from scmmgan.model.evidence import heldout
-
-    monkeypatch.setattr(heldout, "held_out_links", partial(heldout.held_out_links, n_null=3))
 
 
 @pytest.fixture

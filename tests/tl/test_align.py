@@ -27,14 +27,13 @@ from planted import mixed_spots
 from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.defaults import UNMATCHED_HALF
-from scmmgan.model.evidence.ceiling import Ceiling
 from scmmgan.model.evidence.matching import own_neighbors
 from scmmgan.model.nets import training
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
 from scmmgan.settings import unpulled
 
-pytestmark = pytest.mark.usefixtures("few_tables")
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
 
 QUICK = {"links": "gene", "max_steps": 3, "progress_bar": False}
 
@@ -143,11 +142,8 @@ def test_three_modalities():
     assert {a: set(found) for a, found in coupling.items()} == {a: set(mdata.mod) - {a} for a in mdata.mod}
 
 
-def test_a_star_of_five_modalities(monkeypatch: pytest.MonkeyPatch):
+def test_a_star_of_five_modalities():
     """Only pairs with the first one are coupled by what is known; all others through it, into the same slots."""
-    limit = Ceiling(np.full(10, 0.5), 0.5, 0.1)
-    monkeypatch.setattr("scmmgan.model.evidence.populations.ceiling", lambda *_, **__: limit)
-    monkeypatch.setattr("scmmgan.metrics.two_sample_auc", lambda *_, **__: 0.5)
     mdata = smm.datasets.toy(n_cells=80, n_modalities=5, n_features=[24, 20, 20, 20, 20], n_linked=10)
     align(mdata, "atac", "rna", "protein", "methylation", "histone", maps="star", max_steps=10)
     names = list(mdata.mod)
@@ -505,7 +501,7 @@ def test_representation_of_one_modality(small: md.MuData):
         align(small, use_rep={"rna": "X_pca"})
 
 
-@pytest.mark.parametrize("n_linked", [3, 5, 9])
+@pytest.mark.parametrize("n_linked", [3, pytest.param(5, marks=pytest.mark.slow), 9])
 def test_few_links_make_the_coupling(n_linked: int):
     """Worse than many, better than none."""
     errors = []
@@ -552,12 +548,12 @@ def test_extreme_settings(tiny: md.MuData, arguments: dict[str, Any]):
     ("links", "smooth", "steps"),
     [
         ("gene", "not given", (1, 1)),
-        ("gene", "auto", (1, 1)),
+        pytest.param("gene", "auto", (1, 1), marks=pytest.mark.slow),
         # shapes are matched over more
         (None, "not given", (3, 3)),
-        (None, 1, (1, 1)),
+        pytest.param(None, 1, (1, 1), marks=pytest.mark.slow),
         ("gene", 2, (2, 2)),
-        ("gene", None, (0, 0)),
+        pytest.param("gene", None, (0, 0), marks=pytest.mark.slow),
         ("gene", 0, (0, 0)),
         ("gene", {"rna": 3}, (3, 1)),
         (None, {"protein": None}, (3, 0)),
@@ -605,7 +601,16 @@ def references() -> dict[str, md.MuData]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["csr", "csc", "csr_array", "float64", "int64", "uint16", "fortran"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "csr",
+        "csc",
+        "uint16",
+        "fortran",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("csr_array", "float64", "int64")),
+    ],
+)
 def test_formats_give_the_same(tiny: md.MuData, references: dict[str, md.MuData], kind: str):
     convert = {
         "csr": sp.csr_matrix,
@@ -821,7 +826,9 @@ def test_training_goes_on_with_other_cells(tmp_path: Path):
         align(second, init=3)
 
 
-@pytest.mark.parametrize("fmt", [np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
+@pytest.mark.parametrize(
+    "fmt", [np.asarray, sp.csr_matrix, pytest.param(sp.csc_matrix, marks=pytest.mark.slow)], ids=["dense", "csr", "csc"]
+)
 def test_backed(tiny: md.MuData, fmt: Callable, tmp_path: Path):
     for adata in tiny.mod.values():
         adata.X = fmt(adata.X)
@@ -1128,7 +1135,7 @@ def test_landmarks_fit_the_plans_when_pairs_are_coupled_differently(monkeypatch:
     mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[20, 20, 20], n_linked=12)
     linked = mdata["protein"].var["gene"].isin(mdata["rna"].var["gene"]).to_numpy()
     own = mdata["rna"].var.reset_index().set_index("gene")["index"]
-    names = mdata["protein"].var_names.to_numpy(dtype=object)
+    names = np.array(mdata["protein"].var_names, dtype=object)
     names[linked] = own.loc[mdata["protein"].var["gene"][linked]].to_numpy()
     with unpulled():
         mdata["protein"].var_names = names
@@ -1614,7 +1621,9 @@ def test_a_copy_makes_mudata_warn_of_nothing(small: md.MuData):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = smm.tl.align(small, links="gene", method="coupling", copy=True, progress_bar=False)
-    assert [str(w.message) for w in said if "mudata" in w.filename] == []
+    # what it announces of its own is not ours
+    said = [w for w in said if "mudata" in w.filename and not issubclass(w.category, DeprecationWarning)]
+    assert [str(w.message) for w in said] == []
     assert "scmmgan" in found.uns
     assert "scmmgan" not in small.uns
 
@@ -1744,13 +1753,6 @@ def test_mapped_values_are_not_below_0_where_the_layer_is_not(spots: md.MuData):
     mapped = smm.get.mapped(spots, "spots", "cells")
     assert mapped.X.min() == 0
     assert smm.get.mapped(spots, "spots", "cells", features=HIDDEN).X.min() == 0
-    import scanpy as sc
-
-    mapped.obs["group"] = pd.Categorical(np.where(np.arange(150) % 2, "a", "b"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        sc.tl.rank_genes_groups(mapped, "group", method="t-test")
-    assert np.isfinite(sc.get.rank_genes_groups_df(mapped, "a")["logfoldchanges"]).all()
     # a layer with negative values keeps them
     for part in spots.mod.values():
         part.layers["centred"] = part.X.toarray() - part.X.mean()

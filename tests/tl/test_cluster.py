@@ -21,6 +21,8 @@ from scmmgan.data import fingerprint as _fingerprint
 from scmmgan.data import record as _record
 from scmmgan.model.evidence import clusters
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 
 def domains(n: int = 600, *, distance: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Cells of five domains of unequal size in fifty dimensions, and their domains."""

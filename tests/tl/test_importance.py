@@ -16,6 +16,8 @@ from scmmgan.data import read as _read
 from scmmgan.data.keys import Keys
 from scmmgan.model.space.smoothing import SmoothedMatrix
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 
 def table(mdata: md.MuData, source: str = "rna", target: str = "protein", **arguments) -> pd.DataFrame:
     arguments.setdefault("features", mdata[target].var_names[0])

@@ -15,6 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 import scmmgan as smm
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 NAME, SURE = "scmmgan_match_protein", "scmmgan_match_protein_confidence"
 
 

@@ -23,7 +23,7 @@ from scmmgan.model.nets.aligner import Aligner, Frame
 from scmmgan.model.problem import Sections
 from scmmgan.settings import unpulled
 
-pytestmark = pytest.mark.usefixtures("few_tables")
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
 
 SLOT, SPREAD, LANDMARK = "scmmgan_coordinates_rna", "scmmgan_spread", "scmmgan_landmark"
 N = 180

@@ -18,6 +18,8 @@ import scipy.sparse as sp
 import scmmgan as smm
 from planted import mixed_spots
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 SLOT = "scmmgan_protein_cell_type"
 
 

@@ -19,6 +19,8 @@ from sklearn.metrics import roc_auc_score
 import scmmgan as smm
 from scmmgan.data.query import modality_of
 
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
+
 NAMES = ("rna", "protein")
 
 

@@ -25,7 +25,7 @@ from scmmgan.model.space import imputation
 from scmmgan.tl import _uncertainty
 from scmmgan.tl._uncertainty import _expressed as expressed
 
-pytestmark = pytest.mark.usefixtures("few_tables")
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
 
 COUPLED = {"method": "coupling", "links": "gene", "progress_bar": False}
 

@@ -86,4 +86,6 @@ def _delete(mdata: MuData, slots: Iterable[Slot]) -> None:
         if name in mdata.mod and key in getattr(mdata[name], container):
             del getattr(mdata[name], container)[key]
         if container in ("obs", "var"):
-            getattr(mdata, container).drop(columns=[key, f"{name}:{key}"], errors="ignore", inplace=True)
+            frame = getattr(mdata, container)
+            for copied in frame.columns.intersection([key, f"{name}:{key}"]):
+                del frame[copied]

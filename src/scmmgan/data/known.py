@@ -283,5 +283,5 @@ def _columns(
 def as_text(series: pd.Series) -> pd.Series:
     """Values as str, gaps left; whole numbers without the decimals that gaps beside them bring."""
     values = series.astype(object).convert_dtypes().astype(object)
-    text = values.astype(str)
-    return text.where(~(values.isna() | text.str.strip().isin(GAPS)), None).astype(object)
+    text = values.astype(str).astype(object)
+    return text.where(~(values.isna() | text.str.strip().isin(GAPS)), None)

@@ -64,7 +64,9 @@ def _zarr(path: Path, mode: Any) -> Any:
 
     if mode == "r":
         return zarr.open_group(path, mode=mode)
-    return zarr.open_group(path, mode=mode, zarr_format=anndata.settings.zarr_write_format)
+    # AnnData's own format; from 0.13 on it is zarr's, and asking is deprecated
+    older = tuple(map(int, anndata.__version__.split(".")[:2])) < (0, 13)
+    return zarr.open_group(path, mode=mode, zarr_format=anndata.settings.zarr_write_format if older else None)
 
 
 def _fill(group: Any, adata: AnnData, blocks: Iterable[np.ndarray]) -> None:

@@ -365,7 +365,8 @@ def _clear(mdata: MuData, keys: Keys) -> None:
         # MuData keeps copies of its modalities' columns, joined ones where the axis is a common one
         for frame, own_axis in ((mdata.obs, 0), (mdata.var, 1)):
             copies = [f"{name}:{slot}" if mdata.axis == own_axis else slot for slot in slots]
-            frame.drop(columns=copies, errors="ignore", inplace=True)
+            for copied in frame.columns.intersection(copies):
+                del frame[copied]
     del mdata.uns[keys.uns]
 
 

@@ -215,7 +215,7 @@ def _column(mdata: MuData, source: str, target: str, name: str) -> pd.Categorica
 
 def _typed(values: pd.Series) -> pd.Series:
     """The column, as numbers or booleans where these are stored as objects."""
-    return values.convert_dtypes(convert_string=False) if values.dtype == object else values
+    return values.convert_dtypes() if values.dtype == object else values
 
 
 def _are_codes(values: pd.Series) -> bool:

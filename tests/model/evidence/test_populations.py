@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -131,14 +130,6 @@ def test_no_feature_stands_out_of_a_mean_that_is_chance():
 
 
 # --- records -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def few_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three shuffled tables: enough where nothing is asked of them."""
-    for name in ("held_out_links", "held_out_pairs"):
-        original = getattr(heldout, name)
-        monkeypatch.setattr(heldout, name, functools.partial(original, n_null=3))
 
 
 @pytest.fixture(scope="module")

@@ -327,8 +327,9 @@ def test_slope_of_eigenvectors_by_finite_differences(n: int):
         z = leading_eigenvectors(kernel_of(v), n, width=1e-9, among=False)
         return (weight.T @ z).square().sum()
 
-    assert torch.autograd.gradcheck(among, a)
-    assert torch.autograd.gradcheck(subspace, a)
+    # entry by entry once; along directions through all entries otherwise
+    assert torch.autograd.gradcheck(among, a, fast_mode=n != 3)
+    assert torch.autograd.gradcheck(subspace, a, fast_mode=n != 3)
 
 
 def test_slope_of_a_subspace_does_not_see_the_eigenvalues_inside_of_it():

@@ -859,7 +859,13 @@ def test_ten_broken_steps_stop_the_training_with_the_best_weights(
 
 
 @pytest.mark.parametrize(
-    ("name", "max_steps"), [*((n, steps) for n in TERMS[:4] for steps in (5, 100)), ("geometry", 100)]
+    ("name", "max_steps"),
+    [
+        *((n, 5) for n in TERMS[:4]),
+        ("cycle", 100),
+        ("geometry", 100),
+        *(pytest.param(n, 100, marks=pytest.mark.slow) for n in ("adversarial", "anchors", "links")),
+    ],
 )
 def test_a_term_that_never_works_is_an_error(
     problem: tuple, name: str, max_steps: int, monkeypatch: pytest.MonkeyPatch
