@@ -138,7 +138,7 @@ def _renamed(
 ) -> pd.DataFrame:
     """Known pairs under the names of the copy's cells."""
     (found,) = _known.read_pairs(mdata, names, pairs).values()
-    partners = _known.read_partners(mdata, *names, pairs)
+    partners = _known.read_partners(mdata, names[0], names[1], pairs)
     table: dict[str, np.ndarray] = {} if partners is None else {_known.PAIR_WEIGHT: partners[1]}
     for name, of in zip(names, (found if partners is None else partners[0]).T):
         cells = np.array(_cells(name, len(rows[name])), dtype=object)
