@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _zarr(path: Path, mode: Any) -> Any:
     if mode == "r":
         return zarr.open_group(path, mode=mode)
     # AnnData's own format; from 0.13 on it is zarr's, and asking is deprecated
-    older = tuple(map(int, anndata.__version__.split(".")[:2])) < (0, 13)
+    older = tuple(map(int, version("anndata").split(".")[:2])) < (0, 13)
     return zarr.open_group(path, mode=mode, zarr_format=anndata.settings.zarr_write_format if older else None)
 
 
