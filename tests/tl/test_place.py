@@ -222,7 +222,7 @@ def test_terms_that_see_coordinates():
         for name in names:
             patch.setattr(training.losses, name, spy(name))
         Aligner.fit(
-            x, found, {("a", "b"): link, ("b", "a"): link}, shared=True, weights=LOSS_WEIGHTS,
+            x, found, {("a", "b"): link, ("b", "a"): link}, shared=(("a", "b"), ("b", "a")), weights=LOSS_WEIGHTS,
             recipe=training.Recipe(4, 32, 1e-3), random_state=0, device="cpu", progress_bar=False,
             coordinates={"b": rng.normal(size=(64, 3))},
         )  # fmt: skip

@@ -233,7 +233,7 @@ def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.Monke
     monkeypatch.setattr(training.TrainingData, "anchored", anchored)
     monkeypatch.setattr(losses, "anchor_loss", loss)
     weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0, "identity": 0.0}
-    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=[("a", "b")])
+    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=AB)
     assert len(seen) == 20
     for step, (at, error, slope) in enumerate(seen):
         factor = np.where(at < 40, 1, max(0, 1 - step / 20 / 0.7))

@@ -153,8 +153,7 @@ class Aligner:
     ) -> tuple[Aligner, dict[str, list[float]]]:
         """Train on model-space cells (n × p per modality); returns the aligner, on CPU, and the history.
 
-        Without `coupled` only known pairs are followed, and the start is random (the identity between modalities in one space,
-        the `shared` pairs).
+        Without `coupled` only known pairs are followed, and the start is random (the identity between `shared` pairs, in one space).
         Generators that enter a modality with `coordinates` (n × d) emit these, too, for each of its `sections`; those that
         leave it do not see them. `init`: whose networks are trained on; they are of the same cells' space.
         """
@@ -194,10 +193,8 @@ class Aligner:
             shared=tuple(shared),
             widths={m: aligner.widths[m] for m in places},
         )
-        history = aligner._train(
-            discriminators, problem, recipe, random_state, device, progress_bar, checkpoint_dir, processes
-        )
-        return aligner, history
+        how = (recipe, random_state, device, progress_bar, checkpoint_dir, processes)
+        return aligner, aligner._train(discriminators, problem, *how)
 
     def _train(
         self,
