@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from scmmgan.model.evidence.ceiling import Ceiling
 matplotlib.use("Agg")
 
 HELD_OUT = {name: getattr(heldout, name) for name in ("held_out_links", "held_out_pairs")}
+CEILING, TWO_SAMPLE_AUC = populations.ceiling, smm.metrics.two_sample_auc
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,21 @@ def _fewer_tables() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _assessed() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        with_tables(patch, 24)
+        patch.setattr(populations, "ceiling", CEILING)
+        patch.setattr("scmmgan.metrics.two_sample_auc", TWO_SAMPLE_AUC)
+        yield
+
+
+@pytest.fixture(scope="session")
+def assessed() -> Callable[[], AbstractContextManager[None]]:
+    """For what all files share: the same evidence, whichever file asks for it first."""
+    return _assessed
+
+
 @pytest.fixture
 def all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """As users have it."""
@@ -97,9 +114,10 @@ def small() -> md.MuData:
 
 
 @pytest.fixture(scope="session")
-def _small_aligned() -> md.MuData:
+def _small_aligned(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
-    smm.tl.align(mdata, links="gene", max_steps=10, progress_bar=False)
+    with assessed():
+        smm.tl.align(mdata, links="gene", max_steps=10, progress_bar=False)
     return mdata
 
 

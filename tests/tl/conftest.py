@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import mudata as md
 import pytest
 
@@ -9,9 +12,10 @@ import scmmgan as smm
 
 
 @pytest.fixture(scope="session")
-def _aligned_toy() -> md.MuData:
+def _aligned_toy(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy()
-    smm.tl.align(mdata, links="gene", max_steps=150, progress_bar=False)
+    with assessed():
+        smm.tl.align(mdata, links="gene", max_steps=150, progress_bar=False)
     return mdata
 
 
@@ -22,9 +26,10 @@ def aligned_toy(_aligned_toy: md.MuData) -> md.MuData:
 
 
 @pytest.fixture(scope="session")
-def _without_e() -> md.MuData:
+def _without_e(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy(overlap=0.8)
-    smm.tl.align(mdata, links="gene", max_steps=40, progress_bar=False)
+    with assessed():
+        smm.tl.align(mdata, links="gene", max_steps=40, progress_bar=False)
     return mdata
 
 
@@ -35,9 +40,10 @@ def without_e(_without_e: md.MuData) -> md.MuData:
 
 
 @pytest.fixture(scope="session")
-def _small_coupled() -> md.MuData:
+def _small_coupled(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
-    smm.tl.align(mdata, links="gene", method="coupling", progress_bar=False)
+    with assessed():
+        smm.tl.align(mdata, links="gene", method="coupling", progress_bar=False)
     return mdata
 
 
@@ -48,11 +54,12 @@ def small_coupled(_small_coupled: md.MuData) -> md.MuData:
 
 
 @pytest.fixture(scope="session")
-def _three_aligned() -> md.MuData:
+def _three_aligned(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy(n_cells=80, n_modalities=3, n_features=[20, 20, 20], spatial=True)
-    smm.tl.align(
-        mdata, links="gene", spatial="spatial", method="coupling", key_added="mine", progress_bar=False,
-    )  # fmt: skip
+    with assessed():
+        smm.tl.align(
+            mdata, links="gene", spatial="spatial", method="coupling", key_added="mine", progress_bar=False,
+        )  # fmt: skip
     return mdata
 
 
