@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import mudata as md
 import numpy as np
+import pytest
 import torch
 
 import scmmgan as smm
@@ -60,3 +63,21 @@ def check_slopes(
             moved[1][i][at] -= step
             slope[at] = (reference(*moved[0]) - reference(*moved[1])) / (2 * step)
         np.testing.assert_allclose(tensor.grad.numpy(), slope, rtol=1e-5, atol=1e-7)
+
+
+@contextmanager
+def interrupted(step: int) -> Iterator[None]:
+    """Ctrl-C before that step of the training, as `KeyboardInterrupt` is raised inside."""
+    from scmmgan.model.nets import training
+
+    real = training._step
+
+    def broken(at: int, *rest: Any) -> Any:
+        if at == step:
+            raise KeyboardInterrupt
+        return real(at, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_step", broken)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -22,7 +22,7 @@ import scipy.sparse as sp
 import torch
 
 import scmmgan as smm
-from helpers import own_space, transform_of
+from helpers import interrupted, own_space, transform_of
 from planted import mixed_spots
 from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
@@ -739,19 +739,12 @@ def test_annotations_that_are_still_in_a_file_are_refused_with_the_way_out(tiny:
 
 
 def test_the_same_call_goes_on_after_an_interruption(tiny: md.MuData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole, other, real = tiny.copy(), tiny.copy(), training._step
+    whole, other = tiny.copy(), tiny.copy()
     monkeypatch.setattr(training, "CHECK_EVERY", 5)
     align(whole, max_steps=12)
 
-    def broken(step: int, *rest: Any) -> dict[str, float]:
-        if step == 8:
-            raise KeyboardInterrupt
-        return real(step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", broken)
-        with pytest.raises(KeyboardInterrupt):
-            align(tiny, max_steps=12, checkpoint_dir=tmp_path / "run")
+    with interrupted(8):
+        align(tiny, max_steps=12, checkpoint_dir=tmp_path / "run")
     assert "scmmgan" not in tiny.uns
     align(tiny, max_steps=12, checkpoint_dir=tmp_path / "run")
     for m in tiny.mod:

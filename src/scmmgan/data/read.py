@@ -242,7 +242,7 @@ def _hash(modalities: Mapping[str, Modality], known: Mapping[Pair, Known], vocab
         if of.pairs is not None:
             parts.append([(a, b), of.pairs.tolist()])
         if of.partners is not None:
-            parts.append([rows_or_weights.tolist() for rows_or_weights in of.partners])
+            parts.append([part.tolist() for part in of.partners])
         parts += [[name, codes.tolist()] for name, codes in (of.labels or {}).items()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

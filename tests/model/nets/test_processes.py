@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import distributed
 
+from helpers import interrupted
 from scmmgan.model.defaults import LOSS_WEIGHTS, STEP_TIMEOUT
 from scmmgan.model.nets import processes, training
 from scmmgan.model.nets.networks import Discriminator, Generator, NoisyGenerator, PaperDiscriminator, PaperGenerator
@@ -151,17 +152,8 @@ def test_running_statistics_are_averaged(monkeypatch: pytest.MonkeyPatch):
 def test_they_go_on_from_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(training, "CHECK_EVERY", 5)
     whole = train(2, 32)
-    real = training._step
-
-    def broken(step: int, *rest: Any) -> Any:
-        if step == 7:
-            raise KeyboardInterrupt
-        return real(step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", broken)
-        with pytest.raises(KeyboardInterrupt):
-            train(2, 32, where=tmp_path)
+    with interrupted(7):
+        train(2, 32, where=tmp_path)
     again = train(2, 32, where=tmp_path)
     check_same([*whole, *again])
     with pytest.raises(ValueError, match="of a training with other settings"):
