@@ -38,13 +38,15 @@ def cases(n: int) -> Callable:
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick() -> Iterator[None]:
-    """Three shuffled tables for 99 and few landmarks of shapes: no number depends on them here, and they cost most."""
-    from scmmgan.model.coupling import couple
+    """Three shuffled tables for 99 and few landmarks and starts of shapes: no number depends on them here, and they cost most."""
+    from scmmgan.model.coupling import couple, gromov
     from scmmgan.model.evidence import heldout
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heldout, "held_out_links", partial(heldout.held_out_links, n_null=3))
         patch.setattr(couple, "SHAPE_LANDMARKS", 12)
+        patch.setattr(gromov, "N_STARTS", 20)
+        patch.setattr(gromov, "N_POLISHED", 3)
         yield
 
 

@@ -186,7 +186,7 @@ def test_links_of_few_features_are_no_support(genes: int, peaks: int):
     assert not record["supported"]
 
 
-@pytest.mark.usefixtures("all_tables")
+@pytest.mark.usefixtures("all_tables", "coarse_shapes")
 def test_nothing_known_is_never_support():
     for seed in range(2):
         record = align(smm.datasets.toy(n_cells=80, random_state=seed), links=None)
@@ -196,7 +196,7 @@ def test_nothing_known_is_never_support():
         assert "links_mean" not in record
 
 
-@pytest.mark.usefixtures("all_tables")
+@pytest.mark.usefixtures("all_tables", "coarse_shapes")
 def test_labels_alone():
     mdata = smm.datasets.toy(n_cells=120)
     record = align(mdata, links=None, labels="cell_type")
@@ -220,7 +220,7 @@ def test_a_map_that_does_not_follow_its_coupling():
 
 
 def test_three_modalities_and_a_representation():
-    mdata = smm.datasets.toy(n_cells=80, n_modalities=3)
+    mdata = smm.datasets.toy(n_cells=80, n_modalities=3, n_features=[24, 24, 24])
     smm.tl.align(mdata, links="gene", **COUPLED)
     for a, b in (("rna", "protein"), ("rna", "atac"), ("atac", "protein")):
         record = smm.get.diagnosis(mdata, a, b)
@@ -271,7 +271,7 @@ def test_again_gives_what_align_gave(small_aligned: md.MuData, fingerprint: Call
 @pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_from_a_file(fmt: str, tmp_path: Path):
     """Everything that the diagnosis needs travels: tables, pairs, labels with gaps, dicts of arguments."""
-    mdata = smm.datasets.toy(n_cells=70)
+    mdata = smm.datasets.toy(n_cells=70, n_features=[30, 20])
     mdata["rna"].obs["label"] = mdata["rna"].obs["cell_type"].astype(object).where(np.arange(70) % 3 > 0)
     mdata["protein"].obs["label"] = mdata["protein"].obs["cell_type"].astype(object)
     links = smm.pp.link_features(mdata, "rna", "protein", on="gene").iloc[:12]
@@ -368,6 +368,7 @@ def test_a_feature_of_several_links_gets_its_best():
     np.testing.assert_allclose(mdata["protein"].var.loc[best.index, "scmmgan_evidence"], best)
 
 
+@pytest.mark.usefixtures("coarse_shapes")
 def test_evidence_follows_its_features(small_coupled: md.MuData, tmp_path: Path):
     """Through files, subsets and other orders; another alignment of that name takes it away."""
     before = small_coupled["protein"].var[list(PARTS)].copy()

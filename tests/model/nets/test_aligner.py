@@ -337,7 +337,7 @@ def test_coordinates_are_mapped_along():
     x, couplings = data()
     # places that follow the features
     places = (x["b"] @ np.random.default_rng(0).normal(size=(5, 2))).astype(np.float64) * 20 + 300
-    aligner = fit(x, couplings, max_steps=60, lr=2e-3, coordinates={"b": places})
+    aligner = fit(x, couplings, max_steps=30, lr=2e-3, coordinates={"b": places})
     assert aligner.translate(x["a"], "a", "b").shape == (120, 5)
     assert aligner.translate(x["b"], "b", "a").shape == (112, 4)
     found = aligner.place(x["a"], "a", "b")
