@@ -48,7 +48,7 @@ def _split() -> tuple[md.MuData, dict[str, ad.AnnData], dict[str, np.ndarray]]:
     truth = {m: np.asarray(whole.uns["truth"][m]["cell"]) for m in NAMES}
     new = {m: truth[m] < 80 for m in NAMES}
     train = md.MuData({m: whole[m][~new[m]].copy() for m in NAMES})
-    smm.tl.align(train, links="gene", max_steps=100, progress_bar=False)
+    smm.tl.align(train, links="gene", max_steps=80, batch_size=64, progress_bar=False)
     cells = {m: whole[m][new[m]].copy() for m in NAMES}
     return train, cells, {m: truth[m][new[m]] for m in NAMES} | {f"{m} trained": truth[m][~new[m]] for m in NAMES}
 
