@@ -15,7 +15,7 @@ import scmmgan as smm
 def _aligned_toy(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy()
     with assessed():
-        smm.tl.align(mdata, links="gene", max_steps=120, batch_size=64, progress_bar=False)
+        smm.tl.align(mdata, links="gene", max_steps=150, progress_bar=False)
     return mdata
 
 

@@ -365,9 +365,14 @@ def test_what_is_too_much_to_be_held_is_written(
     assert got.shape == (120, 20)
 
 
-@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["Ctrl-C", "full disk"]
+    ("error", "ending"),
+    [
+        pytest.param(KeyboardInterrupt, "zarr", id="Ctrl-C-zarr"),
+        pytest.param(KeyboardInterrupt, "h5ad", id="Ctrl-C-h5ad", marks=pytest.mark.slow),
+        pytest.param(OSError(28, "No space left on device"), "zarr", id="full disk-zarr", marks=pytest.mark.slow),
+        pytest.param(OSError(28, "No space left on device"), "h5ad", id="full disk-h5ad"),
+    ],
 )
 def test_a_file_is_whole_or_as_it_was(
     small_aligned: md.MuData, ending: str, error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
