@@ -19,7 +19,6 @@ from scmmgan.data.modality import layers_of
 from scmmgan.data.record import sealed
 from scmmgan.settings import unpulled
 
-
 pytestmark = pytest.mark.usefixtures("few_tables_throughout")
 
 

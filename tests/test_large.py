@@ -67,7 +67,7 @@ def aligned(mdata: md.MuData) -> md.MuData:
     return mdata
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_chunks", "few_tables")
 @pytest.mark.parametrize("form", ["files", "dask"])
 def test_same_results_as_in_memory(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("scmmgan.model.evidence.correlations.PERMUTATIONS", 4)
