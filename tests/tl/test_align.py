@@ -257,7 +257,7 @@ def finds_rotation(seed: int) -> bool:
 
 
 def test_rotation_without_links(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_couple, "SHAPE_LANDMARKS", 80)
+    monkeypatch.setattr(_couple, "SHAPE_LANDMARKS", 50)
     with caplog.at_level(logging.WARNING, logger="scmmgan"):
         assert finds_rotation(0)
     assert "mirror image" in caplog.text

@@ -78,7 +78,7 @@ def test_what_mixing_makes_and_hides(spots: md.MuData):
         assert recall >= 0.8, verdict
 
 
-def test_mapped_cells_give_candidates_only(caplog: pytest.LogCaptureFixture):
+def test_mapped_cells_give_candidates_only(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest):
     """The trained map keeps mixed spots mixed: what only mixing makes is there still."""
     mdata = planted(1, n_spots=250, n_cells=450)
     smm.tl.align(mdata, "spatial", "rna", max_steps=20, batch_size=64, progress_bar=False)
@@ -88,6 +88,7 @@ def test_mapped_cells_give_candidates_only(caplog: pytest.LogCaptureFixture):
     table = smm.get.correlations(mdata, "spatial", "rna")
     assert min(score(table, "spurious") + score(table, "novel")) >= 0.8
     caplog.clear()
+    request.getfixturevalue("few_permutations")
     smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES, method="generator")
     assert "no verdict, only candidates: mapped cells are smoothed" in caplog.text
     mapped = smm.get.correlations(mdata, "spatial", "rna")
