@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from argparse import Namespace
@@ -25,6 +26,8 @@ from matplotlib.image import imread
 
 import scmmgan as smm
 from scmmgan.cli import _documented, _say_support, main
+
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
 
 NAMES = ("rna", "protein")
 QUICK = ["--method", "coupling", "--links", "gene"]
@@ -287,9 +290,12 @@ def test_every_argument_is_an_option_with_its_help(capsys: pytest.CaptureFixture
                 assert len(_documented(function)[argument]) > 5
 
 
-def test_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "scmmgan", "--version"], capture_output=True, text=True)
-    assert done.stdout == f"scmmgan {smm.__version__}\n"
+def test_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["scmmgan", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("scmmgan", run_name="__main__", alter_sys=True)
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"scmmgan {smm.__version__}\n"
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def align_once(mdata: md.MuData, *modalities: str, **arguments: Any) -> None:
                 getattr(mdata[name], slot)[column] = value
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_an_alignment_that_is_made_once():
     """The same slots as those of another one."""
     first, second, third = (datasets.toy(n_cells=50) for _ in range(3))

@@ -19,12 +19,7 @@ from scmmgan.data.modality import layers_of
 from scmmgan.data.record import sealed
 from scmmgan.settings import unpulled
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evidence of some kind: nothing here depends on what supports a map."""
-    monkeypatch.setattr("scmmgan.model.evidence.heldout.FOLDS", 2)
-    monkeypatch.setattr("scmmgan.metrics.two_sample_auc", lambda *_, **__: 0.5)
+pytestmark = pytest.mark.usefixtures("few_tables_throughout")
 
 
 def align(mdata: md.MuData, *names: str, **arguments: Any) -> None:

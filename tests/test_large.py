@@ -67,9 +67,10 @@ def aligned(mdata: md.MuData) -> md.MuData:
     return mdata
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_chunks", "few_tables")
 @pytest.mark.parametrize("form", ["files", "dask"])
-def test_same_results_as_in_memory(form: str, tmp_path: Path):
+def test_same_results_as_in_memory(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scmmgan.model.evidence.correlations.PERMUTATIONS", 4)
     mdata = counted()
     lazy = aligned(in_files(mdata, tmp_path) if form == "files" else of_dask(mdata))
     aligned(mdata)

@@ -107,7 +107,8 @@ def test_tools_take_few_cells(aligned: md.MuData, writer: str):
         WRITERS[writer](one)
 
 
-def test_what_is_written_follows_the_order_of_now(aligned: md.MuData):
+def test_what_is_written_follows_the_order_of_now(aligned: md.MuData, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scmmgan.model.evidence.correlations.PERMUTATIONS", 4)
     rng = np.random.default_rng(2)
     other = joined(
         aligned,

@@ -64,8 +64,18 @@ WRITES: dict[str, Callable[[md.MuData], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITES)
-@pytest.mark.parametrize("event", ["call", "return"])
+# the most changes, before each of them; after each of them is slow, and so quicker of a first alignment
+SLOW = ("return", "align again")
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        pytest.param(event, kind, marks=[pytest.mark.slow] * ((event, kind) == SLOW))
+        for event in ("call", "return")
+        for kind in WRITES
+    ],
+)
 def test_ctrl_c_at_every_change(_aligned: md.MuData, kind: str, event: str, fingerprint: Callable):
     from scmmgan.data import derived, slots
 

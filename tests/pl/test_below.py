@@ -27,7 +27,7 @@ def note_of(mdata: md.MuData) -> str:
 
 @pytest.fixture(scope="module")
 def by_shape() -> md.MuData:
-    mdata = smm.datasets.toy(n_cells=100, spatial=True)
+    mdata = smm.datasets.toy(n_cells=64, n_features=[30, 20], spatial=True)
     smm.tl.align(mdata, links=None, method="coupling", progress_bar=False)
     smm.tl.place(mdata, "protein", "rna")
     smm.tl.uncertainty(mdata, "rna", "protein")
@@ -36,7 +36,7 @@ def by_shape() -> md.MuData:
 
 @pytest.fixture(scope="module")
 def by_links() -> md.MuData:
-    mdata = smm.datasets.toy(n_cells=100, spatial=True)
+    mdata = smm.datasets.toy(n_cells=64, n_features=[30, 20], spatial=True)
     smm.tl.align(mdata, links="gene", method="coupling", progress_bar=False)
     smm.tl.place(mdata, "protein", "rna")
     smm.tl.uncertainty(mdata, "rna", "protein")

@@ -190,7 +190,7 @@ def test_cells_without_coordinates_are_left_out(aligned):
         assert np.isfinite(ax.get_xlim()).all()
 
 
-@pytest.mark.parametrize(("n_keys", "flat"), [(1, False), (2, True), (4, False)])
+@pytest.mark.parametrize(("n_keys", "flat"), [pytest.param(1, False, marks=pytest.mark.slow), (2, True), (4, False)])
 def test_grid_fits_the_page(aligned, with_uncertainty, n_keys, flat):
     if flat:
         aligned["spots"].obsm["spatial"][:, 1] /= 8

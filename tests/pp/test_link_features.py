@@ -46,11 +46,12 @@ def test_table_is_checked_and_completed(small: md.MuData):
     assert table["weight"].tolist() == table["sign"].tolist() == [1.0] * 5
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_the_table_is_what_align_takes(small: md.MuData):
     by_column, by_table = small.copy(), small.copy()
-    smm.tl.align(by_column, links="gene", max_steps=3, progress_bar=False)
+    smm.tl.align(by_column, links="gene", method="coupling", progress_bar=False)
     table = smm.pp.link_features(small, "rna", "protein", on="gene")
-    smm.tl.align(by_table, links=table, max_steps=3, progress_bar=False)
+    smm.tl.align(by_table, links=table, method="coupling", progress_bar=False)
     assert (by_column["rna"].obsm["scmmgan_protein"] == by_table["rna"].obsm["scmmgan_protein"]).all()
 
 
@@ -285,6 +286,7 @@ def test_genes_with_several_rows(caplog: pytest.LogCaptureFixture):
     assert "1 genes have more than one row in `genes`: every row counts" in caplog.text
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_genomic_is_what_align_takes(fingerprint: Callable):
     rng = np.random.default_rng(0)
     genes, peaks = random_genome(30, 60, 20_000)

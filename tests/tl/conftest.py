@@ -29,7 +29,7 @@ def aligned_toy(_aligned_toy: md.MuData) -> md.MuData:
 def _without_e(assessed: Callable[[], AbstractContextManager[None]]) -> md.MuData:
     mdata = smm.datasets.toy(overlap=0.8)
     with assessed():
-        smm.tl.align(mdata, links="gene", max_steps=40, progress_bar=False)
+        smm.tl.align(mdata, links="gene", max_steps=40, batch_size=64, progress_bar=False)
     return mdata
 
 
@@ -77,7 +77,9 @@ def tiny() -> md.MuData:
 
 @pytest.fixture
 def coarse_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes are matched over 24 landmarks, not 150: for what does not depend on how well they are."""
-    from scmmgan.model.coupling import couple
+    """Shapes are matched over 24 landmarks, not 150, from few starts: for what does not depend on how well they are."""
+    from scmmgan.model.coupling import couple, gromov
 
     monkeypatch.setattr(couple, "SHAPE_LANDMARKS", 24)
+    monkeypatch.setattr(gromov, "N_STARTS", 20)
+    monkeypatch.setattr(gromov, "N_POLISHED", 3)

@@ -60,6 +60,12 @@ def spots(_spots: md.MuData) -> md.MuData:
     return _spots.copy()
 
 
+@pytest.fixture
+def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 of the null, not 20: it is pooled over features, and costs most."""
+    monkeypatch.setattr("scmmgan.model.evidence.correlations.PERMUTATIONS", 4)
+
+
 # --- planted, and nothing planted ----------------------------------------------------------------------------------
 
 
@@ -72,16 +78,17 @@ def test_what_mixing_makes_and_hides(spots: md.MuData):
         assert recall >= 0.8, verdict
 
 
-def test_mapped_cells_give_candidates_only(caplog: pytest.LogCaptureFixture):
+def test_mapped_cells_give_candidates_only(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest):
     """The trained map keeps mixed spots mixed: what only mixing makes is there still."""
     mdata = planted(1, n_spots=250, n_cells=450)
-    smm.tl.align(mdata, "spatial", "rna", max_steps=40, progress_bar=False)
+    smm.tl.align(mdata, "spatial", "rna", max_steps=20, batch_size=64, progress_bar=False)
     smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES)
     stored = mdata.uns["scmmgan"]["correlations"]["spatial"]["rna"]
     assert (stored["method"], stored["supported"]) == ("cells", True)
     table = smm.get.correlations(mdata, "spatial", "rna")
     assert min(score(table, "spurious") + score(table, "novel")) >= 0.8
     caplog.clear()
+    request.getfixturevalue("few_permutations")
     smm.tl.correlations(mdata, "spatial", "rna", gene=QUERIES, method="generator")
     assert "no verdict, only candidates: mapped cells are smoothed" in caplog.text
     mapped = smm.get.correlations(mdata, "spatial", "rna")
@@ -262,6 +269,7 @@ def test_sparse_and_dense_agree():
     assert np.corrcoef(found["z_measured"], dense["z_measured"])[0, 1] > 0.95
 
 
+@pytest.mark.usefixtures("few_permutations")
 def test_links_batches_masks_and_other_layers(fingerprint: Callable):
     """Names that differ, through a `var` column; what `align` may read in other ways is read so again."""
     mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
@@ -294,6 +302,7 @@ def test_links_batches_masks_and_other_layers(fingerprint: Callable):
         smm.tl.correlations(mdata, "rna", "protein", gene=free)
 
 
+@pytest.mark.usefixtures("few_permutations")
 def test_constant_features_are_left_out():
     mdata = planted(0, n_spots=100, n_cells=120)
     for name, gene in (("spatial", "B_2"), ("rna", "C_2")):
@@ -311,6 +320,7 @@ def test_constant_features_are_left_out():
 # --- slots ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_permutations")
 @pytest.mark.parametrize("suffix", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_survives_a_file_and_goes_on(spots: md.MuData, tmp_path: Path, suffix: str):
     path = tmp_path / f"a.{suffix}"
@@ -335,6 +345,7 @@ def test_reproducible_and_global_generator_untouched(spots: md.MuData):
     np.testing.assert_allclose(other["r_measured"], before["r_measured"], atol=1e-5)
 
 
+@pytest.mark.usefixtures("few_permutations")
 def test_earlier_genes_stay_while_settings_are_the_same(spots: md.MuData, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, logger="scmmgan")
     smm.tl.correlations(spots, "rna", "spatial", gene="C_0")
@@ -388,6 +399,7 @@ def test_refusals(
     assert fingerprint(spots) == before
 
 
+@pytest.mark.usefixtures("coarse_shapes")
 def test_refuses_a_representation_and_a_feature_with_several_partners():
     mdata = smm.datasets.toy(n_cells=60)
     mdata["rna"].obsm["X_own"] = mdata["rna"].X[:, :10]
@@ -407,6 +419,7 @@ def test_refuses_data_that_changed(spots: md.MuData):
         smm.tl.correlations(spots, "spatial", "rna", gene="A_0")
 
 
+@pytest.mark.usefixtures("few_permutations")
 def test_smoothing_of_a_modality_that_a_dict_left_out():
     """The null is smoothed as the data were."""
     mdata = smm.datasets.toy(n_cells=60, shared_genes=True)
@@ -422,7 +435,7 @@ def test_smoothing_of_a_modality_that_a_dict_left_out():
 
 @pytest.mark.parametrize("smooth", [2, None])
 def test_permuted_features_are_smoothed_as_the_data_were(monkeypatch: pytest.MonkeyPatch, smooth: int | None):
-    mdata = smm.datasets.toy(n_cells=60)
+    mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
     for part in mdata.mod.values():
         part.X = sp.csr_matrix(part.X)
     smm.tl.align(mdata, links="gene", smooth=smooth, method="coupling", progress_bar=False)

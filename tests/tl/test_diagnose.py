@@ -186,7 +186,7 @@ def test_links_of_few_features_are_no_support(genes: int, peaks: int):
     assert not record["supported"]
 
 
-@pytest.mark.usefixtures("all_tables")
+@pytest.mark.usefixtures("all_tables", "coarse_shapes")
 def test_nothing_known_is_never_support():
     for seed in range(2):
         record = align(smm.datasets.toy(n_cells=80, random_state=seed), links=None)
@@ -196,7 +196,7 @@ def test_nothing_known_is_never_support():
         assert "links_mean" not in record
 
 
-@pytest.mark.usefixtures("all_tables")
+@pytest.mark.usefixtures("all_tables", "coarse_shapes")
 def test_labels_alone():
     mdata = smm.datasets.toy(n_cells=120)
     record = align(mdata, links=None, labels="cell_type")
@@ -219,8 +219,9 @@ def test_a_map_that_does_not_follow_its_coupling():
     assert "does not follow" in record["statement"]
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_three_modalities_and_a_representation():
-    mdata = smm.datasets.toy(n_cells=80, n_modalities=3)
+    mdata = smm.datasets.toy(n_cells=80, n_modalities=3, n_features=[24, 24, 24])
     smm.tl.align(mdata, links="gene", **COUPLED)
     for a, b in (("rna", "protein"), ("rna", "atac"), ("atac", "protein")):
         record = smm.get.diagnosis(mdata, a, b)
@@ -271,7 +272,7 @@ def test_again_gives_what_align_gave(small_aligned: md.MuData, fingerprint: Call
 @pytest.mark.parametrize("fmt", ["h5mu", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_from_a_file(fmt: str, tmp_path: Path):
     """Everything that the diagnosis needs travels: tables, pairs, labels with gaps, dicts of arguments."""
-    mdata = smm.datasets.toy(n_cells=70)
+    mdata = smm.datasets.toy(n_cells=70, n_features=[30, 20])
     mdata["rna"].obs["label"] = mdata["rna"].obs["cell_type"].astype(object).where(np.arange(70) % 3 > 0)
     mdata["protein"].obs["label"] = mdata["protein"].obs["cell_type"].astype(object)
     links = smm.pp.link_features(mdata, "rna", "protein", on="gene").iloc[:12]
@@ -359,6 +360,7 @@ def test_every_linked_feature_has_its_evidence_in_var(small_coupled: md.MuData):
         assert var.loc[linked, "scmmgan_evidence_ceiling"].between(0, 1).all()
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_a_feature_of_several_links_gets_its_best():
     mdata = smm.datasets.toy(n_cells=80, n_features=[30, 20])
     table = smm.pp.link_features(mdata, "rna", "protein", on="gene")[["rna", "protein"]]
@@ -368,6 +370,7 @@ def test_a_feature_of_several_links_gets_its_best():
     np.testing.assert_allclose(mdata["protein"].var.loc[best.index, "scmmgan_evidence"], best)
 
 
+@pytest.mark.usefixtures("coarse_shapes", "few_tables")
 def test_evidence_follows_its_features(small_coupled: md.MuData, tmp_path: Path):
     """Through files, subsets and other orders; another alignment of that name takes it away."""
     before = small_coupled["protein"].var[list(PARTS)].copy()
@@ -453,6 +456,7 @@ def test_refused_with_reasons_and_nothing_written(small_aligned: md.MuData, smal
             tool(small_aligned)
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_full_where_nothing_but_links_is_trained_on():
     mdata = smm.datasets.toy(n_cells=60)
     off = dict.fromkeys(("adversarial", "cycle", "anchors", "geometry"), 0)
@@ -497,6 +501,7 @@ def test_what_was_known_must_still_be_there(changed: str, fingerprint: Callable)
     assert fingerprint(mdata) == before
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_cells_in_another_order_than_was_aligned():
     mdata = smm.datasets.toy(n_cells=60)
     record = align(mdata, links="gene")
@@ -512,6 +517,7 @@ def test_cells_in_another_order_than_was_aligned():
         smm.tl.diagnose(mdata)
 
 
+@pytest.mark.usefixtures("few_tables")
 def test_other_data_than_was_aligned():
     mdata = smm.datasets.toy(n_cells=60)
     smm.tl.align(mdata, links="gene", n_pcs=9, **COUPLED)

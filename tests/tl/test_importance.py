@@ -62,7 +62,7 @@ def test_one_feature_that_is_copied():
         mdata[m].X = noise
     cell = {m: pd.Series(mdata[m].obs_names, index=mdata.uns["truth"][m]["cell"]) for m in ("rna", "protein")}
     pairs = pd.DataFrame(cell).dropna()
-    smm.tl.align(mdata, links=None, pairs=pairs, smooth=None, max_steps=60, progress_bar=False)
+    smm.tl.align(mdata, links=None, pairs=pairs, smooth=None, max_steps=40, batch_size=64, progress_bar=False)
     found = table(mdata)
     assert found["source_feature"][0] == mdata["rna"].var_names[0]
     assert found["share"][0] > 0.5

@@ -54,7 +54,7 @@ def error(placed: np.ndarray, truth: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def _placed() -> tuple[md.MuData, np.ndarray]:
     mdata, links, truth = tissue()
-    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=120, progress_bar=False)
+    smm.tl.align(mdata, links=links, spatial="spatial", max_steps=120, batch_size=64, progress_bar=False)
     return mdata, truth
 
 
@@ -314,7 +314,9 @@ def sections(n: int = 160, k: int = 2, mark: float = 0.7) -> tuple[md.MuData, pd
 @pytest.fixture(scope="module")
 def _in_sections() -> tuple[md.MuData, np.ndarray, np.ndarray]:
     mdata, links, truth, section = sections()
-    smm.tl.align(mdata, links=links, spatial="spatial", library_key="slide", max_steps=120, progress_bar=False)
+    smm.tl.align(
+        mdata, links=links, spatial="spatial", library_key="slide", max_steps=120, batch_size=64, progress_bar=False
+    )
     return mdata, truth, section
 
 

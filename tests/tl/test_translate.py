@@ -48,7 +48,7 @@ def _split() -> tuple[md.MuData, dict[str, ad.AnnData], dict[str, np.ndarray]]:
     truth = {m: np.asarray(whole.uns["truth"][m]["cell"]) for m in NAMES}
     new = {m: truth[m] < 80 for m in NAMES}
     train = md.MuData({m: whole[m][~new[m]].copy() for m in NAMES})
-    smm.tl.align(train, links="gene", max_steps=100, progress_bar=False)
+    smm.tl.align(train, links="gene", max_steps=80, batch_size=64, progress_bar=False)
     cells = {m: whole[m][new[m]].copy() for m in NAMES}
     return train, cells, {m: truth[m][new[m]] for m in NAMES} | {f"{m} trained": truth[m][~new[m]] for m in NAMES}
 
@@ -365,9 +365,14 @@ def test_what_is_too_much_to_be_held_is_written(
     assert got.shape == (120, 20)
 
 
-@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["Ctrl-C", "full disk"]
+    ("error", "ending"),
+    [
+        pytest.param(KeyboardInterrupt, "zarr", id="Ctrl-C-zarr"),
+        pytest.param(KeyboardInterrupt, "h5ad", id="Ctrl-C-h5ad", marks=pytest.mark.slow),
+        pytest.param(OSError(28, "No space left on device"), "zarr", id="full disk-zarr", marks=pytest.mark.slow),
+        pytest.param(OSError(28, "No space left on device"), "h5ad", id="full disk-h5ad"),
+    ],
 )
 def test_a_file_is_whole_or_as_it_was(
     small_aligned: md.MuData, ending: str, error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -202,7 +202,7 @@ def test_constant_features_are_missing():
 
 def test_all_methods(caplog: pytest.LogCaptureFixture):
     mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
-    smm.tl.align(mdata, links="gene", max_steps=8, progress_bar=False)
+    smm.tl.align(mdata, links="gene", max_steps=4, batch_size=32, progress_bar=False)
     with caplog.at_level(logging.WARNING, logger="scmmgan"):
         smm.tl.uncertainty(mdata, "rna", "protein", method="all", n_draws=5, progress_bar=False)
     assert [r for r in caplog.records if "ignore their noise" in r.message]
@@ -319,7 +319,7 @@ def test_pairs_of_the_alignment_are_left_out(caplog: pytest.LogCaptureFixture):
 
 
 def test_cells_of_known_pairs_do_not_know_their_pair():
-    mdata = smm.datasets.toy(n_cells=120)
+    mdata = smm.datasets.toy(n_cells=120, n_features=[30, 20])
     pairs = true_pairs(mdata, 0, 60)
     smm.tl.align(mdata, "protein", "rna", pairs=pairs, **COUPLED)
     problem, domains = _read.reread(mdata, Keys())
@@ -397,6 +397,7 @@ def test_few_links():
         assert "calibration" not in found
 
 
+@pytest.mark.usefixtures("coarse_shapes")
 def test_nothing_linked_and_shared_space():
     mdata = smm.datasets.toy(n_cells=60, shared_genes=True)
     smm.tl.align(mdata, method="coupling", progress_bar=False)
@@ -465,13 +466,13 @@ def test_cells_and_features_agree_where_shapes_decide():
     np.testing.assert_allclose(relative.mean(1), mdata["rna"].obs["scmmgan_uncertainty"], atol=1e-4)
 
 
+@pytest.mark.usefixtures("coarse_shapes")
 def test_two_of_three_modalities_linked(monkeypatch: pytest.MonkeyPatch):
     """The third is coupled by shape, with fewer landmarks for all: so are the couplings of the folds."""
     monkeypatch.setattr(_couple, "LANDMARKS", 60)
-    monkeypatch.setattr(_couple, "SHAPE_LANDMARKS", 24)
-    mdata = smm.datasets.toy(n_cells=130, n_modalities=3, n_features=[30, 20, 20])
+    mdata = smm.datasets.toy(n_cells=80, n_modalities=3, n_features=[30, 20, 20])
     table = smm.pp.link_features(mdata, "rna", "protein", on="gene")
     smm.tl.align(mdata, links=table, method="coupling", progress_bar=False)
     smm.tl.uncertainty(mdata, "rna", "protein")
     assert len(smm.get.uncertainty_summary(mdata, "rna", "protein")["calibration"])
-    assert mdata["rna"].obsm["scmmgan_uncertainty_plan_protein"].shape == (130, 24)
+    assert mdata["rna"].obsm["scmmgan_uncertainty_plan_protein"].shape == (80, 24)

@@ -71,35 +71,37 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseExceptio
 @pytest.mark.parametrize("kind", ["default", "paper"])
 def test_a_training_goes_on_to_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Interrupted twice: weights, running means, history."""
-    monkeypatch.setattr(training, "CHECK_EVERY", 10)
-    whole, history = train(None, kind)
-    for at, error in ((17, KeyboardInterrupt), (23, RuntimeError)):
+    monkeypatch.setattr(training, "CHECK_EVERY", 4)
+    monkeypatch.setattr(training, "RECORD_EVERY", 3)
+    whole, history = train(None, kind, steps=10)
+    for at, error in ((6, KeyboardInterrupt), (9, RuntimeError)):
         with monkeypatch.context() as patch:
             interrupt(patch, at, error)
             with pytest.raises(error):
-                train(tmp_path / "sub", kind)
+                train(tmp_path / "sub", kind, steps=10)
         assert os.listdir(tmp_path / "sub") == ["training.npz"]
     steps: list[int] = []
     real = training._step
     monkeypatch.setattr(training, "_step", lambda step, *rest: steps.append(step) or real(step, *rest))
-    again, their_history = train(tmp_path / "sub", kind)
-    assert steps == list(range(20, 25))
+    again, their_history = train(tmp_path / "sub", kind, steps=10)
+    assert steps == [8, 9]
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
     np.testing.assert_equal(history, their_history)
     # what is done is not done again
-    once_more, _ = train(tmp_path / "sub", kind)
-    assert len(steps) == 5
+    once_more, _ = train(tmp_path / "sub", kind, steps=10)
+    assert len(steps) == 2
     assert all(torch.equal(a, b) for a, b in zip(whole, once_more, strict=True))
 
 
 def test_an_interruption_before_the_first_look_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training, "CHECK_EVERY", 10)
     with monkeypatch.context() as patch:
-        interrupt(patch, 20)
+        interrupt(patch, 6)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, steps=60)
+            train(tmp_path, steps=12)
     assert os.listdir(tmp_path) == []
-    whole, _ = train(None, steps=60)
-    again, _ = train(tmp_path, steps=60)
+    whole, _ = train(None, steps=12)
+    again, _ = train(tmp_path, steps=12)
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
 
 

@@ -148,7 +148,7 @@ def test_history_is_the_mean_over_steps(problem: tuple, monkeypatch: pytest.Monk
 
 
 def test_training_learns(problem: tuple):
-    _, history = fit(*problem, max_steps=80)
+    _, history = fit(*problem, max_steps=60)
     assert history["cycle"][-1] < history["cycle"][0] / 2
     assert history["links"][-1] < 0.2
     assert 0 < history["geometry"][-1] < 0.5
@@ -181,17 +181,17 @@ def test_terms_have_the_weights_of_the_method(modalities: str, monkeypatch: pyte
 
     for name, function in FUNCTIONS.items():
         monkeypatch.setattr(losses, function, spied(name, getattr(losses, function)))
-    fit(*data(modalities=modalities), max_steps=40)
+    fit(*data(modalities=modalities), max_steps=16)
     scale = len(modalities) - 1
     for name, weight in {"adversarial": 0.5, "cycle": 1, "links": 1}.items():
         np.testing.assert_allclose([s for _, s in slopes[name]], weight / scale, rtol=1e-6)
-        assert len(slopes[name]) == 40 * n_pairs
-    expected = [5 * max(0, 1 - step / 40 / 0.7) / scale for step, _ in slopes["anchors"]]
+        assert len(slopes[name]) == 16 * n_pairs
+    expected = [5 * max(0, 1 - step / 16 / 0.7) / scale for step, _ in slopes["anchors"]]
     np.testing.assert_allclose([s for _, s in slopes["anchors"]], expected, rtol=1e-5, atol=1e-7)
     assert expected[-1] == 0
     assert expected[0] == 5 / scale
     # every 4th step with fourfold weight
-    assert {step for step, _ in slopes["geometry"]} == set(range(0, 40, 4))
+    assert {step for step, _ in slopes["geometry"]} == set(range(0, 16, 4))
     np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.1 / scale, rtol=1e-6)
 
 
@@ -249,7 +249,7 @@ def test_known_pairs_outlast_the_annealing(problem: tuple):
     for n in (0, 60):
         found = with_known(couplings, 60, shift=1.0)
         found = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < n) for pair, c in found.items()}
-        aligner, history = fit(x, found, loadings, max_steps=100, lr=3e-3)
+        aligner, history = fit(x, found, loadings, max_steps=60, lr=5e-3)
         errors[n] = ((aligner.translate(x["a"], "a", "b") - found["a", "b"].anchors)[:60] ** 2).mean()
         assert ("pairs" in history) == (n > 0)
     assert errors[60] < errors[0] / 2
@@ -302,7 +302,9 @@ def test_weights_steer(problem: tuple):
     x = problem[0]["a"]
     errors = []
     for weight in (0.0, 10.0):
-        aligner, _ = fit(*problem, max_steps=60, lr=2e-3, weights={"cycle": weight})
+        # what costs time and has no part in it is left out
+        weights = {"cycle": weight, "adversarial": 0.0, "geometry": 0.0}
+        aligner, _ = fit(*problem, max_steps=60, lr=2e-3, weights=weights)
         errors.append(((aligner.translate(aligner.translate(x, "a", "b"), "b", "a") - x) ** 2).mean())
     assert errors[1] < errors[0] / 2
 
@@ -512,8 +514,8 @@ def test_averaged_weights_come_with_the_statistics_of_their_step(problem: tuple,
         return score + 100 * (len(scores) != 2)
 
     monkeypatch.setattr(training, "_held_out_score", scored)
-    monkeypatch.setattr(training, "CHECK_EVERY", 10)
-    aligner, _ = paper(*problem, max_steps=30, geometry=None)
+    monkeypatch.setattr(training, "CHECK_EVERY", 5)
+    aligner, _ = paper(*problem, max_steps=15, geometry=None)
     kept = [b for net in aligner.generators.values() for b in net.buffers()]
     assert len(kept) == 12
     assert all(torch.equal(a, b) for a, b in zip(kept, scores[1]))
@@ -1015,7 +1017,7 @@ def test_identity_counts_in_a_shared_space_only(problem: tuple):
     """Images stay near their cells where the space is shared; elsewhere the term is not there at all."""
     moved = {}
     for weight in (0.0, 10.0):
-        aligner, history = fit(*problem, max_steps=60, shared=AB, weights={"identity": weight})
+        aligner, history = fit(*problem, max_steps=30, shared=AB, weights={"identity": weight})
         moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
         assert ("identity" in history) == (weight > 0)
     assert moved[10.0] < 0.5 * moved[0.0]
