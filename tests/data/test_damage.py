@@ -93,12 +93,12 @@ def mutated(value: Any, rng: np.random.Generator) -> Any:
     return others[rng.integers(len(others))]
 
 
-def test_hundreds_of_mutations(aligned: md.MuData):
+def test_a_thousand_mutations(aligned: md.MuData):
     whole = aligned.uns["scmmgan"]
     core = [path for path in places(whole) if path[0] in _record.CORE]
     added = [path for path in places(whole) if path[0] in ADDED]
     rng, readers = np.random.default_rng(0), list(READERS.values())
-    for number in range(600):
+    for number in range(1_000):
         path = (core if number % 5 else added)[rng.integers(len(core if number % 5 else added))]
         damaged = dict(whole)
         holder = damaged
