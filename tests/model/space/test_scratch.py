@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scmmgan.model.space import scratch
+from scmmgan.model.space import pca, scratch
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_space
 from scmmgan.model.space.linear import product, transposed_product
@@ -168,3 +168,23 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(monkeypatch: pytest.Monkey
         scratch.columns_of(x, np.arange(0, 40, 2))
     with pytest.raises(OSError, match="TMPDIR"):
         scratch.by_column(x)
+
+
+@FORMS
+@pytest.mark.parametrize("t", [0, 1])
+def test_principal_axes_read_every_cell_once(sparse: bool, t: int, monkeypatch: pytest.MonkeyPatch):
+    """Of many features; those of the same matrix in memory are found by iterations."""
+    x = matrix(sparse, 150, 600)
+    operator = smoothing_operator(graph_space(x)[1]) if t else None
+    mean, sd = SmoothedMatrix(x, operator, t).moments()
+    at = np.flatnonzero(sd > 0)
+    monkeypatch.setattr(pca, "BLOCK_ROWS", 40)
+    seen: list[int] = []
+    original = SmoothedMatrix.of_cells
+    monkeypatch.setattr(SmoothedMatrix, "of_cells", lambda self, rows: (seen.extend(rows), original(self, rows))[1])
+    expected, got = (
+        pca.principal_axes([pca.Standardized(SmoothedMatrix(of, operator, t).take(at), mean[at], sd[at])], 8)
+        for of in (x, mapped(x))
+    )
+    assert seen == list(range(150))
+    np.testing.assert_allclose(got, expected, atol=1e-4)

@@ -14,7 +14,7 @@ from sklearn.utils.extmath import svd_flip
 
 from scmmgan.model.defaults import BLOCK, BLOCK_ROWS, N_DISPERSED, PCA_CELLS
 from scmmgan.model.problem import Values
-from scmmgan.model.space.linear import column_blocks, constant, product, row_blocks
+from scmmgan.model.space.linear import column_blocks, constant, in_blocks, product, row_blocks
 from scmmgan.model.space.scratch import chunks, is_mapped
 from scmmgan.model.space.smoothing import Matrix
 
@@ -85,7 +85,9 @@ class Standardized:
     def dot(self, v: np.ndarray) -> np.ndarray:
         """Z v for a dense v."""
         v = v / self.sd[:, None]
-        return self.matrix.dot(v) - self.mean @ v
+        found = self.matrix.dot(v)
+        found -= self.mean @ v
+        return found
 
     def tdot(self, u: np.ndarray) -> np.ndarray:
         """Zᵀ u for a dense u."""
@@ -146,9 +148,13 @@ def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 
                     gram[:, at] += z.tdot(z.dot(np.eye(e)[:, at])) / z.shape[0]
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         axes = vectors[:, np.argsort(-values, kind="stable")[:p]].T
-    elif max(rows) > PCA_CELLS:
-        gram = np.sum([_sampled_covariance(z) for z in parts], axis=0)
-        axes = scipy.linalg.eigh(gram, subset_by_index=(e - p, e - 1))[1][:, ::-1].T
+    elif in_blocks(max(rows)) or any(z.matrix.in_file for z in parts):
+        # one pass over the cells; iterations would take hundreds
+        gram = np.zeros((e, e))
+        for z in parts:
+            _add_covariance(gram, z)
+        # transposed, the symmetric matrix is worked on in place
+        axes = scipy.linalg.eigh(gram.T, subset_by_index=(e - p, e - 1), overwrite_a=True)[1][:, ::-1].T
     else:
         splits = np.cumsum(rows)[:-1]
 
@@ -172,12 +178,10 @@ def principal_axes(parts: Sequence[Standardized], p: int, *, tolerance: float = 
     return svd_flip(None, axes, u_based_decision=False)[1]
 
 
-def _sampled_covariance(z: Standardized) -> np.ndarray:
-    """Second moments (e × e) of a z-scored matrix over cells drawn at random; products are single, sums double."""
-    n, total = z.shape[0], np.zeros((z.shape[1], z.shape[1]))
-    chosen = np.sort(np.random.default_rng(0).permutation(n)[:PCA_CELLS])
+def _add_covariance(gram: np.ndarray, z: Standardized) -> None:
+    """Add the second moments of a z-scored matrix over at most 50,000 random cells; products are single, sums double."""
+    chosen = np.sort(np.random.default_rng(0).permutation(z.shape[0])[:PCA_CELLS])
     mean, sd = (of.astype(np.float32) for of in (z.mean, z.sd))
     for start in range(0, len(chosen), BLOCK_ROWS):
         block = (z.matrix.of_cells(chosen[start : start + BLOCK_ROWS]) - mean) / sd
-        total += block.T @ block
-    return total / len(chosen)
+        gram += block.T @ block / len(chosen)

@@ -64,6 +64,11 @@ class SmoothedMatrix:
             v = self.operator @ v
         return v
 
+    @property
+    def in_file(self) -> bool:
+        """Whether the values are in a file, and may be larger than memory."""
+        return is_mapped(self.unsmoothed)
+
     def dot(self, v: np.ndarray) -> np.ndarray:
         """S v for a dense v."""
         found = product(self.x, v)
@@ -129,7 +134,7 @@ class SmoothedMatrix:
 
     def _width(self) -> int:
         """Columns that are dense at one time: fewer where the matrix may be larger than memory, but never one alone."""
-        return max(2, min(BLOCK, DENSE // self.shape[0])) if is_mapped(self.unsmoothed) else BLOCK
+        return max(2, min(BLOCK, DENSE // self.shape[0])) if self.in_file else BLOCK
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
@@ -180,6 +185,11 @@ class BatchedMatrix:
     def steps(self) -> int:
         """Of smoothing, in every batch."""
         return self.parts[0].steps
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the values of a batch are in a file."""
+        return any(part.in_file for part in self.parts)
 
     @property
     def non_negative(self) -> bool:
