@@ -227,12 +227,14 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_gallery_calls_what_there_is():
-    """Its code runs on real data only (docs/make_gallery.py)."""
+    """Code that runs on real data only: of the gallery (docs/make_gallery.py) and of the page on comparing methods."""
     text = pages()["gallery.md"]
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     pictures = re.findall(r"^!\[[^]]*\]\((images/\w+\.png)\)", text, re.MULTILINE)
     assert len(blocks) == len(pictures) + 1 > 10
     assert [name for name in pictures if not (DOCS / name).exists()] == []
+    # of other data that the reader has
+    blocks += re.findall(r"^```python\n(.*?)^```", pages()["compare.md"], re.MULTILINE | re.DOTALL)
     for call in (node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
         if (name := ast.unparse(call.func)).startswith("smm."):
             known = inspect.signature(pkgutil.resolve_name(f"scmmgan.{name[4:]}")).parameters

@@ -52,6 +52,7 @@ def write_below(figure: Figure, text: str, *, own: bool) -> None:
         # a legend below the panels takes the place
         title = figure.legends[0].get_title()
         title.set_text(f"{text}\n{title.get_text()}")
+        title.set_multialignment("center")
     elif own:
         figure.supxlabel(text, fontsize=SMALL, color=WARNING)
     elif text not in [there.get_text() for there in figure.texts]:

@@ -147,6 +147,8 @@ def _evidence(ax: Axes, record: Mapping[str, Any]) -> None:
             best = [label for label, there in zip(labels, evident) if there][:BEST]
             named = "\n".join([f"q < {EVIDENT:.2f}: {evident.sum()} of {len(links)}", *best])
             ax.text(0.02, 0.97, named, fontsize=SMALL, va="top", transform=ax.transAxes)
+        # more of them would touch
+        ax.locator_params(axis="x", nbins=5)
         ax.set_xlabel("correlation of held-out links", fontsize=TEXT)
     ax.legend(fontsize=SMALL, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
@@ -194,12 +196,14 @@ def _swaps(ax: Axes, table: pd.DataFrame, limit: float, *, geometry: bool) -> No
     ax.set_xlabel(
         "swap gap: relative cost" if geometry else "swap gap: held-out evidence against a swap", fontsize=TEXT
     )
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
     for i in np.flatnonzero(close).tolist():
         at = max(gap[i], 0) + 0.01 * np.ptp(ax.get_xlim())
-        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
         ax.text(at, i, f"↔ {table['swap'][i]}", va="center", fontsize=SMALL - 1, bbox=paper)
     if none.all():
-        ax.text(0.5, 0.5, "no rival answer", ha="center", va="center", fontsize=TEXT, transform=ax.transAxes)
+        ax.text(
+            0.5, 0.5, "no rival answer", ha="center", va="center", fontsize=TEXT, transform=ax.transAxes, bbox=paper
+        )
 
 
 def _shares(ax: Axes, table: pd.DataFrame) -> None:

@@ -68,7 +68,7 @@ def link_features(
     have on both sides, and that would make more than 60 links, is taken for a filler: it links nothing, with a warning.
     Isotype controls are recognised by their names and never linked.
 
-    Antibodies. A table in this package names 420 antigens, with their other names, common clones, and genes in human and
+    Antibodies. A table in this package names 428 antigens, with their other names, common clones, and genes in human and
     mouse; its column `confirmed` says which rows data have confirmed (29, human genes). Species, tags, barcodes and clones
     beside the name do not matter: `Hu.CD3_UCHT1`, `CD3_TotalSeqB`, `PD-1 (CD279)`. Complexes are linked with the genes of all
     their chains. Antibodies that the table lacks are linked with the gene of their own name. Genes are gene symbols, from

@@ -139,7 +139,7 @@ def compare(
         If the folder of `keep` cannot be written to.
     ValueError
         If `source` is `target`, there is nothing to compare, fewer than 10 pairs are left to score by, features are held out that are not linked, too few
-        links are left, `mdata` is a view, or what is stored record is damaged or of another version.
+        links are left, `mdata` is a view, or the stored record is damaged or of another version.
 
     Examples
     --------
