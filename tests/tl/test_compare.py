@@ -395,6 +395,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "choose another name",
     ),
+    "key": ({"methods": ["coupling"], "key_added": "a/b"}, ValueError, "`key_added` must be a name without slashes"),
     "seed": ({"seeds": [-1]}, ValueError, "`seeds` must be at least 0"),
     "number of seeds": ({"seeds": 3}, TypeError, r"must be a list of whole numbers, e.g. `seeds=\[0, 1, 2\]`, got 3"),
     "embeddings": ({"embeddings": "X_other"}, TypeError, "`embeddings` must be a dict from names to keys"),

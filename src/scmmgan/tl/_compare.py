@@ -153,6 +153,7 @@ def compare(
     """
     names = _modality.check_modalities(mdata, (source, target))
     _modality.check_writable(mdata, names)
+    _modality.check_key_added(key_added)
     keys = Keys(key_added)
     folder = None if keep is None else _comparison.folder(keep)
     if not pd.api.types.is_list_like(seeds):
