@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 import scmmgan as smm
-from scmmgan.data.others import keys_by_seed, mapped
+from scmmgan.data.others import embedding, keys_by_seed, mapped
 
 
 def test_layers_obsm_tables_and_nothing():
@@ -62,3 +62,16 @@ def test_values_that_cannot_be_scored_are_refused_by_name():
     rna.obsm["gaps"] = np.where(np.eye(50, 20) > 0, np.nan, 1)
     with pytest.raises(ValueError, match=r"obsm\['gaps'\] of 'rna' holds 20 NaN or infinite values"):
         mapped(mdata, "rna", "protein", "gaps")
+
+
+def test_embeddings_sparse_ones_too_and_where_they_are():
+    mdata = smm.datasets.toy(n_cells=50)
+    values = np.random.default_rng(0).random((50, 3)).astype(np.float32)
+    mdata["rna"].obsm["X_a"], mdata["rna"].obsm["X_b"] = values, sp.csr_matrix(values)
+    for key in ("X_a", "X_b"):
+        np.testing.assert_array_equal(embedding(mdata, "rna", key), values)
+    mdata.obsm["X_all"] = np.zeros((mdata.n_obs, 2))
+    with pytest.raises(KeyError, match="has it, for the cells of all modalities: store the rows of each"):
+        embedding(mdata, "rna", "X_all")
+    with pytest.raises(KeyError, match="No obsm key in 'rna' 'X_none'"):
+        embedding(mdata, "rna", "X_none")

@@ -1,4 +1,4 @@
-"""What other tools wrote: names of slots, and mapped values in layers or obsm."""
+"""What other tools wrote: names of slots, joint embeddings in obsm, mapped values in layers or obsm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scmmgan.data.modality import part
+from scmmgan.data.modality import part, read_values
 
 if TYPE_CHECKING:
     from mudata import MuData
@@ -25,6 +25,17 @@ def keys_by_seed(given: Mapping[str, str | Sequence[str]] | None, argument: str)
             raise TypeError(f"`{argument}[{name!r}]` must be a key, or a list of one for each seed, got {keys!r}.")
         found[str(name)] = tuple(several)
     return found
+
+
+def embedding(mdata: MuData, name: str, key: str) -> np.ndarray:
+    """Joint embedding (n × d) of another tool, of one modality."""
+    if key not in mdata[name].obsm and key in mdata.obsm:
+        raise KeyError(
+            f"No obsm key in {name!r} {key!r}. `mdata.obsm` has it, for the cells of all modalities: store the rows of each in its "
+            "own obsm."
+        )
+    found = read_values(mdata[name], name, use_rep=key)
+    return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
 
 
 def mapped(mdata: MuData, source: str, target: str, key: str) -> tuple[np.ndarray, pd.Index] | None:

@@ -336,7 +336,7 @@ class _Other:
         """Embedding by modality, and mapped values with their names by direction."""
         z, mapped = {}, {}
         if seed < len(self.embeddings):
-            z = {m: _modality.read_values(mdata[m], m, use_rep=self.embeddings[seed]) for m in names}
+            z = {m: _others_written.embedding(mdata, m, self.embeddings[seed]) for m in names}
         if seed < len(self.layers):
             for s, t in (names, names[::-1]):
                 if (values := _others_written.mapped(mdata, s, t, self.layers[seed])) is not None:
