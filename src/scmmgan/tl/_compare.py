@@ -139,8 +139,7 @@ def compare(
         If the folder of `keep` cannot be written to.
     ValueError
         If `source` is `target`, there is nothing to compare, fewer than 10 pairs are left to score by, features are held out that are not linked, too few
-        links are left, other tools' values are not finite or of no feature of the two, `mdata` is a view, or what is stored is
-        damaged or of another version.
+        links are left, other tools' values cannot be scored, `mdata` is a view, or a stored record is damaged or of another version.
 
     Examples
     --------
@@ -163,7 +162,7 @@ def compare(
     others = _others(mdata, (source, target), embeddings, layers)
     if twice := {of.name for of in entries} & {of.name for of in others}:
         raise ValueError(f"{sorted(twice)[0]!r} names a method and what another tool wrote: choose another name.")
-    seeds = [_modality.whole_number(seed, "seeds", low=0, high=MAX_SEED) for seed in seeds]
+    seeds = list(dict.fromkeys(_modality.whole_number(seed, "seeds", low=0, high=MAX_SEED) for seed in seeds))
     k = _modality.whole_number(k, "k", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     if scib:
@@ -179,8 +178,7 @@ def compare(
         raise ValueError(
             "There is nothing to compare: name `methods`, `embeddings` or `layers`, and at least one seed."
         )
-    once = {(of.name, seed): (of, seed) for of, seed in runs}.values()
-    todo = [(of, seed) for of, seed in once if not kept.take(of.name, seed, given[of.name])]
+    todo = [(of, seed) for of, seed in runs if not kept.take(of.name, seed, given[of.name])]
     if not todo:
         kept.write(mdata, (source, target), keys)
     with one_thread():
@@ -316,7 +314,8 @@ def _methods(
         _check_arguments(own)
         usable = {argument: v for argument, v in common.items() if _known_methods.can_use(method, argument)}
         found.append(_Method(str(name), method, {**usable, **own}))
-    return found
+    # what is named twice runs once
+    return list({of.name: of for of in found}.values())
 
 
 @dataclass(frozen=True)
