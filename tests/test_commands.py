@@ -148,6 +148,27 @@ def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert str(data) in capsys.readouterr().err
 
 
+def test_compare_takes_a_table_among_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    given: list[dict[str, Any]] = []
+
+    @wraps(smm.tl.compare)
+    def record(*_: object, **how: Any) -> None:
+        given.append(how)
+        raise RuntimeError
+
+    monkeypatch.setattr(smm.tl, "compare", record)
+    pairs = pd.DataFrame({name: [f"{name}_{i}" for i in range(12)] for name in NAMES})
+    pairs.to_csv(folder / "known.csv", index=False)
+    command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "b.png")]
+    how = ["--arguments", f"pairs={folder / 'known.csv'}", "--arguments", "max_steps=5", "--seeds", "1", "--seeds", "x"]
+    assert main([*command, *how]) == 1
+    (found,) = given
+    pd.testing.assert_frame_equal(found["arguments"]["pairs"], pairs)
+    assert found["arguments"]["max_steps"] == 5
+    # what is no number is refused by the function, under the argument's name
+    assert found["seeds"] == [1, "x"]
+
+
 class Fails:
     """An alignment that does not work."""
 

@@ -200,19 +200,19 @@ def _value(words: Sequence[str], kind: str) -> Any:
     if "Mapping" in kind and all("=" in word for word in words):
         return {name: _one(value, kind) for name, _, value in (word.partition("=") for word in words)}
     if "Sequence" in kind:
-        return [int(word) for word in words] if kind == "Sequence[int]" else list(words)
+        return [_one(word, kind) for word in words] if kind == "Sequence[int]" else list(words)
     if len(words) > 1:
         raise ValueError(f"{' '.join(words)!r}: one value is taken, or one for each modality (NAME=VALUE).")
-    if "DataFrame" in kind and words[0].endswith((".csv", ".tsv")):
-        import pandas as pd
-
-        return pd.read_csv(words[0], sep="\t" if words[0].endswith("tsv") else ",")
     return _one(words[0], kind)
 
 
 def _one(word: str, kind: str) -> Any:
     if word == "None":
         return None
+    if "DataFrame" in kind and word.endswith((".csv", ".tsv")):
+        import pandas as pd
+
+        return pd.read_csv(word, sep="\t" if word.endswith("tsv") else ",")
     for number in (int, float):
         if number.__name__ in kind:
             try:

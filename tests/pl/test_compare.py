@@ -33,12 +33,12 @@ VALUES: dict[str, list[list[float]]] = {
 }
 
 
-def compared(values: dict[str, list[list[float]]] = VALUES) -> md.MuData:
+def compared(values: dict[str, list[list[float]]] = VALUES, reason: str = "of a reason") -> md.MuData:
     mdata = smm.datasets.toy(n_cells=50)
     runs, scores = [], []
     for method, seeds in values.items():
         for seed, each in enumerate(seeds or [[]]):
-            error = "" if each else "ValueError: of a reason"
+            error = "" if each else f"ValueError: {reason}"
             about: dict[str, Any] = {"method": method, "seed": seed}
             verdict = "supported in part by links: 3 of 9 features"
             runs.append(
@@ -121,6 +121,21 @@ def test_texts_lie_inside_the_figure():
         assert inside.x1 <= box.x1 + 1
         assert inside.y0 >= box.y0 - 1
         assert inside.y1 <= box.y1 + 1
+
+
+def test_long_names_leave_room():
+    """Columns keep their width, so that what is written in a row does not run together."""
+    name = "a method with a name that is long, 200 steps and labels"
+    mdata = compared({name: VALUES["good"], "broken": []}, reason="reason " * 30)
+    figure = pl.compare(mdata, "rna", "protein", metrics=["mmd", "foscttm"], return_fig=True)
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts}
+    assert boxes["13 s"].x1 < boxes["3.2 MB"].x0
+    assert boxes["3.2 MB"].x1 < boxes["supported in part by links"].x0
+    assert boxes["true\npartners"].x1 < boxes["without\nany truth"].x0
+    (reason,) = [box for text, box in boxes.items() if text.startswith("failed. ValueError: reason")]
+    assert reason.x1 <= ax.get_window_extent().x1
 
 
 def test_own_axes_and_figure():

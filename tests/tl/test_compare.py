@@ -215,6 +215,27 @@ def test_methods_are_given_what_they_can_use(mdata: md.MuData, handed: list):
     assert {of["random_state"] for _, of in handed} == {0}
 
 
+def test_links_that_are_not_there_are_given_to_none(mdata: md.MuData, handed: list):
+    for m in NAMES:
+        mdata[m].var = mdata[m].var[[]]
+    table = compare(mdata, methods=None, links="auto")
+    # neither the same coupling twice, nor baselines that need links
+    assert {name for name, *_ in table.index} == {"scmmgan", "coupling", "random", "depth"}
+    assert table["uses"].eq("").all()
+    assert all(given.get("links") is None for _, given in handed)
+
+
+def test_what_is_left_in_a_file_is_handed_over(mdata: md.MuData, handed: list, tmp_path: Path):
+    with unpulled():
+        mdata.write(tmp_path / "a.h5mu")
+        there = md.read(tmp_path / "a.h5mu", backed=True)
+    compare(there, methods=["coupling"], heldout_features=["rna_gene_0"])
+    compare(mdata, methods=["coupling"], heldout_features=["rna_gene_0"])
+    for m in NAMES:
+        np.testing.assert_array_equal(handed[0][0][m].X, handed[1][0][m].X)
+    there.file.close()
+
+
 # --- what other tools wrote --------------------------------------------------------------------------------------
 
 
@@ -293,6 +314,11 @@ def test_only_what_is_missing_is_computed(mdata: md.MuData, computed: list):
     assert ran(methods=["cyclegan"], labels="cell_type") == [("cyclegan", 0)]
 
 
+def test_what_is_named_twice_is_computed_once(mdata: md.MuData, computed: list):
+    compare(mdata, methods=["coupling", "coupling"], seeds=[0, 1, 0])
+    assert computed == [("coupling", 0), ("coupling", 1)]
+
+
 def test_what_was_done_before_an_interruption_is_kept(mdata: md.MuData, computed: list):
     with pytest.raises(KeyboardInterrupt):
         compare(mdata, methods={"coupling": {}, "stops": {"method": "coupling"}})
@@ -350,6 +376,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "argument": ({"methods": ["coupling"], "arguments": {"max_step": 3}}, KeyError, "'max_step'"),
     "own argument": ({"methods": ["coupling"], "arguments": {"random_state": 3}}, KeyError, "'random_state'"),
     "arguments": ({"arguments": ["a"]}, TypeError, "must be a dict"),
+    "links among arguments": ({"methods": ["coupling"], "arguments": {"links": None}}, KeyError, "give `links` itself"),
+    "a method's arguments": ({"methods": {"a": "coupling"}}, TypeError, r"`methods\['a'\]` must be a dict"),
     "embedding": ({"embeddings": {"x": "X_non"}}, KeyError, "'X_non'"),
     "layer": ({"layers": {"x": "their_value"}}, KeyError, "'their_value'"),
     "pairs": ({"pairs": pd.DataFrame({m: [f"{m}_{i}" for i in range(4)] for m in NAMES})}, ValueError, "are too few"),
@@ -367,6 +395,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "choose another name",
     ),
+    "key": ({"methods": ["coupling"], "key_added": "a/b"}, ValueError, "`key_added` must be a name without slashes"),
     "seed": ({"seeds": [-1]}, ValueError, "`seeds` must be at least 0"),
     "number of seeds": ({"seeds": 3}, TypeError, r"must be a list of whole numbers, e.g. `seeds=\[0, 1, 2\]`, got 3"),
     "embeddings": ({"embeddings": "X_other"}, TypeError, "`embeddings` must be a dict from names to keys"),

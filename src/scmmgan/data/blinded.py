@@ -81,7 +81,8 @@ def _part(
     if name == names[0] and len(hidden):
         columns = np.flatnonzero(~adata.var_names.isin(list(hidden)))
     read = slots_read(mdata, names, name, arguments)
-    cut = adata[rows][:, columns]
+    # in one go: what is left in a file takes no view of a view
+    cut = adata[rows, columns]
     # what is not read is not copied
     x = cut.X if read["X"] else None
     out = AnnData(

@@ -133,6 +133,12 @@ def storable(name: str) -> bool:
     return not ("/" in name or "\\" in name or name in ("", ".", ".."))
 
 
+def check_key_added(name: object) -> None:
+    """ValueError unless files can store it."""
+    if not isinstance(name, str) or not storable(name):
+        raise ValueError(f"`key_added` must be a name without slashes, not empty and not '.', got {name!r}.")
+
+
 def check_mudata(
     mdata: MuData,
     must: str = "`mdata` must be a MuData with one modality per technology (or, to align, a dict of AnnData)",

@@ -44,6 +44,7 @@ DOT = 130.0  # points², of a perfect score
 LEAST = 4.0  # of one that is no better than chance
 GAP = 0.5  # between groups of columns
 UNIT, ROW = 8.5, 9.5  # mm of a column and of a row
+LETTER, LEFT = 1.6, 30.0  # mm of a letter of a name, and of all names at least
 BESIDE = 9.5  # columns that bars, costs and verdicts take
 
 
@@ -112,7 +113,9 @@ def compare(
     overall = scaled.mean(axis=1).reindex(table["method"].unique())
     order = overall.sort_values(ascending=False, kind="stable", na_position="last").index
     at = _positions(columns)
-    size = (max(WIDTH, (30 + UNIT * (at[-1] + BESIDE)) * MM), (50 + ROW * len(order)) * MM)
+    left = max(LEFT, 8 + LETTER * max(len(name) for name in order))
+    wide = max(WIDTH / MM - left, UNIT * (at[-1] + BESIDE))
+    size = ((left + wide) * MM, (50 + ROW * len(order)) * MM)
     figure, axes = make_axes(ax, 1, shape=(1, 1), size=size)
     panel: Axes = axes[0]
     for row, method in enumerate(order):
@@ -121,7 +124,7 @@ def compare(
             _dots(panel, row, at, *(of.loc[method].to_numpy(dtype=float) for of in (median, scaled, scaled_worst)))
             _beside(panel, row, at[-1] + 1, float(overall[method]), about)
         else:
-            reason = shorten(f"failed. {about['error'].iloc[0]}", 95, placeholder=" …")
+            reason = shorten(f"failed. {about['error'].iloc[0]}", int(wide / LETTER), placeholder=" …")
             panel.text(at[0] - 0.4, row, reason, fontsize=SMALL, color="0.35", va="center")
     _frame(panel, columns, at, list(order), f"{source} and {target}")
     return finish(figure, panel, own=ax is None, show=show, return_fig=return_fig)

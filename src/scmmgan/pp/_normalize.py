@@ -90,8 +90,7 @@ def normalize(
     key_added = kind if key_added is None else key_added
     if key_added == layer:
         raise ValueError(f"`key_added` {key_added!r} is the layer that is read. Choose another name: inputs are kept.")
-    if not isinstance(key_added, str) or not _modality.storable(key_added):
-        raise ValueError(f"`key_added` must be a name that h5mu files can store, without slashes; got {key_added!r}.")
+    _modality.check_key_added(key_added)
     values, where = _stored(adata, modality, layer)
     if _streamed.is_dask(values):
         adata.layers[key_added] = _of_dask(values, adata, where, kind, whole=not corrected)

@@ -81,8 +81,7 @@ def smooth(
     n_pcs = _modality.whole_number(n_pcs, "n_pcs", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     adata = _writable(mdata, modality)
-    if not isinstance(key_added, str) or not _modality.storable(key_added):
-        raise ValueError(f"`key_added` must be a name that h5mu files can store, without slashes; got {key_added!r}.")
+    _modality.check_key_added(key_added)
     if layer == key_added:
         raise ValueError(
             f"`key_added` {key_added!r} is the layer that is read, and inputs stay as they are. Name another."

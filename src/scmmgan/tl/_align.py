@@ -428,9 +428,8 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     # what is not given is the method's own
     own = {name: getattr(method, name) for name in ("max_steps", "batch_size", "lr") if arguments[name] is None}
     arguments = {**arguments, **own}
-    key_added, lr, weights = arguments["key_added"], arguments["lr"], arguments["weights"]
-    if not isinstance(key_added, str) or not _modality.storable(key_added):
-        raise ValueError(f"`key_added` must be a name without slashes, not empty and not '.', got {key_added!r}.")
+    _modality.check_key_added(arguments["key_added"])
+    lr, weights = arguments["lr"], arguments["weights"]
     whole = {
         "max_steps": _modality.whole_number(arguments["max_steps"], "max_steps", low=1),
         "batch_size": _modality.whole_number(arguments["batch_size"], "batch_size", low=MIN_CELLS),

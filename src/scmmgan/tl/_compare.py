@@ -49,7 +49,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     links: str | pd.DataFrame | None = "auto",
     layer: str | Mapping[str, str] | None = None,
-    arguments: Mapping[str, str | int | float | None] | None = None,
+    arguments: Mapping[str, str | int | float | pd.DataFrame | None] | None = None,
     pairs: str | pd.DataFrame | None = None,
     labels: str | None = None,
     heldout_features: Sequence[str] | None = None,
@@ -134,12 +134,12 @@ def compare(
     KeyError
         If there is no such modality, column, slot or feature.
     TypeError
-        If `arguments` or `methods` are of no known kind.
+        If `arguments`, `methods`, `embeddings` or `layers` are of no known kind.
     OSError
         If the folder of `keep` cannot be written to.
     ValueError
         If `source` is `target`, there is nothing to compare, fewer than 10 pairs are left to score by, features are held out that are not linked, too few
-        links are left, `mdata` is a view, or the stored record is damaged or of another version.
+        links are left, other tools' values cannot be scored, `mdata` is a view, or a stored record is damaged or of another version.
 
     Examples
     --------
@@ -152,16 +152,17 @@ def compare(
     """
     names = _modality.check_modalities(mdata, (source, target))
     _modality.check_writable(mdata, names)
+    _modality.check_key_added(key_added)
     keys = Keys(key_added)
     folder = None if keep is None else _comparison.folder(keep)
     if not pd.api.types.is_list_like(seeds):
         raise TypeError(f"`seeds` must be a list of whole numbers, e.g. `seeds=[0, 1, 2]`, got {seeds!r}.")
-    common = _common(arguments, links, layer)
+    common = _common(mdata, (source, target), arguments, links, layer)
     entries = _methods(methods, common, mdata, (source, target))
     others = _others(mdata, (source, target), embeddings, layers)
     if twice := {of.name for of in entries} & {of.name for of in others}:
         raise ValueError(f"{sorted(twice)[0]!r} names a method and what another tool wrote: choose another name.")
-    seeds = [_modality.whole_number(seed, "seeds", low=0, high=MAX_SEED) for seed in seeds]
+    seeds = list(dict.fromkeys(_modality.whole_number(seed, "seeds", low=0, high=MAX_SEED) for seed in seeds))
     k = _modality.whole_number(k, "k", low=1)
     random_state = _modality.whole_number(random_state, "random_state", low=0, high=MAX_SEED)
     if scib:
@@ -203,14 +204,24 @@ def _bar(todo: Sequence[tuple[Any, int]], show: bool) -> Iterator[tuple[Any, int
 
 
 def _common(
-    arguments: Mapping[str, Any] | None, links: str | pd.DataFrame | None, layer: str | Mapping[str, str] | None
+    mdata: MuData,
+    names: tuple[str, str],
+    arguments: Mapping[str, Any] | None,
+    links: str | pd.DataFrame | None,
+    layer: str | Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Arguments of `tl.align` for all methods; KeyError on those that are none."""
+    """Arguments of `tl.align` for all methods, no links where none are found; KeyError on those that are none."""
     if arguments is not None and not isinstance(arguments, Mapping):
         raise TypeError(f"`arguments` must be a dict of arguments of `scmmgan.tl.align`, got {arguments!r}.")
     found = dict(arguments or {})
+    if "links" in found:
+        raise KeyError("`arguments` has 'links': give `links` itself, or links of one method by `methods`.")
     rep = found.pop("use_rep", None)
     _check_arguments(found)
+    if isinstance(links, str) and links == "auto":
+        by_rep = any(_modality.per_modality(rep, names, "use_rep").values())
+        with quietly():
+            links = None if by_rep or _links.link_table(mdata, *names, links) is None else links
     return {**found, "links": links, "layer": layer, "use_rep": rep}
 
 
@@ -294,13 +305,17 @@ def _methods(
         raise TypeError(f"`methods` must be a list of methods, or a dict from names to arguments, got {methods!r}.")
     found = []
     for name in methods:
-        own = dict(methods[name]) if isinstance(methods, Mapping) else {}
+        given = methods[name] if isinstance(methods, Mapping) else {}
+        if not isinstance(given, Mapping):
+            raise TypeError(f"`methods[{name!r}]` must be a dict, e.g. {{'method': 'coupling'}}, got {given!r}.")
+        own = dict(given)
         method = own.pop("method", name)
         _known_methods.lookup(method)
         _check_arguments(own)
         usable = {argument: v for argument, v in common.items() if _known_methods.can_use(method, argument)}
         found.append(_Method(str(name), method, {**usable, **own}))
-    return found
+    # what is named twice runs once
+    return list({of.name: of for of in found}.values())
 
 
 @dataclass(frozen=True)
@@ -320,7 +335,7 @@ class _Other:
         """Embedding by modality, and mapped values with their names by direction."""
         z, mapped = {}, {}
         if seed < len(self.embeddings):
-            z = {m: _modality.read_values(mdata[m], m, use_rep=self.embeddings[seed]) for m in names}
+            z = {m: _others_written.embedding(mdata, m, self.embeddings[seed]) for m in names}
         if seed < len(self.layers):
             for s, t in (names, names[::-1]):
                 if (values := _others_written.mapped(mdata, s, t, self.layers[seed])) is not None:
@@ -356,20 +371,15 @@ def _others(
     layers: Mapping[str, str | Sequence[str]] | None,
 ) -> list[_Other]:
     """What other tools wrote; an error where it is not there, before any work is done."""
-    for argument, given in (("embeddings", embeddings), ("layers", layers)):
-        if given is not None and not isinstance(given, Mapping):
-            raise TypeError(
-                f"`{argument}` must be a dict from names to keys, e.g. {{'other': 'X_other'}}, got {given!r}."
-            )
+    latent = _others_written.keys_by_seed(embeddings, "embeddings")
+    values = _others_written.keys_by_seed(layers, "layers")
     found = []
-    for name in dict.fromkeys([*(embeddings or {}), *(layers or {})]):
-        of = [(given or {}).get(name, ()) for given in (embeddings, layers)]
-        keys = [tuple([key] if isinstance(key, str) else key) for key in of]
-        other = _Other(str(name), *keys)
+    for name in dict.fromkeys([*latent, *values]):
+        other = _Other(name, latent.get(name, ()), values.get(name, ()))
         for seed in range(other.count):
             z, mapped = other._slots(mdata, names, seed)
-            if z and len({values.shape[1] for values in z.values()}) > 1:
-                shapes = [values.shape for values in z.values()]
+            if z and len({of.shape[1] for of in z.values()}) > 1:
+                shapes = [of.shape for of in z.values()]
                 raise ValueError(f"obsm[{other.embeddings[seed]!r}] has shapes {shapes}: one space of both is needed.")
             if seed < len(other.layers) and not mapped:
                 slots = {m: [*_modality.layers_of(mdata[m]), *mdata[m].obsm] for m in names}

@@ -163,6 +163,16 @@ def test_no_finite_loss_is_an_error():
         fit("cmae", problem(40), lr=1e30, max_steps=40)
 
 
+def test_weights_that_leave_nothing_to_train_are_an_error():
+    """What is left needs labels, and there are none."""
+    weights = dict.fromkeys(ConAAE.weights, 0.0) | {"contrast": 1.0}
+    with pytest.raises(
+        ValueError, match=r"All `weights` of what is known are 0, of \['reconstruction', 'adversarial', 'cyc"
+    ):
+        fit("con-aae", problem(40), weights=weights, max_steps=2)
+    assert fit("con-aae", problem(40, labels=True), weights=weights, max_steps=2).info["steps"] == 2
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_bits(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("scmmgan.model.nets.jamie.MAX_COVERED", -1)

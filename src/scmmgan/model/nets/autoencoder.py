@@ -267,6 +267,12 @@ def train(
             for group, rate in zip(optimizer.param_groups, own):
                 group["lr"] = rate * system.schedule(step)
         terms = _step(step, rows, system, weights, main, critic)
+        if not any(weights.get(name) for name in terms):
+            there = [name for name in terms if name in weights]
+            raise ValueError(
+                f"All `weights` of what is known are 0, of {there}: nothing would be trained. Leave one above 0, or give what the "
+                "other terms need."
+            )
         finite = all(math.isfinite(value) for value in terms.values())
         strikes = 0 if finite else strikes + 1
         if strikes >= BAD_STEPS:

@@ -81,10 +81,12 @@ def fit(name: str, problem: Problem, settings: Mapping[str, Any]) -> Fitted:
 def _check(name: str, baseline: Baseline, problem: Problem) -> None:
     """ValueError where what a baseline needs is not there."""
     for needs in baseline.needs:
-        if any(getattr(known, needs) is None for known in problem.known.values()):
-            raise ValueError(
-                f"`method={name!r}` needs `{needs}`, and there are none. Give them, or use another baseline."
-            )
+        for (a, b), known in problem.known.items():
+            if getattr(known, needs) is None:
+                raise ValueError(
+                    f"`method={name!r}` needs `{needs}`, and there are none of {a!r} and {b!r}. Give them, or use another "
+                    "baseline."
+                )
 
 
 def zscores(values: np.ndarray) -> np.ndarray:
