@@ -89,8 +89,11 @@ def test_nothing_to_calibrate_on(scored):
     for name in ("calibration", "calibration_source", "linked"):
         del record[name]
     axes = pl.uncertainty(scored, "cells", "spots", show=False)
-    assert "nothing to calibrate on" in axes[2].texts[0].get_text()
+    assert axes[2].texts[0].get_text() == "No pairs and no links:\nnothing to calibrate on."
     assert [c.get_label() for c in axes[1].collections] == ["without linked feature (7)"]
+    record["n_with"] = 12
+    axes = pl.uncertainty(scored, "cells", "spots", show=False)
+    assert axes[2].texts[0].get_text() == "Too few links to hold some out:\nnothing to calibrate on."
 
 
 def test_long_names_are_cut(scored):

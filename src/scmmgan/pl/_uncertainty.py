@@ -146,7 +146,8 @@ def _calibration(ax: Axes, record: Mapping[str, Any]) -> None:
     """Observed over predicted: every feature, medians of tenths, the line of equality."""
     table = pd.DataFrame(record.get("calibration", {"predicted": [], "observed": []})).dropna()
     if table.empty:
-        ax.text(0.5, 0.5, "No pairs and no links:\nnothing to calibrate on.", ha="center", va="center", fontsize=TEXT, transform=ax.transAxes)  # fmt: skip
+        why = "Too few links to hold some out" if record.get("n_with") else "No pairs and no links"
+        ax.text(0.5, 0.5, f"{why}:\nnothing to calibrate on.", ha="center", va="center", fontsize=TEXT, transform=ax.transAxes)  # fmt: skip
         ax.set_axis_off()
         return
     pairs = record["calibration_source"] == "known pairs"
