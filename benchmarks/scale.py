@@ -131,7 +131,8 @@ def one(n: int, settings: dict[str, Any]) -> dict[str, Any]:
     import mudata
 
     warnings.simplefilter("ignore")
-    mudata.set_options(pull_on_update=False)
+    if hasattr(mudata, "set_options"):  # until mudata 0.3
+        mudata.set_options(pull_on_update=False)
     mdata = mudata.MuData(made(n))
     data = memory("VmRSS")
     import scmmgan as smm

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
+from scmmgan.settings import unpulled
 
 NAMES = ("rna", "protein")
 
@@ -103,7 +104,7 @@ def test_shared_features_are_compared_with_the_cells_own():
 
 def test_features_that_are_left(small_coupled: md.MuData, table: pd.DataFrame):
     part = small_coupled.copy()
-    with md.set_options(pull_on_update=False):
+    with unpulled():
         part = md.MuData({"rna": part["rna"][:, 3:].copy(), "protein": part["protein"][:, ::2].copy()})
     part.uns = small_coupled.uns
     found = scores(part).loc[("js_distance", "rna → protein")]

@@ -14,7 +14,7 @@ from scmmgan.data import known as _known
 from scmmgan.data import record as _record
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
-from scmmgan.data.modality import per_modality
+from scmmgan.data.modality import layers_of, per_modality
 from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def slots_read(mdata: MuData, names: Sequence[str], name: str, arguments: Mappin
         "X": ["X"] if by_x else [],
         "obs": [column for column in named(*_OBS) if column in adata.obs],
         "obsm": [key for key in named(*_OBSM) if key in adata.obsm],
-        "layers": [layer for layer in dict.fromkeys(layers) if layer in adata.layers],
+        "layers": [layer for layer in dict.fromkeys(layers) if layer in layers_of(adata)],
     }
 
 
