@@ -40,7 +40,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 def state() -> tuple[Any, ...]:
     return (
-        torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision(), torch.get_num_threads(),
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ def pinned() -> Iterator[None]:
         if precision != "highest":
             stack.callback(torch.set_float32_matmul_precision, precision)
             torch.set_float32_matmul_precision("highest")
-        if torch.get_default_device().type != "cpu":
+        if torch.empty(0).device.type != "cpu":
             # costs time in every call of torch
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(torch.inference_mode(False))
