@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import scmmgan as smm
-from scmmgan.cli import main, score_table
+from scmmgan._demo import score_table
+from scmmgan.cli import main
 
 FILES = ["aligned.h5mu", "alignment_cell_type.png", "alignment_modality.png", "history.png"]
 

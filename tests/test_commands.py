@@ -98,6 +98,35 @@ def test_translate_leaves_zarr_on_disk(folder: Path, form: Callable, monkeypatch
         assert not isinstance(x, np.ndarray | sp.csr_matrix)
 
 
+def test_transfer(folder: Path, capsys: pytest.CaptureFixture[str]):
+    expected = md.read(folder / "a.h5mu")
+    smm.tl.transfer(expected, "rna", "protein", obs=["cell_type", "gradient"])
+    names = ["scmmgan_protein_cell_type", "scmmgan_protein_gradient"]
+    command = ["transfer", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "--obs", "cell_type"]
+    for output in ("labels.csv", "labels.h5mu"):
+        assert main([*command, "--obs", "gradient", "-o", str(folder / output), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert list(said) == names
+        counts = expected["rna"].obs[names[0]].value_counts()
+        assert {label: said[names[0]][label] for label in counts.index} == counts.to_dict()
+        assert sum(said[names[0]].values()) == 60
+        assert said[names[1]]["mean"] == pytest.approx(expected["rna"].obs[names[1]].mean())
+    table = pd.read_csv(folder / "labels.csv", index_col="cell")
+    beside = ["unassigned", "probability"], ["unassigned", "spread"]
+    assert set(table) == {*names, *(f"{name}_{of}" for name, some in zip(names, beside) for of in some)}
+    got = md.read(folder / "labels.h5mu")["rna"].obs
+    for column in table:
+        for found in (table[column], got[column]):
+            assert found.tolist() == pytest.approx(expected["rna"].obs[column].tolist(), nan_ok=True)
+    # what must be given
+    with pytest.raises(SystemExit, match="2"):
+        main([*command[:-2], "-o", str(folder / "x.csv")])
+    assert "--obs" in capsys.readouterr().err
+    assert main([*command[:-1], "nothing", "-o", str(folder / "x.csv")]) == 1
+    assert "nothing" in capsys.readouterr().err
+    assert not (folder / "x.csv").exists()
+
+
 def test_other_processes_do_not_write(folder: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.setattr(smm.tl, "align", wraps(smm.tl.align)(lambda *_, **how: seen.append(how["devices"])))
@@ -146,6 +175,19 @@ def test_compare(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert main(["compare", str(data), *way, "-o", str(folder / "x.txt")]) == 2
     assert main(["compare", str(data), *way, "-o", str(picture), "--keep", str(data)]) == 1
     assert str(data) in capsys.readouterr().err
+
+
+def test_compare_where_every_method_fails(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from scmmgan.tl import _compare
+
+    monkeypatch.setattr(_compare, "align", Fails())
+    command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "f.png")]
+    assert main([*command, "--methods", "cyclegan", "--methods", "coupling"]) == 1
+    said = capsys.readouterr()
+    assert "every method failed; cyclegan: RuntimeError: None steps, seed 0" in said.err
+    assert "coupling: RuntimeError" in said.out
 
 
 def test_compare_takes_a_table_among_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -56,7 +56,12 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     ("model/defaults.py", set(), set(), set()),
     ("model/progress.py", down_to("progress"), {"tqdm"}, set()),
     ("model/problem.py", {"scipy"} | down_to("problem"), set(), set()),
-    ("model/space/*.py", {"scipy", "sklearn", "threadpoolctl"} | down_to("space"), {"torch", "pynndescent"}, set()),
+    (
+        "model/space/*.py",
+        {"scipy", "sklearn", "threadpoolctl"} | down_to("space"),
+        {"torch", "pynndescent", "dask"},
+        set(),
+    ),
     ("model/coupling/*.py", {"scipy", "sklearn", "threadpoolctl"} | down_to("coupling"), {"ot", "pynndescent"}, set()),
     (
         "model/nets/*.py",
@@ -108,9 +113,11 @@ RULES: list[tuple[str, set[str], set[str], set[str]]] = [
     ("metrics.py", {"pandas", "scipy", "sklearn"}, set(), set()),
     ("datasets.py", CONTAINERS | {"pandas", "scipy", "scmmgan.settings"}, {"scanpy"}, set()),
     # figures are closed and files written by their own packages
+    ("_demo.py", {"scmmgan", "scmmgan.settings"}, {"matplotlib"}, CONTAINERS),
     (
         "cli.py",
-        {"scmmgan"} | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets", "settings")},
+        {"scmmgan", "scmmgan._demo"}
+        | {f"scmmgan.{name}" for name in ("pp", "tl", "pl", "get", "metrics", "datasets", "settings")},
         {"matplotlib", "mudata", "anndata", "pandas", "zarr"},
         CONTAINERS,
     ),

@@ -21,7 +21,7 @@ from anndata.io import sparse_dataset, write_elem
 import scmmgan as smm
 from scmmgan.data import read as _read
 from scmmgan.data import streamed as _streamed
-from scmmgan.model.space import pca, scratch, smoothing
+from scmmgan.model.space import linear, pca, scratch, smoothing
 from scmmgan.model.space.domain import model_space
 
 ARGUMENTS: dict[str, Any] = {"links": "gene", "pairs": None, **_read.PER_MODALITY}
@@ -188,20 +188,48 @@ def test_the_peak_is_under_a_third_of_the_matrix(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_on_a_dask_cluster_chunks_are_computed_by_its_workers():
-    """Counts are checked, normalised and read where the workers are; the results are those of this process."""
+def test_on_a_dask_cluster_the_workers_do_what_is_done_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Checking, normalising and reading; statistics, principal axes and decoding: with the results of one process."""
     import distributed
 
-    mdata = counted()
+    for module in (scratch, _streamed):
+        monkeypatch.setattr(module, "CHUNK", 2**12)
+    monkeypatch.setattr(pca, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(linear, "BLOCKED_FROM", 200)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", 64)
+    rng = np.random.default_rng(0)
+    mdata = smm.datasets.toy(n_cells=200, n_features=[1_200, 20])
+    for adata in mdata.mod.values():
+        adata.X = sp.csr_matrix(rng.poisson(np.expm1(adata.X.clip(0, 4)) + 0.2), dtype=np.float32)
+    new, names = mdata["protein"][:50].copy(), []
+    original = distributed.Client.submit
+
+    def submit(self: Any, call: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        names.append(function.__name__)
+        return original(self, call, function, *args, **kwargs)
+
+    monkeypatch.setattr(distributed.Client, "submit", submit)
+
+    def all_of_it(data: md.MuData, out: Path) -> np.ndarray:
+        smm.pp.normalize(new_of := md.MuData({"protein": new.copy()}), "protein", kind="log1p")
+        aligned(data)
+        found = smm.tl.translate(new_of, "protein", "rna", model=data, out=out, batch_size=16, progress_bar=False)
+        return np.asarray(found.X[:])
+
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        lazy = aligned(of_dask(mdata))
+        lazy = of_dask(mdata)
+        there = all_of_it(lazy, tmp_path / "there.zarr")
         done = client.run(lambda dask_worker: dask_worker.state.executed_count)
     assert len(done) == 2
-    # 6 and 5 chunks, once checked and once read
-    assert sum(done.values()) >= 20
-    assert min(done.values()) > 0
-    aligned(mdata)
-    np.testing.assert_array_equal(lazy["rna"].obsm["X_scmmgan"], mdata["rna"].obsm["X_scmmgan"])
+    assert min(done.values()) > 20
+    assert {"_of_block", "_squares", "_decoded"} <= set(names)
+    submitted = len(names)
+    # 12 chunks of each modality, once checked and once read
+    assert sum(done.values()) >= submitted + 48
+    here = all_of_it(mdata, tmp_path / "here.zarr")
+    assert len(names) == submitted
+    np.testing.assert_allclose(lazy["rna"].obsm["X_scmmgan"], mdata["rna"].obsm["X_scmmgan"], atol=1e-3)
+    np.testing.assert_allclose(there, here, atol=1e-3)

@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scmmgan as smm
+from scmmgan._demo import run_demo
 from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "translate": (_translate, smm.tl.translate, "Map new cells with a trained model.", True),
         "uncertainty": (_uncertainty, smm.tl.uncertainty, "How far mapped features are determined.", True),
         "diagnose": (_diagnose, smm.tl.diagnose, "What supports an alignment, anew.", False),
+        "transfer": (_transfer, smm.tl.transfer, "Give cells the labels or numbers of the other modality.", True),
         "evaluate": (_evaluate, smm.tl.evaluate, "All scores of an alignment in one table.", False),
         "compare": (_compare, smm.tl.compare, "Several methods, and what other tools wrote, in one table.", True),
         "info": (_info, None, "What a file or a model directory holds.", False),
@@ -122,6 +123,7 @@ _INPUT = {
     "translate": "new cells: h5ad, h5mu or zarr",
     "uncertainty": "aligned h5mu or zarr",
     "diagnose": "aligned h5mu or zarr",
+    "transfer": "aligned h5mu or zarr",
     "evaluate": "aligned h5mu or zarr",
     "compare": "h5mu or zarr, aligned or not",
     "info": "h5mu, h5ad or zarr, or a model directory",
@@ -138,6 +140,7 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
         # what is not given is left to the function
         text += "" if of.default is inspect.Parameter.empty else f" [{of.default}]"
         how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        how |= {"required": True} if of.default is inspect.Parameter.empty else {}
         if kind == "bool":
             how |= {"default": sys.stderr.isatty()} if name == "progress_bar" else {}
             command.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
@@ -392,6 +395,26 @@ def _diagnose(args: argparse.Namespace) -> int:
     return _say_support(mdata, given.get("key", "scmmgan"), args)
 
 
+def _transfer(args: argparse.Namespace) -> None:
+    """Give cells labels or numbers; write the data, or a table of them; print how many cells got what."""
+    _check_output(args.output, ".h5mu", ".zarr", ".csv")
+    mdata, given = _mudata(args.input[0]), _given(args)
+    smm.tl.transfer(mdata, args.source, args.target, **given)
+    obs = mdata[args.source].obs
+    columns = [f"{given.get('key', 'scmmgan')}_{args.target}_{name}" for name in given["obs"]]
+    table = obs[[name for column in columns for name in obs if name in {column, *(f"{column}_{of}" for of in _BESIDE)}]]
+    _write(table.rename_axis("cell").reset_index() if args.output.suffix == ".csv" else mdata, args.output)
+    found: dict[str, dict[str, float]] = {}
+    for name in columns:
+        of = obs[name].describe() if obs[name].dtype.kind == "f" else obs[name].value_counts()
+        found[name] = {str(label): float(n) for label, n in of.items()} | {"no label": int(obs[name].isna().sum())}
+    lines = [f"{name}\n" + "\n".join(f"  {k}: {v:g}" for k, v in of.items()) for name, of in found.items()]
+    print(_json(found) if args.json else "\n".join(lines))
+
+
+_BESIDE = ("unassigned", "probability", "spread")
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     """Print the table, or write it."""
     _check_output(args.output, ".csv")
@@ -401,8 +424,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(_json(table.to_dict("records")) if args.json else table.round(3).to_string(index=False))
 
 
-def _compare(args: argparse.Namespace) -> None:
-    """Compare, write the picture, print the table."""
+def _compare(args: argparse.Namespace) -> int | None:
+    """Compare, write the picture, print the table; a failure where every method failed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -416,6 +439,10 @@ def _compare(args: argparse.Namespace) -> None:
         figure.savefig(there, dpi=200, bbox_inches="tight")
     plt.close(figure)
     print(_json(table.to_dict("records")) if args.json else _wide(table))
+    errors = table["error"][table["error"] != ""]
+    if len(errors) < len(table):
+        return None
+    return _fail("compare", f"every method failed; {table['method'].iloc[0]}: {errors.iloc[0]}", FAILED)
 
 
 def _wide(table: Any) -> str:
@@ -503,97 +530,3 @@ def _say(report: str, folder: Path) -> int:
             text = f"all files are in {str(folder)!r}, but the report cannot be printed: {error.strerror}."
             return _fail("demo", text, USAGE)
     return 0
-
-
-def run_demo(folder: Path) -> str:
-    """Align `datasets.pbmc68k_panels()` with default arguments; write the data and pictures; scores and names of files."""
-    mdata = smm.datasets.pbmc68k_panels()
-    start = time.perf_counter()
-    smm.tl.align(mdata)
-    seconds, table = time.perf_counter() - start, score_table(mdata)
-    written = write_results(mdata, folder)
-    sizes = ", ".join(f"{name} ({adata.n_obs} cells × {adata.n_vars} genes)" for name, adata in mdata.mod.items())
-    lines = [
-        f"Real blood cells, their counts split at random into two modalities with 12 genes in common: {sizes}.",
-        f"Aligned in {seconds:.0f} s. Scores against the truth, which the alignment never saw:\n\n{table}\n\nWrote",
-        *(f"  {path}  {what}" for path, what in written),
-    ]
-    return "\n".join(lines)
-
-
-def score_table(mdata: MuData) -> str:
-    """FOSCTTM and label transfer of the alignment, next to a perfect and a random map.
-
-    The random map is the alignment with its cells exchanged at random (mean of ten): what a map scores that hits
-    the right cloud of cells and nothing else.
-    """
-    a, b = mdata.mod
-    joint = smm.get.embedding(mdata)
-    cells, labels = {}, {}
-    for name, adata in mdata.mod.items():
-        order = np.argsort(mdata.uns["truth"][name]["cell"])  # equal rows are the same cell from here on
-        cells[name] = np.asarray(joint[[f"{name}:{cell}" for cell in adata.obs_names[order]]].X)
-        labels[name] = adata.obs["cell_type"].to_numpy()[order]
-
-    def scores(x: np.ndarray) -> list[float]:
-        return [
-            smm.metrics.foscttm(x, cells[b]),
-            smm.metrics.label_transfer(x, labels[a], cells[b], labels[b]),
-            smm.metrics.label_transfer(cells[b], labels[b], x, labels[a]),
-        ]
-
-    rng = np.random.default_rng(0)
-    rows = {
-        "perfect map": [0.0, 1.0, 1.0],
-        "scmmgan": scores(cells[a]),
-        "random map": np.mean([scores(rng.permutation(cells[a])) for _ in range(10)], axis=0),
-    }
-    lines = [f"{'':12}{'FOSCTTM':>9}{f'label transfer {a} → {b}':>36}{f'{b} → {a}':>20}"]
-    lines += [f"{title:12}{row[0]:9.3f}{row[1]:36.3f}{row[2]:20.3f}" for title, row in rows.items()]
-    return "\n".join(lines)
-
-
-def write_results(mdata: MuData, folder: Path) -> list[tuple[Path, str]]:
-    """Write the aligned data and the pictures, all or none; return paths and what they hold."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    data = folder / "aligned.h5mu"
-    written = [(data, "the aligned data: read it with mudata.read()")]
-    colored = {"modality": "cells before and after, coloured by modality"}
-    colored["cell_type"] = "the same cells, coloured by cell type"
-    figures = {"history.png": (smm.pl.history(mdata, return_fig=True), "loss terms over the training")}
-    for color, what in colored.items():
-        figures[f"alignment_{color}.png"] = (smm.pl.alignment(mdata, color=color, return_fig=True), what)
-    with _beside() as beside:
-        with unpulled():
-            mdata.write(beside(data))
-        for name, (figure, what) in figures.items():
-            figure.savefig(beside(folder / name), dpi=200, bbox_inches="tight")
-            plt.close(figure)
-            written.append((folder / name, what))
-    return written
-
-
-@contextmanager
-def _beside() -> Iterator[Callable[[Path], Path]]:
-    """Names of files to write beside others, whose names they get at the end; after an error they are removed."""
-    files: dict[Path, Path] = {}
-
-    def beside(path: Path) -> Path:
-        files[path] = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        return files[path]
-
-    try:
-        yield beside
-        for there in files.values():
-            # a disk that is full may say so only now
-            with open(there, "r+b") as file:
-                os.fsync(file.fileno())
-        for path, there in files.items():
-            os.replace(there, path)
-    finally:
-        for there in files.values():
-            there.unlink(missing_ok=True)

@@ -379,6 +379,16 @@ def test_what_is_not_given_is_the_methods_own(tiny: md.MuData):
     assert "geometry" in tiny.uns["scmmgan-paper"]["history"]
 
 
+def test_arguments_of_the_training_are_said_to_be_unused(tiny: md.MuData, caplog: pytest.LogCaptureFixture):
+    for method in ("coupling", "links-correlation"):
+        caplog.clear()
+        smm.tl.align(tiny, links="gene", method=method, max_steps=5, lr=0.1, progress_bar=False)
+        assert f"method='{method}' trains nothing: max_steps, lr not used." in caplog.text
+    caplog.clear()
+    smm.tl.align(tiny, links="gene", method="cyclegan", max_steps=2, lr=0.1, progress_bar=False)
+    assert "not used" not in caplog.text
+
+
 def test_default_steps(tiny: md.MuData, monkeypatch: pytest.MonkeyPatch):
     from scmmgan.model.nets import methods
 

@@ -207,10 +207,11 @@ def test_linked_features_are_hidden_together(mdata: md.MuData, handed: list):
 
 
 def test_methods_are_given_what_they_can_use(mdata: md.MuData, handed: list):
-    methods = {"a": {"method": "scmmgan", "max_steps": 7}, "coupling": {}}
+    methods = {"a": {"method": "scmmgan", "max_steps": 7}, "cyclegan": {}, "coupling": {}}
     compare(mdata, methods=methods, arguments={"max_steps": 9, "n_pcs": 5})
-    assert [of["method"] for _, of in handed] == ["scmmgan", "coupling"]
-    assert [of["max_steps"] for _, of in handed] == [7, 9]
+    assert [of["method"] for _, of in handed] == ["scmmgan", "cyclegan", "coupling"]
+    # a coupling trains nothing
+    assert [of.get("max_steps") for _, of in handed] == [7, 9, None]
     assert {of["n_pcs"] for _, of in handed} == {5}
     assert {of["random_state"] for _, of in handed} == {0}
 

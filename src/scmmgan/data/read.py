@@ -23,7 +23,8 @@ from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_FRAMES, MAX_LINKS_USED, MIN_LINKS, MIN_SHARED, N_PCS
 from scmmgan.model.problem import Known, Links, Modality, Pair, Problem, Sections, Values
 from scmmgan.model.space.domain import Domain, model_space
-from scmmgan.model.space.pca import column_moments, dispersion
+from scmmgan.model.space.moments import column_moments
+from scmmgan.model.space.pca import dispersion
 from scmmgan.model.space.scratch import columns_of, rows_of
 from scmmgan.settings import quietly, unpulled
 

@@ -22,7 +22,7 @@ from scmmgan.model.defaults import MAX_WRITTEN
 from scmmgan.model.problem import Modality, Pair, Problem
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.imputation import Imputation
-from scmmgan.model.space.pca import column_moments
+from scmmgan.model.space.moments import column_moments
 from scmmgan.model.space.transform import Transform
 
 if TYPE_CHECKING:

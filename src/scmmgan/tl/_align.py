@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from scmmgan.model.space.transform import Transform
 
     Coupled = tuple[Mapping[Pair, Coupling], Mapping[Pair, Loadings]]
+
+logger = logging.getLogger("scmmgan")
 
 
 def align(
@@ -425,6 +428,8 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     geometry = method.geometry if geometry == "auto" else methods.check_geometry(geometry, method.geometries)
     if not isinstance(arguments["cycle_as_real"], bool):
         raise TypeError(f"`cycle_as_real` must be True or False, got {arguments['cycle_as_real']!r}.")
+    if unused := [name for name in methods.TRAINING if arguments[name] is not None and not method.trains]:
+        logger.warning("method=%r trains nothing: %s not used.", arguments["method"], ", ".join(unused))
     # what is not given is the method's own
     own = {name: getattr(method, name) for name in ("max_steps", "batch_size", "lr") if arguments[name] is None}
     arguments = {**arguments, **own}

@@ -20,12 +20,14 @@ from scmmgan.data.keys import Keys
 from scmmgan.model.defaults import MAX_WRITTEN, TRANSLATED_CELLS
 from scmmgan.model.progress import shown, tracked
 from scmmgan.model.space.linear import one_thread
+from scmmgan.model.space.workers import each
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
     from scmmgan.model.nets.trained import Trained, TrainedLatent
+    from scmmgan.model.space.imputation import Imputation
     from scmmgan.model.space.reference import Located
 
 logger = logging.getLogger("scmmgan")
@@ -134,16 +136,27 @@ def translate(
         if imputation is not None and query.counts is not None:
             scores = imputation.scores(query.counts, query.counted)
 
-        def values(rows: slice) -> np.ndarray:
-            imputed = None if imputation is None or scores is None else (imputation, scores[rows])
-            return trained.decode(image[rows], target, at, imputed)
-
         mapped = _without_values(adata, trained, source, target, at, found, var, key)
         if path is None:
-            mapped.X = values(slice(None))
+            mapped.X = _decoded(image, scores, trained, target, at, imputation)
             return mapped
-        rows = (slice(start, start + batch_size) for start in range(0, len(image), batch_size))
-        return _on_disk.write(mapped, map(values, tracked(rows, "decode", -(-len(image) // batch_size))), path)
+        rows = [slice(start, start + batch_size) for start in range(0, len(image), batch_size)]
+        parts = ((image[of], None if scores is None else scores[of]) for of in rows)
+        blocks = each(_decoded, parts, trained, target, at, imputation, spread=True)
+        return _on_disk.write(mapped, tracked(blocks, "decode", len(rows)), path)
+
+
+def _decoded(
+    image: np.ndarray,
+    scores: np.ndarray | None,
+    trained: Trained | TrainedLatent,
+    target: str,
+    at: np.ndarray,
+    imputation: Imputation | None,
+) -> np.ndarray:
+    """Values of the features `at` of mapped cells; `scores` of their counts, where features are predicted from these."""
+    imputed = None if imputation is None or scores is None else (imputation, scores)
+    return trained.decode(image, target, at, imputed)
 
 
 def _without_values(

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from scmmgan.model.space import linear, pca
 from scmmgan.model.space.diffusion import smoothing_operator
-from scmmgan.model.space.pca import Standardized, column_moments, dispersed, dispersion, principal_axes
+from scmmgan.model.space.pca import Standardized, dispersed, dispersion, principal_axes
 from scmmgan.model.space.smoothing import BatchedMatrix, SmoothedMatrix
 
 FORMATS = {"dense": np.asarray, "csr": sp.csr_matrix, "csc": sp.csc_matrix}
@@ -32,38 +32,6 @@ def standardized(matrix: SmoothedMatrix | BatchedMatrix) -> Standardized:
 
 
 # --- moments and features ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_column_moments(kind: str):
-    x = expression()
-    x[:, 0] += 1e4  # float32 sums would lose the spread
-    mean, sd = column_moments(FORMATS[kind](x))
-    assert mean.dtype == sd.dtype == np.float64
-    np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
-    np.testing.assert_allclose(sd, x.astype(np.float64).std(0), rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_column_moments_of_many_cells(kind: str, monkeypatch: pytest.MonkeyPatch):
-    """A block at a time: the same but for rounding."""
-    x = FORMATS[kind](expression(130))
-    whole = column_moments(x)
-    for name, value in (("BLOCKED_FROM", 100), ("BLOCK_ROWS", 40), ("BLOCK_VALUES", 1_000)):
-        monkeypatch.setattr(linear, name, value)
-    for found, expected in zip(column_moments(x), whole):
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("constant", [0.0, 0.1, 3.0, 1e6])
-def test_rounding_is_no_variance(kind: str, constant: float):
-    x = np.full((150, 2), constant, np.float32)
-    x[:, 1] += 1e-3 * max(constant, 1) * np.arange(150)
-    x[0, 0] = np.nextafter(x[0, 0], np.float32(np.inf)) if constant else 0
-    sd = column_moments(FORMATS[kind](x))[1]
-    assert sd[0] == 0
-    assert sd[1] > 0
 
 
 def test_up_to_2000_features_all_enter():

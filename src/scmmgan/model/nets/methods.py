@@ -51,6 +51,14 @@ class Method:
     most: int | None = None
     geometries: Collection[str] = tuple(GEOMETRIES)
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained, so that the arguments `TRAINING` say how."""
+        return bool(self.weights) and self.settings.get("networks") != "coupling"
+
+
+TRAINING = ("max_steps", "batch_size", "lr", "weights")
+
 
 def of_system(system: type[System]) -> Method:
     """The method that fits a system of autoencoders."""
@@ -177,7 +185,8 @@ def _hint(name: object, known: Collection[str]) -> str:
 
 def can_use(method: str, argument: str) -> bool:
     """Whether a method can use that argument of `tl.align`."""
-    return argument not in OPTIONAL or _uses(lookup(method), argument)
+    found = lookup(method)
+    return found.trains if argument in TRAINING else argument not in OPTIONAL or _uses(found, argument)
 
 
 def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[str, Any]]:

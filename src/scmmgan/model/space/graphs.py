@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from scmmgan.model.defaults import LABEL_PURITY_CELLS, MIN_LABEL_PURITY, N_PCS, SMOOTHING_NEIGHBORS
 from scmmgan.model.problem import Modality, Values
 from scmmgan.model.space.diffusion import nearest_neighbors, smoothing_operator
-from scmmgan.model.space.pca import Projection, Standardized, column_moments, dispersed, principal_axes
+from scmmgan.model.space.moments import column_moments
+from scmmgan.model.space.pca import Projection, Standardized, dispersed, principal_axes
 from scmmgan.model.space.scratch import by_row, columns_of, rows_of
 from scmmgan.model.space.smoothing import BatchedMatrix, Matrix, SmoothedMatrix
 

@@ -32,7 +32,8 @@ from scmmgan.model.defaults import (
 from scmmgan.model.problem import Pair, Problem, Values
 from scmmgan.model.space.domain import Domain
 from scmmgan.model.space.linear import constant, product, solve_ridge, transposed_product
-from scmmgan.model.space.pca import Standardized, column_moments, principal_axes
+from scmmgan.model.space.moments import column_moments
+from scmmgan.model.space.pca import Standardized, principal_axes
 from scmmgan.model.space.scratch import columns_of
 from scmmgan.model.space.smoothing import SmoothedMatrix
 from scmmgan.model.space.transform import Transform

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -14,51 +13,9 @@ from sklearn.utils.extmath import svd_flip
 
 from scmmgan.model.defaults import BLOCK, BLOCK_ROWS, N_DISPERSED, PCA_CELLS
 from scmmgan.model.problem import Values
-from scmmgan.model.space.linear import column_blocks, constant, in_blocks, product, row_blocks
-from scmmgan.model.space.scratch import chunks, is_mapped
+from scmmgan.model.space.linear import column_blocks, in_blocks, product
 from scmmgan.model.space.smoothing import Matrix
-
-
-def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sd of every column in float64; rounding is no variance."""
-    if is_mapped(x):
-        return _mapped_moments(x)
-    if sp.issparse(x):
-        mean, square = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-        for _, part in row_blocks(x):
-            # a sparse matrix sums in its own precision, whatever is asked for
-            values, share = part.astype(np.float64), part.shape[0] / x.shape[0]
-            mean += share * np.asarray(values.mean(0)).ravel()
-            square += share * np.asarray(values.power(2).mean(0)).ravel()
-        sd = np.sqrt(np.maximum(square - mean**2, 0))
-    else:
-        mean, sd = np.empty(x.shape[1]), np.empty(x.shape[1])
-        for of in column_blocks(*x.shape):
-            mean[of], sd[of] = x[:, of].mean(0, dtype=np.float64), x[:, of].std(0, dtype=np.float64)
-    return mean, np.where(constant(mean, sd), 0.0, sd)
-
-
-def _mapped_moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The same to the last bit, a part of the rows at a time: sums go on in the order in which they would be taken."""
-    sparse: bool = sp.issparse(x)
-    share = 1.0 / x.shape[0]
-    total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    for rows in chunks(x):
-        if sparse:
-            at = x.indices[x.indptr[rows.start] : x.indptr[rows.stop]].astype(np.intp)
-            values = x.data[x.indptr[rows.start] : x.indptr[rows.stop]].astype(np.float64)
-            np.add.at(total, at, values * share)
-            np.add.at(squares, at, values**2 * share)
-        else:
-            total = np.add.reduce(np.vstack([total, x[rows]]), axis=0)
-    if sparse:
-        mean, sd = total, np.sqrt(np.maximum(squares - total**2, 0))
-    else:
-        mean = total / len(x)
-        for rows in chunks(x):
-            squares = np.add.reduce(np.vstack([squares, (x[rows] - mean) ** 2]), axis=0)
-        sd = np.sqrt(squares / len(x))
-    return mean, np.where(constant(mean, sd), 0.0, sd)
+from scmmgan.model.space.workers import each
 
 
 def dispersion(mean: np.ndarray, sd: np.ndarray, *, floor: float = 1e-6) -> np.ndarray:
@@ -182,6 +139,13 @@ def _add_covariance(gram: np.ndarray, z: Standardized) -> None:
     """Add the second moments of a z-scored matrix over at most 50,000 random cells; products are single, sums double."""
     chosen = np.sort(np.random.default_rng(0).permutation(z.shape[0])[:PCA_CELLS])
     mean, sd = (of.astype(np.float32) for of in (z.mean, z.sd))
-    for start in range(0, len(chosen), BLOCK_ROWS):
-        block = (z.matrix.of_cells(chosen[start : start + BLOCK_ROWS]) - mean) / sd
-        gram += block.T @ block / len(chosen)
+    cells = (chosen[start : start + BLOCK_ROWS] for start in range(0, len(chosen), BLOCK_ROWS))
+    for squares in each(
+        _squares, ((z.matrix.of_cells(at),) for at in cells), mean, sd, len(chosen), spread=z.matrix.in_file
+    ):
+        gram += squares
+
+
+def _squares(block: np.ndarray, mean: np.ndarray, sd: np.ndarray, n: int) -> np.ndarray:
+    block = (block - mean) / sd
+    return np.asarray(block.T @ block / n)

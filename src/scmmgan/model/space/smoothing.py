@@ -16,6 +16,7 @@ from scmmgan.model.defaults import BLOCK, DENSE, MAX_BATCH_SCALE
 from scmmgan.model.problem import Values
 from scmmgan.model.progress import tracked
 from scmmgan.model.space.linear import column_blocks, constant, in_blocks, product, row_blocks, transposed_product
+from scmmgan.model.space.moments import pooled
 from scmmgan.model.space.scratch import by_column, columns_of, is_mapped, rows_of, rowwise
 
 
@@ -139,7 +140,9 @@ class SmoothedMatrix:
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of every column of S in float64, a block of columns at a time; rounding is no variance."""
         if self.t == 1 and in_blocks(self.shape[0]):
-            return self._moments_by_row()
+            # few columns at a time would go through the graph too often
+            rows = (rows for _, rows in row_blocks(np.arange(self.shape[0])))
+            return pooled((self.of_cells(at) for at in rows), spread=self.in_file)
         mean, sd = np.empty(self.shape[1]), np.empty(self.shape[1])
         by_column = self.by_column()
         width = self._width()
@@ -148,17 +151,6 @@ class SmoothedMatrix:
                 at = np.arange(start + of.start, start + of.stop)
                 block = by_column.columns(at).astype(np.float64)
                 mean[at], sd[at] = block.mean(0), block.std(0)
-        return mean, np.where(constant(mean, sd), 0.0, sd)
-
-    def _moments_by_row(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same of many cells, a block of rows at a time: few columns at a time would go through the graph too often."""
-        total, squares = np.zeros(self.shape[1]), np.zeros(self.shape[1])
-        for _, rows in row_blocks(np.arange(self.shape[0])):
-            block = self.of_cells(rows).astype(np.float64)
-            total += block.sum(0)
-            squares += np.square(block, out=block).sum(0)
-        mean = total / self.shape[0]
-        sd = np.sqrt(np.maximum(squares / self.shape[0] - mean**2, 0))
         return mean, np.where(constant(mean, sd), 0.0, sd)
 
 

@@ -1,0 +1,56 @@
+"""Mean and standard deviation of the columns of a matrix, in whichever storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scmmgan.model.problem import Values
+from scmmgan.model.space.linear import column_blocks, constant, row_blocks
+from scmmgan.model.space.scratch import chunks, is_mapped
+from scmmgan.model.space.workers import each
+
+
+def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of every column in float64; rounding is no variance."""
+    if is_mapped(x):
+        if sp.issparse(x) and x.format == "csc":
+            found = [_at_once(x[:, of]) for of in chunks(x)]
+            return np.concatenate([mean for mean, _ in found]), np.concatenate([sd for _, sd in found])
+        return pooled((x[rows] for rows in chunks(x)), spread=True)
+    return _at_once(x)
+
+
+def _at_once(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
+    if sp.issparse(x):
+        mean, square = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+        for _, part in row_blocks(x):
+            # a sparse matrix sums in its own precision, whatever is asked for
+            values, share = part.astype(np.float64), part.shape[0] / x.shape[0]
+            mean += share * np.asarray(values.mean(0)).ravel()
+            square += share * np.asarray(values.power(2).mean(0)).ravel()
+        sd = np.sqrt(np.maximum(square - mean**2, 0))
+    else:
+        mean, sd = np.empty(x.shape[1]), np.empty(x.shape[1])
+        for of in column_blocks(*x.shape):
+            mean[of], sd[of] = x[:, of].mean(0, dtype=np.float64), x[:, of].std(0, dtype=np.float64)
+    return mean, np.where(constant(mean, sd), 0.0, sd)
+
+
+def pooled(blocks: Iterable[Any], *, spread: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The same of all rows of several blocks, each taken by itself; `spread`: by workers, see `each`."""
+    n, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for size, own, sd in each(_of_block, ((block,) for block in blocks), spread=spread):
+        away, before = own - mean, n
+        n += size
+        mean = mean + away * (size / n)
+        squares = squares + size * sd**2 + away**2 * (before * size / n)
+    sd = np.sqrt(squares / n)
+    return mean, np.where(constant(mean, sd), 0.0, sd)
+
+
+def _of_block(block: Any) -> tuple[int, np.ndarray, np.ndarray]:
+    return block.shape[0], *_at_once(block)
