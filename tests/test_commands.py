@@ -110,6 +110,7 @@ def test_transfer(folder: Path, capsys: pytest.CaptureFixture[str]):
         counts = expected["rna"].obs[names[0]].value_counts()
         assert {label: said[names[0]][label] for label in counts.index} == counts.to_dict()
         assert sum(said[names[0]].values()) == 60
+        assert said[names[1]]["count"] + said[names[1]]["no value"] == 60
         assert said[names[1]]["mean"] == pytest.approx(expected["rna"].obs[names[1]].mean())
     table = pd.read_csv(folder / "labels.csv", index_col="cell")
     beside = ["unassigned", "probability"], ["unassigned", "spread"]
@@ -190,6 +191,19 @@ def test_compare_where_every_method_fails(
     assert "coupling: RuntimeError" in said.out
 
 
+def test_compare_where_every_method_fails_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from scmmgan.tl import _compare
+
+    monkeypatch.setattr(_compare, "align", Fails(1, otherwise=_compare.align))
+    command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "f.png")]
+    assert main([*command, "--methods", "random", "--seeds", "0", "--seeds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "random: RuntimeError: None steps, seed 1" in said
+    assert "neighborhood_overlap, rna → protein" in said
+
+
 def test_compare_takes_a_table_among_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch):
     given: list[dict[str, Any]] = []
 
@@ -216,8 +230,13 @@ class Fails:
 
     n = 0
 
-    def __call__(self, mdata: md.MuData, *names: str, **how: object) -> None:
+    def __init__(self, *seeds: int, otherwise: Callable[..., object] | None = None) -> None:
+        self.seeds, self.otherwise = seeds, otherwise
+
+    def __call__(self, mdata: md.MuData, *names: str, **how: object) -> object:
         self.n += 1
+        if self.otherwise is not None and how["random_state"] not in self.seeds:
+            return self.otherwise(mdata, *names, **how)
         raise RuntimeError(f"{how.get('max_steps')} steps, seed {how['random_state']}")
 
 
@@ -294,12 +313,73 @@ def test_config(folder: Path, capsys: pytest.CaptureFixture[str]):
         assert "usage: scmmgan" in capsys.readouterr().err
 
 
+def test_what_is_typed_counts_before_the_config(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    given: list[dict[str, Any]] = []
+
+    @wraps(smm.tl.evaluate)
+    def record(*_: object, **how: Any) -> pd.DataFrame:
+        given.append(how)
+        return pd.DataFrame({"metric": ["mmd"]})
+
+    monkeypatch.setattr(smm.tl, "evaluate", record)
+    config, typed, other = folder / "c.toml", folder / "typed.csv", folder / "config.csv"
+    config.write_text(f'[evaluate]\noutput = {json.dumps(str(other))}\nk = 3\n[align]\nlinks = "gene"\n')
+    command = ["evaluate", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "--config", str(config)]
+    assert main([*command, "-o", str(typed)]) == 0
+    assert typed.exists()
+    assert not other.exists()
+    # tables of other commands are not this one's
+    config.write_text('[align]\nlinks = "gene"\n')
+    assert main([*command, "-o", str(typed)]) == 0
+    assert given == [{"k": 3}, {}]
+    # of a shortened option nobody would know that it was typed
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--out", str(typed)])
+    assert "unrecognized arguments: --out" in capsys.readouterr().err
+
+
+def test_tables_in_the_config_and_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    given: list[dict[str, Any]] = []
+
+    @wraps(smm.tl.compare)
+    def record(*_: object, **how: Any) -> None:
+        given.append(how)
+        raise RuntimeError
+
+    monkeypatch.setattr(smm.tl, "compare", record)
+    command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "b.png")]
+    config = folder / "c.toml"
+    config.write_text(
+        '[compare]\nembeddings = {T = ["X_a", "X_b"], U = "X_c"}\n'
+        "arguments = {cycle_as_real = true, max_steps = 5, weights = {links = 2.0}}\n"
+        '[compare.methods."5 steps"]\nmethod = "cyclegan"\nmax_steps = 5\n[compare.methods.random]\n'
+    )
+    methods = {"5 steps": {"method": "cyclegan", "max_steps": 5}, "random": {}}
+    words = ["--embeddings", "T=X_a", "--embeddings", "U=X_c", "--embeddings", "T=X_b"]
+    words += [word for name, of in methods.items() for word in ("--methods", f"{name}={json.dumps(of)}")]
+    words += ["--arguments", "cycle_as_real=true", "--arguments", 'weights={"links": 2}', "--arguments", "max_steps=5"]
+    for how in (["--config", str(config)], words):
+        assert main([*command, *how]) == 1
+        found = given.pop()
+        assert found["methods"] == methods
+        assert found["embeddings"] == {"T": ["X_a", "X_b"], "U": "X_c"}
+        assert found["arguments"] == {"cycle_as_real": True, "max_steps": 5, "weights": {"links": 2}}
+
+
 FAILS: dict[str, tuple[list[str], int, str]] = {
     "no file": (["align", "nowhere.h5mu", "-o", "x.h5mu"], 1, "FileNotFoundError: there is no 'nowhere.h5mu'"),
     "one modality": (["align", "rna.h5ad", "-o", "x.h5mu"], 1, "holds one modality"),
     "one name": (["align", "a.h5mu", "--source", "rna", "-o", "x.h5mu"], 1, "give both --source and --target"),
     "bad value": (["align", "a.h5mu", "--max-steps", "0", "-o", "x.h5mu"], 1, "`max_steps` must be at least 1"),
     "two values": (["align", "a.h5mu", "--method", "a", "--method", "b", "-o", "x.h5mu"], 1, "one value is taken"),
+    "two under a name": (
+        ["align", "a.h5mu", "--n-pcs", "rna=3", "--n-pcs", "rna=4", "-o", "x.h5mu"],
+        1,
+        "'rna' is given 2 values; one is taken",
+    ),
+    "no JSON": (["align", "a.h5mu", "--weights", "links={2", "-o", "x.h5mu"], 1, "'{2' is no JSON"),
     "no modality": (["evaluate", "a.h5mu", "--source", "x", "--target", "rna"], 1, "KeyError: No modality 'x'"),
     "ending": (["align", "a.h5mu", "-o", "x.txt"], 2, "its name must end in .h5mu or .zarr"),
     "no h5mu": (

@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         "info": (_info, None, "What a file or a model directory holds.", False),
     }
     for name, (run, function, text, writes) in specs.items():
-        command = commands.add_parser(name, help=text, description=text)
+        # a shortened option would not be found to have been typed, where --config has it too
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(run=run, function=function)
         command.add_argument("input", nargs="+" if name == "align" else 1, type=Path, metavar="FILE", help=_INPUT[name])
         if name not in ("info", "diagnose"):
@@ -105,8 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "translate":
             command.add_argument("--model", type=Path, required=True, help="aligned h5mu or zarr, or a model directory")
         if name != "info":
-            kinds = "png, pdf or svg" if name == "compare" else "h5mu, h5ad, zarr or csv"
-            text = f"file to write, by its ending: {kinds}"
+            text = f"file to write, by its ending: {' or '.join(_OUTPUT[name])}"
             command.add_argument("-o", "--output", type=Path, required=writes, metavar="FILE", help=text)
             command.add_argument("--config", type=Path, metavar="TOML", help="options, in a table named as the command")
         if name in ("align", "diagnose"):
@@ -127,6 +127,15 @@ _INPUT = {
     "evaluate": "aligned h5mu or zarr",
     "compare": "h5mu or zarr, aligned or not",
     "info": "h5mu, h5ad or zarr, or a model directory",
+}
+
+
+_OUTPUT = {
+    **dict.fromkeys(("align", "uncertainty", "diagnose"), (".h5mu", ".zarr")),
+    "translate": (".h5ad", ".zarr"),
+    "transfer": (".h5mu", ".zarr", ".csv"),
+    "evaluate": (".csv",),
+    "compare": (".png", ".pdf", ".svg"),
 }
 
 
@@ -172,20 +181,30 @@ def _with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
         parser.error(f"--config {path}: {error}")
     given = {of.partition("=")[0] for of in argv}
     more: list[str] = []
-    for name, value in found.get(argv[0], found).items():
+    # a file of one command, or with tables of others alone
+    options = {} if set(found) <= set(_OUTPUT) else found
+    for name, value in found.get(argv[0], options).items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             flag = flag if value else f"--no-{flag[2:]}"
         if flag not in given and f"--no-{flag[2:]}" not in given and flag.replace("--no-", "--") not in given:
             more += [flag] if isinstance(value, bool) else [f"{flag}={word}" for word in _words(value)]
-    return [*argv, *more]
+    # before what is typed, which counts
+    return [argv[0], *more, *argv[1:]]
 
 
 def _words(value: Any) -> list[str]:
     """A value of a TOML file as it would be typed."""
     if isinstance(value, Mapping):
-        return [f"{name}={entry}" for name, entry in value.items()]
+        return [f"{name}={word}" for name, entry in value.items() for word in _entries(entry)]
     return [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
+
+
+def _entries(value: Any) -> list[str]:
+    """What is under a name: text as it is, one word for each entry of a list."""
+    if isinstance(value, list):
+        return [word for entry in value for word in _entries(entry)]
+    return [value if isinstance(value, str) else json.dumps(value)]
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -201,7 +220,14 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _value(words: Sequence[str], kind: str) -> Any:
     """One value, `modality=value` ones as a dict, or a list; a table where a csv or tsv file is named."""
     if "Mapping" in kind and all("=" in word for word in words):
-        return {name: _one(value, kind) for name, _, value in (word.partition("=") for word in words)}
+        named: dict[str, list[Any]] = {}
+        for name, _, value in (word.partition("=") for word in words):
+            named.setdefault(name, []).append(_one(value, kind))
+        inside = kind.partition("Mapping[str, ")[2]
+        if (twice := [name for name in named if len(named[name]) > 1]) and "Sequence" not in inside:
+            raise ValueError(f"{twice[0]!r} is given {len(named[twice[0]])} values; one is taken.")
+        listed = inside.startswith("Sequence")
+        return {name: of if listed or len(of) > 1 else of[0] for name, of in named.items()}
     if "Sequence" in kind:
         return [_one(word, kind) for word in words] if kind == "Sequence[int]" else list(words)
     if len(words) > 1:
@@ -212,6 +238,11 @@ def _value(words: Sequence[str], kind: str) -> Any:
 def _one(word: str, kind: str) -> Any:
     if word == "None":
         return None
+    if "Mapping" in kind and (word in ("true", "false") or word.startswith("{")):
+        try:
+            return json.loads(word)
+        except ValueError as error:
+            raise ValueError(f"{word!r} is no JSON: {error}.") from error
     if "DataFrame" in kind and word.endswith((".csv", ".tsv")):
         import pandas as pd
 
@@ -298,8 +329,9 @@ def _writing(path: Path) -> Iterator[None]:
         raise _NotWritable(path, error.strerror or str(error)) from error
 
 
-def _check_output(path: Path | None, *endings: str) -> None:
+def _check_output(args: argparse.Namespace) -> None:
     """_NotWritable before any work is done."""
+    path, endings = args.output, _OUTPUT[args.command]
     if path is None:
         return
     if path.suffix not in endings:
@@ -322,7 +354,7 @@ def _make_writable(folder: Path) -> None:
 
 def _align(args: argparse.Namespace) -> int:
     """Align, write, print what supports it."""
-    _check_output(args.output, ".h5mu", ".zarr")
+    _check_output(args)
     names = [name for name in (args.source, args.target) if name]
     if len(names) == 1:
         raise ValueError("give both --source and --target, or neither for all modalities.")
@@ -360,7 +392,7 @@ def _model(path: Path) -> MuData | Path:
 
 def _translate(args: argparse.Namespace) -> None:
     """Map the cells, write them, print how many."""
-    _check_output(args.output, ".h5ad", ".zarr")
+    _check_output(args)
     model, given = _model(args.model), _given(args)
     cells = _read(args.input[0], backed=True)
     with _writing(args.output):
@@ -375,7 +407,7 @@ def _translate(args: argparse.Namespace) -> None:
 
 def _uncertainty(args: argparse.Namespace) -> None:
     """Add the uncertainty, write, print the means."""
-    _check_output(args.output, ".h5mu", ".zarr")
+    _check_output(args)
     mdata, given = _mudata(args.input[0]), _given(args)
     smm.tl.uncertainty(mdata, args.source, args.target, **given)
     _write(mdata, args.output)
@@ -387,7 +419,7 @@ def _uncertainty(args: argparse.Namespace) -> None:
 
 def _diagnose(args: argparse.Namespace) -> int:
     """Diagnose anew, write where that is asked, print what supports the alignment."""
-    _check_output(args.output, ".h5mu", ".zarr")
+    _check_output(args)
     mdata, given = _mudata(args.input[0]), _given(args)
     smm.tl.diagnose(mdata, **given)
     if args.output is not None:
@@ -397,7 +429,7 @@ def _diagnose(args: argparse.Namespace) -> int:
 
 def _transfer(args: argparse.Namespace) -> None:
     """Give cells labels or numbers; write the data, or a table of them; print how many cells got what."""
-    _check_output(args.output, ".h5mu", ".zarr", ".csv")
+    _check_output(args)
     mdata, given = _mudata(args.input[0]), _given(args)
     smm.tl.transfer(mdata, args.source, args.target, **given)
     obs = mdata[args.source].obs
@@ -406,8 +438,12 @@ def _transfer(args: argparse.Namespace) -> None:
     _write(table.rename_axis("cell").reset_index() if args.output.suffix == ".csv" else mdata, args.output)
     found: dict[str, dict[str, float]] = {}
     for name in columns:
-        of = obs[name].describe() if obs[name].dtype.kind == "f" else obs[name].value_counts()
-        found[name] = {str(label): float(n) for label, n in of.items()} | {"no label": int(obs[name].isna().sum())}
+        if obs[name].dtype.kind == "f":
+            found[name] = {str(of): float(value) for of, value in obs[name].describe().items()}
+            found[name] |= {"count": int(obs[name].count()), "no value": int(obs[name].isna().sum())}
+        else:
+            found[name] = {str(label): int(n) for label, n in obs[name].value_counts().items()}
+            found[name]["no label"] = int(obs[name].isna().sum())
     lines = [f"{name}\n" + "\n".join(f"  {k}: {v:g}" for k, v in of.items()) for name, of in found.items()]
     print(_json(found) if args.json else "\n".join(lines))
 
@@ -417,7 +453,7 @@ _BESIDE = ("unassigned", "probability", "spread")
 
 def _evaluate(args: argparse.Namespace) -> None:
     """Print the table, or write it."""
-    _check_output(args.output, ".csv")
+    _check_output(args)
     table = smm.tl.evaluate(_mudata(args.input[0]), args.source, args.target, **_given(args))
     if args.output is not None:
         _write(table, args.output)
@@ -431,7 +467,7 @@ def _compare(args: argparse.Namespace) -> int | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    _check_output(args.output, ".png", ".pdf", ".svg")
+    _check_output(args)
     mdata, given = _mudata(args.input[0]), _given(args)
     table = smm.tl.compare(mdata, args.source, args.target, **given)
     figure = smm.pl.compare(mdata, args.source, args.target, key=given.get("key_added", "scmmgan"), return_fig=True)
@@ -439,10 +475,11 @@ def _compare(args: argparse.Namespace) -> int | None:
         figure.savefig(there, dpi=200, bbox_inches="tight")
     plt.close(figure)
     print(_json(table.to_dict("records")) if args.json else _wide(table))
-    errors = table["error"][table["error"] != ""]
-    if len(errors) < len(table):
+    # a method that failed with some of the seeds has scores
+    if (table["seeds"] > 0).any():
         return None
-    return _fail("compare", f"every method failed; {table['method'].iloc[0]}: {errors.iloc[0]}", FAILED)
+    first = table.iloc[0]
+    return _fail("compare", f"every method failed; {first['method']}: {first['error']}", FAILED)
 
 
 def _wide(table: Any) -> str:
@@ -454,7 +491,9 @@ def _wide(table: Any) -> str:
     rows = pd.DataFrame({"method": table["method"], "metric": names, "text": text})
     wide = rows.pivot(index="metric", columns="method", values="text").fillna("")
     wide = wide.reindex(index=names.unique(), columns=table["method"].unique())
-    wide.loc["verdict"] = table.drop_duplicates("method").set_index("method")["verdict"]
+    # the reasons are in --json
+    verdicts = table.drop_duplicates("method").set_index("method")["verdict"]
+    wide.loc["verdict"] = verdicts.str.partition(":")[0].str.partition(";")[0]
     failed = table[table["error"] != ""].drop_duplicates("method")
     lines = [f"{method}: {error}" for method, error in zip(failed["method"], failed["error"])]
     return "\n".join(["median (worst seed)", wide.rename_axis(None).rename_axis(None, axis=1).to_string(), *lines])

@@ -42,7 +42,7 @@ def test_a_layer_has_the_features_that_both_have():
 def test_keys_one_or_one_for_each_seed():
     assert keys_by_seed({"a": "X_a", 1: ["X_b", "X_c"]}, "embeddings") == {"a": ("X_a",), "1": ("X_b", "X_c")}
     assert keys_by_seed(None, "embeddings") == {}
-    for wrong in (None, [], 3, [None]):
+    for wrong in (None, [], 3, [None], {"rna": "X_a"}):
         with pytest.raises(TypeError, match=r"`layers\['a'\]` must be a key, or a list of one for each seed, got"):
             keys_by_seed({"a": wrong}, "layers")
 
@@ -73,5 +73,8 @@ def test_embeddings_sparse_ones_too_and_where_they_are():
     mdata.obsm["X_all"] = np.zeros((mdata.n_obs, 2))
     with pytest.raises(KeyError, match="has it, for the cells of all modalities: store the rows of each"):
         embedding(mdata, "rna", "X_all")
+    mdata["rna"].obsm["X_empty"] = values[:, :0]
+    with pytest.raises(ValueError, match="'X_empty' of 'rna' has no columns"):
+        embedding(mdata, "rna", "X_empty")
     with pytest.raises(KeyError, match="No obsm key in 'rna' 'X_none'"):
         embedding(mdata, "rna", "X_none")

@@ -110,9 +110,13 @@ def test_nothing_but_failures():
     assert "failed. ValueError: of a reason" in texts(ax)
 
 
-def test_texts_lie_inside_the_figure():
-    many = {f"a method with a name {i}": VALUES["good"] for i in range(12)} | {"broken": []}
-    figure = pl.compare(compared(many), "rna", "protein", return_fig=True)
+ONE = {"good": VALUES["good"]}
+MANY = {f"a method with a name {i}": VALUES["good"] for i in range(12)} | {"broken": []}
+
+
+@pytest.mark.parametrize("values", [ONE, MANY])
+def test_texts_lie_inside_the_figure(values: dict[str, list[list[float]]]):
+    figure = pl.compare(compared(values), "rna", "protein", return_fig=True)
     figure.canvas.draw()
     box = figure.bbox
     for text in [*figure.axes[0].texts, *figure.axes[0].get_yticklabels(), *figure.axes[0].get_xticklabels()]:

@@ -385,6 +385,13 @@ def test_arguments_of_the_training_are_said_to_be_unused(tiny: md.MuData, caplog
         smm.tl.align(tiny, links="gene", method=method, max_steps=5, lr=0.1, progress_bar=False)
         assert f"method='{method}' trains nothing: max_steps, lr not used." in caplog.text
     caplog.clear()
+    smm.tl.align(tiny, links="gene", method="coupling", geometry="eigvec", cycle_as_real=True, progress_bar=False)
+    assert "method='coupling' trains nothing: geometry, cycle_as_real not used." in caplog.text
+    # not even weights of losses that it does not have
+    caplog.clear()
+    smm.tl.align(tiny, method="random", weights={"links": 2}, geometry=None, progress_bar=False)
+    assert "method='random' trains nothing: weights not used." in caplog.text
+    caplog.clear()
     smm.tl.align(tiny, links="gene", method="cyclegan", max_steps=2, lr=0.1, progress_bar=False)
     assert "not used" not in caplog.text
 

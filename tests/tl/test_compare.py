@@ -216,6 +216,14 @@ def test_methods_are_given_what_they_can_use(mdata: md.MuData, handed: list):
     assert {of["random_state"] for _, of in handed} == {0}
 
 
+def test_what_belongs_to_a_training_is_left_out_where_nothing_is_trained(mdata: md.MuData, handed: list):
+    how = {"geometry": "subspace", "noise_dim": 2, "weights": {"links": 2.0}}
+    compare(mdata, methods=["cyclegan", "coupling", "random", "cmae"], arguments=how)
+    left = {of["method"]: set(how) & set(of) for _, of in handed}
+    # of autoencoders only scMODAL compares geometries
+    assert left == {"cyclegan": set(how), "coupling": set(), "random": set(), "cmae": {"weights"}}
+
+
 def test_links_that_are_not_there_are_given_to_none(mdata: md.MuData, handed: list):
     for m in NAMES:
         mdata[m].var = mdata[m].var[[]]
@@ -351,13 +359,17 @@ def test_a_folder_has_every_run_as_it_ends(mdata: md.MuData, computed: list, tmp
     compare(mdata, methods=["coupling"], keep=folder)
     assert len(computed) == 3
     damaged = next(folder.glob("coupling-*"))
-    for path in folder.iterdir():
-        path.write_text("{")
     del mdata.uns["scmmgan_comparison"]
-    with pytest.raises(ValueError, match=f"{damaged.name[:10]}.* is damaged: delete it"):
-        compare(mdata, methods=["coupling"], keep=folder)
-    with pytest.raises(OSError, match=damaged.name):
+    for text in ("{", '{"run": {"error": ""}, "scores": []}', '{"run": null, "scores": null}'):
+        for path in folder.iterdir():
+            path.write_text(text)
+        with pytest.raises(ValueError, match=f"{damaged.name[:10]}.* is damaged: delete it"):
+            compare(mdata, methods=["coupling"], keep=folder)
+    with pytest.raises(OSError, match=f"a file of that name is there: '.*{damaged.name}"):
         compare(mdata, methods=["coupling"], keep=damaged)
+    # the file's name has room for a part of a long one
+    compare(mdata, methods={"é" * 200: {"method": "coupling"}}, keep=folder)
+    assert len(list(folder.glob("é*.json"))) == 1
 
 
 def test_two_comparisons_beside_each_other(mdata: md.MuData, computed: list):
@@ -375,6 +387,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "method": ({"methods": ["scmmgn"]}, ValueError, "Did you mean 'scmmgan'"),
     "one method as text": ({"methods": "scmmgan"}, TypeError, "must be a list of methods"),
     "argument": ({"methods": ["coupling"], "arguments": {"max_step": 3}}, KeyError, "'max_step'"),
+    "a folder of one run": (
+        {"methods": ["cyclegan"], "arguments": {"checkpoint_dir": "x"}},
+        KeyError,
+        "'checkpoint_dir'",
+    ),
+    "what was trained before": ({"methods": {"a": {"method": "scmmgan", "init": "x"}}}, KeyError, "'init'"),
+    "keys by modality": ({"embeddings": {"x": {"rna": "X_none"}}}, TypeError, "must be a key, or a list of one"),
     "own argument": ({"methods": ["coupling"], "arguments": {"random_state": 3}}, KeyError, "'random_state'"),
     "arguments": ({"arguments": ["a"]}, TypeError, "must be a dict"),
     "links among arguments": ({"methods": ["coupling"], "arguments": {"links": None}}, KeyError, "give `links` itself"),

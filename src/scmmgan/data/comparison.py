@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +149,15 @@ def _row(
 def folder(path: str | os.PathLike[str]) -> Path:
     """A folder for runs, made where it is not there; OSError where nothing can be written to it."""
     found = Path(path)
-    found.mkdir(parents=True, exist_ok=True)
-    if not os.access(found, os.W_OK):
-        raise PermissionError(f"Runs cannot be kept in {str(found)!r}: it cannot be written to.")
+    try:
+        found.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=found):
+            pass
+    except OSError as error:
+        reason = "a file of that name is there" if found.is_file() else error.strerror
+        raise type(error)(
+            error.errno, f"Runs cannot be kept, `keep` must be a folder to write to: {reason}", str(found)
+        ) from error
     return found
 
 
@@ -185,7 +192,8 @@ class Runs:
             return False
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            run, scores = stored["run"], stored["scores"]
+            run = {column: stored["run"][column] for column in RUN}
+            scores = [{column: of[column] for column in SCORE} for of in stored["scores"]]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{str(path)!r} is damaged: delete it, and compare again.") from error
         if not run["error"]:
@@ -218,7 +226,8 @@ class Runs:
     def _file(self, name: str, seed: int, fingerprint: str) -> Path | None:
         if self.kept is None:
             return None
-        plain = "".join(c if c.isalnum() else "-" for c in name)
+        # file names have 255 bytes at most
+        plain = "".join(c if c.isalnum() else "-" for c in name)[:40]
         what = digest({"scoring": self.scoring, "name": name, "seed": seed, "given": fingerprint})
         return self.kept / f"{plain}-{seed}-{what}.json"
 

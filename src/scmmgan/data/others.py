@@ -20,7 +20,8 @@ def keys_by_seed(given: Mapping[str, str | Sequence[str]] | None, argument: str)
         raise TypeError(f"`{argument}` must be a dict from names to keys, e.g. {{'other': 'X_other'}}, got {given!r}.")
     found = {}
     for name, keys in (given or {}).items():
-        several = [keys] if isinstance(keys, str) else list(keys) if pd.api.types.is_list_like(keys) else []
+        listed = pd.api.types.is_list_like(keys) and not isinstance(keys, Mapping)
+        several = [keys] if isinstance(keys, str) else list(keys) if listed else []
         if not several or not all(isinstance(key, str) for key in several):
             raise TypeError(f"`{argument}[{name!r}]` must be a key, or a list of one for each seed, got {keys!r}.")
         found[str(name)] = tuple(several)
@@ -35,6 +36,8 @@ def embedding(mdata: MuData, name: str, key: str) -> np.ndarray:
             "own obsm."
         )
     found = read_values(mdata[name], name, use_rep=key)
+    if not found.shape[1]:
+        raise ValueError(f"obsm {key!r} of {name!r} has no columns: there is nothing to score.")
     return np.asarray(found.toarray() if hasattr(found, "toarray") else found)
 
 

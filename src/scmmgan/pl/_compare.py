@@ -44,6 +44,7 @@ DOT = 130.0  # points², of a perfect score
 LEAST = 4.0  # of one that is no better than chance
 GAP = 0.5  # between groups of columns
 UNIT, ROW = 8.5, 9.5  # mm of a column and of a row
+LEAST_ROWS = 2  # else what stands below one row, in units of rows, leaves it no room
 LETTER, LEFT = 1.6, 30.0  # mm of a letter of a name, and of all names at least
 BESIDE = 9.5  # columns that bars, costs and verdicts take
 
@@ -115,7 +116,7 @@ def compare(
     at = _positions(columns)
     left = max(LEFT, 8 + LETTER * max(len(name) for name in order))
     wide = max(WIDTH / MM - left, UNIT * (at[-1] + BESIDE))
-    size = ((left + wide) * MM, (50 + ROW * len(order)) * MM)
+    size = ((left + wide) * MM, (50 + ROW * max(len(order), LEAST_ROWS)) * MM)
     figure, axes = make_axes(ax, 1, shape=(1, 1), size=size)
     panel: Axes = axes[0]
     for row, method in enumerate(order):
@@ -215,7 +216,7 @@ def _beside(ax: Axes, row: int, x: float, overall: float, about: pd.DataFrame) -
 def _frame(ax: Axes, columns: Sequence[tuple[str, str]], at: np.ndarray, methods: Sequence[str], title: str) -> None:
     """Names of rows and columns, groups above them, the legend."""
     ax.set_xlim(-0.7, at[-1] + BESIDE)
-    ax.set_ylim(len(methods) - 0.4, -0.6)
+    ax.set_ylim(max(len(methods), LEAST_ROWS) - 0.4, -0.6)
     ax.set_yticks(np.arange(len(methods)), methods, fontsize=TEXT)
     names = [NAMES.get(name, name.replace("_", " ").replace("correlation", "r")) for _, name in columns]
     ends = (at[-1] + 1.2, at[-1] + 3.1, at[-1] + 4.6, at[-1] + 5.4)

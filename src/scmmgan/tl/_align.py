@@ -428,7 +428,10 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     geometry = method.geometry if geometry == "auto" else methods.check_geometry(geometry, method.geometries)
     if not isinstance(arguments["cycle_as_real"], bool):
         raise TypeError(f"`cycle_as_real` must be True or False, got {arguments['cycle_as_real']!r}.")
-    if unused := [name for name in methods.TRAINING if arguments[name] is not None and not method.trains]:
+    unused = [
+        name for name, without in methods.TRAINING.items() if not method.trains and arguments[name] not in without
+    ]
+    if unused:
         logger.warning("method=%r trains nothing: %s not used.", arguments["method"], ", ".join(unused))
     # what is not given is the method's own
     own = {name: getattr(method, name) for name in ("max_steps", "batch_size", "lr") if arguments[name] is None}
@@ -445,6 +448,7 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
         raise ValueError(f"`lr` must be a finite number above 0, got {lr!r}.")
     if weights is not None and not isinstance(weights, Mapping):
         raise TypeError(f"`weights` must be a dict from loss to weight, got {weights!r}.")
+    weights = weights if method.weights else None  # said above to be unused
     if unknown := sorted({str(name) for name in weights or {}} - set(method.weights)):
         raise KeyError(f"`weights` names losses {unknown}. Known: {list(method.weights)}.")
     merged = {**method.weights, **(weights or {})}

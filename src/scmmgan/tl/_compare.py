@@ -226,9 +226,9 @@ def _common(
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:
-    # the others are the comparison's own
+    # the others are the comparison's own, or bring along state that no fingerprint covers
     own = {"mdata", "modalities", "key_added", "copy", "random_state", "save_model", "progress_bar"}
-    own |= {"features", "method", "layer", "use_rep"}
+    own |= {"features", "method", "layer", "use_rep", "checkpoint_dir", "init"}
     known = [name for name in inspect.signature(_align.align).parameters if name not in own]
     if unknown := [name for name in given if name not in known]:
         raise KeyError(f"`arguments` has {unknown[0]!r}, which is none that methods may be given. Known: {known}.")

@@ -16,6 +16,7 @@ from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.defaults import LOSS_WEIGHTS
 from scmmgan.model.nets import methods
 from scmmgan.model.nets.aligner import Aligner
+from scmmgan.model.nets.latent import Fitted
 from scmmgan.model.nets.networks import BarycentricMap, Generator, PaperGenerator
 
 NAMES = ["scmmgan", "coupling", "scmmgan-paper", "cyclegan"]
@@ -169,6 +170,23 @@ def test_methods_for_two_modalities(method: str):
     ):
         methods.check_arguments(method, PLAIN, ["a", "b", "c"])
     assert "links" not in methods.check_arguments("scmodal", PLAIN, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        ({"a": np.zeros((4, 2))}, r"gave embeddings of shapes {'a': \(4, 2\), 'b': \(\)}"),
+        ({"a": np.zeros((4, 2)), "b": np.zeros((4, 2))}, "of {'a': 4, 'b': 3} cells: one space"),
+        ({"a": np.zeros((4, 2)), "b": np.zeros((3, 1))}, "one space is needed"),
+        ({"a": np.zeros((4, 2)), "b": np.full((3, 2), np.nan)}, "gave NaN or infinite values in the embedding of 'b'"),
+    ],
+)
+def test_what_a_method_gives_is_checked(embeddings: dict, message: str, monkeypatch: pytest.MonkeyPatch):
+    own = methods.Method(weights={}, fit=lambda *_: Fitted(embeddings))
+    monkeypatch.setitem(methods.METHODS, "own", own)
+    problem = SimpleNamespace(modalities={"a": range(4), "b": range(3)})
+    with pytest.raises(ValueError, match=f"method 'own' .*{message}"):
+        methods.fit_latent("own", problem, {})
 
 
 def test_published_settings_are_the_defaults():

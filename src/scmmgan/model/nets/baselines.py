@@ -83,9 +83,14 @@ def _check(name: str, baseline: Baseline, problem: Problem) -> None:
     for needs in baseline.needs:
         for (a, b), known in problem.known.items():
             if getattr(known, needs) is None:
+                how = (
+                    ""
+                    if needs == "links"
+                    else f" (`scmmgan.tl.compare`: by `arguments={{{needs!r}: ...}}`, others only score)"
+                )
                 raise ValueError(
-                    f"`method={name!r}` needs `{needs}`, and there are none of {a!r} and {b!r}. Give them, or use another "
-                    "baseline."
+                    f"`method={name!r}` needs `{needs}`, and there are none of {a!r} and {b!r}. Give them{how}, or use "
+                    "another baseline."
                 )
 
 

@@ -57,7 +57,13 @@ class Method:
         return bool(self.weights) and self.settings.get("networks") != "coupling"
 
 
-TRAINING = ("max_steps", "batch_size", "lr", "weights")
+# arguments that say how is trained, with what leaves them to the method
+TRAINING: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("max_steps", "batch_size", "lr", "weights"), (None,)), "geometry": ("auto", None),
+    "cycle_as_real": (False,),
+}  # fmt: skip
+# refused where nothing is trained
+_OF_TRAINING = ("noise_dim", "checkpoint_dir", "devices")
 
 
 def of_system(system: type[System]) -> Method:
@@ -186,7 +192,11 @@ def _hint(name: object, known: Collection[str]) -> str:
 def can_use(method: str, argument: str) -> bool:
     """Whether a method can use that argument of `tl.align`."""
     found = lookup(method)
-    return found.trains if argument in TRAINING else argument not in OPTIONAL or _uses(found, argument)
+    if (argument in TRAINING or argument in _OF_TRAINING) and not found.trains:
+        return False
+    if argument == "geometry":
+        return bool(found.geometries)
+    return argument not in OPTIONAL or _uses(found, argument)
 
 
 def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[str, Any]]:
@@ -232,11 +242,21 @@ def fit_problem(
 
 
 def fit_latent(method: str, problem: Problem, settings: Mapping[str, Any]) -> Fitted:
-    """Fit a method without a coupling."""
+    """Fit a method without a coupling; ValueError where it gives no embedding of all cells."""
     fit = lookup(method).fit
     if fit is None:
         raise ValueError(f"method {method!r} starts from a coupling: `fit_problem` fits it")
-    return fit(problem, settings)
+    fitted = fit(problem, settings)
+    cells = {name: len(m) for name, m in problem.modalities.items()}
+    shapes = {name: np.shape(fitted.embeddings.get(name)) for name in cells}
+    widths = {shape[1:] for shape in shapes.values()}
+    if any(shapes[name][:1] != (n,) for name, n in cells.items()) or len(widths) > 1:
+        raise ValueError(
+            f"method {method!r} gave embeddings of shapes {shapes}, of {cells} cells: one space is needed."
+        )
+    if bad := [name for name in cells if not np.isfinite(fitted.embeddings[name]).all()]:
+        raise ValueError(f"method {method!r} gave NaN or infinite values in the embedding of {bad[0]!r}.")
+    return fitted
 
 
 def fit(
