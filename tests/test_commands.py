@@ -113,6 +113,10 @@ def test_transfer(folder: Path, capsys: pytest.CaptureFixture[str]):
         assert said[names[1]]["count"] + said[names[1]]["no value"] == 60
         assert said[names[1]]["mean"] == pytest.approx(expected["rna"].obs[names[1]].mean())
     table = pd.read_csv(folder / "labels.csv", index_col="cell")
+    shares = [column for column in table if ": " in column]
+    assert shares == [f"{names[0]}: type_{of}" for of in "ABCDE"]
+    np.testing.assert_allclose(table.pop(shares[0]), expected["rna"].obsm[names[0]][:, 0], atol=1e-6)
+    table = table.drop(columns=shares[1:])
     beside = ["unassigned", "probability"], ["unassigned", "spread"]
     assert set(table) == {*names, *(f"{name}_{of}" for name, some in zip(names, beside) for of in some)}
     got = md.read(folder / "labels.h5mu")["rna"].obs

@@ -24,6 +24,7 @@ from scmmgan._demo import run_demo
 from scmmgan.settings import unpulled
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -434,8 +435,10 @@ def _transfer(args: argparse.Namespace) -> None:
     smm.tl.transfer(mdata, args.source, args.target, **given)
     obs = mdata[args.source].obs
     columns = [f"{given.get('key', 'scmmgan')}_{args.target}_{name}" for name in given["obs"]]
-    table = obs[[name for column in columns for name in obs if name in {column, *(f"{column}_{of}" for of in _BESIDE)}]]
-    _write(table.rename_axis("cell").reset_index() if args.output.suffix == ".csv" else mdata, args.output)
+    if args.output.suffix == ".csv":
+        _write(_transferred(mdata, args.source, columns, str(given.get("key", "scmmgan"))), args.output)
+    else:
+        _write(mdata, args.output)
     found: dict[str, dict[str, float]] = {}
     for name in columns:
         if obs[name].dtype.kind == "f":
@@ -448,7 +451,19 @@ def _transfer(args: argparse.Namespace) -> None:
     print(_json(found) if args.json else "\n".join(lines))
 
 
-_BESIDE = ("unassigned", "probability", "spread")
+def _transferred(mdata: MuData, source: str, columns: Sequence[str], key: str) -> pd.DataFrame:
+    """What was transferred, as a table of cells: columns of obs, and the probabilities of all labels."""
+    import pandas as pd
+
+    obs, parts = mdata[source].obs, []
+    labels = mdata.uns[key].get("transfer", {}).get(source, {})
+    for column in columns:
+        beside = (f"{column}_{of}" for of in ("unassigned", "probability", "spread"))
+        parts.append(obs[[column, *(name for name in beside if name in obs)]])
+        if column in labels:
+            names = [f"{column}: {label}" for label in labels[column]]
+            parts.append(pd.DataFrame(mdata[source].obsm[column], index=obs.index, columns=names))
+    return pd.concat(parts, axis=1).rename_axis("cell").reset_index()
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -294,9 +294,14 @@ def spots_of_five() -> tuple[md.MuData, np.ndarray]:
 KIND = "scmmgan_cells_kind"
 
 
-def test_labels_of_spots_are_compositions(spots_of_five: tuple[md.MuData, np.ndarray]):
+def test_labels_of_spots_are_compositions(
+    spots_of_five: tuple[md.MuData, np.ndarray], caplog: pytest.LogCaptureFixture
+):
     mdata, truth = spots_of_five[0].copy(), spots_of_five[1]
-    smm.tl.transfer(mdata, "spots", "cells", obs=["kind", "size"])
+    with caplog.at_level(logging.INFO, logger="scmmgan"):
+        smm.tl.transfer(mdata, "spots", "cells", obs=["kind", "size"])
+    share = 100 * mdata["spots"].obs[KIND].isna().mean()
+    assert f"in {share:.1f} % of the spots of 'spots' no label has more than half" in caplog.text
     spots = mdata["spots"]
     shares, unassigned = spots.obsm[KIND], spots.obs[f"{KIND}_unassigned"].to_numpy()
     assert shares.dtype == np.float32

@@ -144,8 +144,8 @@ def transfer(
         written |= dict(zip(_slots_of(source, target, name, labels[name], keys), parts))
         if isinstance(column, pd.Categorical):
             vocabularies[keys.transferred(target, name)] = column.categories.to_numpy(dtype=object)
-        missing = np.asarray(pd.isna(parts[0])).mean()
-        logger.info("%r of %r: %.1f %% of the cells of %r are unassigned.", name, target, 100 * missing, source)
+        of_spots = labels[name] and counts is not None
+        _say_missing(name, (source, target), parts[0], keys.transferred(target, name) if of_spots else None)
     before = _slots.added(mdata, keys, "transfer")
     names = [keys.transferred(target, name) for name in columns]
     kept = {name: of for name, of in before.get(source, {}).items() if name not in names}
@@ -155,6 +155,18 @@ def transfer(
         slot for name in columns for kind in (True, False) for slot in _slots_of(source, target, name, kind, keys)
     ]
     _derived.write(mdata, written, keys, uns=uns, instead_of=either)
+
+
+def _say_missing(name: str, pair: tuple[str, str], found: Any, shares: str | None) -> None:
+    """How many cells got nothing; `shares`: obsm key of the compositions of spots, of which few have one label."""
+    missing, (source, target) = 100 * np.asarray(pd.isna(found)).mean(), pair
+    if shares is None:
+        logger.info("%r of %r: %.1f %% of the cells of %r are unassigned.", name, target, missing, source)
+    else:
+        logger.info(
+            "%r of %r: in %.1f %% of the spots of %r no label has more than half. Shares of all are in obsm[%r].",
+            name, target, missing, source, shares,
+        )  # fmt: skip
 
 
 def _names(obs: str | Sequence[str]) -> list[str]:

@@ -175,7 +175,7 @@ def test_methods_for_two_modalities(method: str):
 @pytest.mark.parametrize(
     ("embeddings", "message"),
     [
-        ({"a": np.zeros((4, 2))}, r"gave embeddings of shapes {'a': \(4, 2\), 'b': \(\)}"),
+        ({"a": np.zeros((4, 2))}, r"gave embeddings of shapes {'a': \(4, 2\), 'b': \(0,\)}"),
         ({"a": np.zeros((4, 2)), "b": np.zeros((4, 2))}, "of {'a': 4, 'b': 3} cells: one space"),
         ({"a": np.zeros((4, 2)), "b": np.zeros((3, 1))}, "one space is needed"),
         ({"a": np.zeros((4, 2)), "b": np.full((3, 2), np.nan)}, "gave NaN or infinite values in the embedding of 'b'"),

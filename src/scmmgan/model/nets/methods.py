@@ -62,8 +62,6 @@ TRAINING: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("max_steps", "batch_size", "lr", "weights"), (None,)), "geometry": ("auto", None),
     "cycle_as_real": (False,),
 }  # fmt: skip
-# refused where nothing is trained
-_OF_TRAINING = ("noise_dim", "checkpoint_dir", "devices")
 
 
 def of_system(system: type[System]) -> Method:
@@ -192,7 +190,7 @@ def _hint(name: object, known: Collection[str]) -> str:
 def can_use(method: str, argument: str) -> bool:
     """Whether a method can use that argument of `tl.align`."""
     found = lookup(method)
-    if (argument in TRAINING or argument in _OF_TRAINING) and not found.trains:
+    if not found.trains and argument in {*TRAINING, "noise_dim", "checkpoint_dir", "devices"}:
         return False
     if argument == "geometry":
         return bool(found.geometries)
@@ -248,7 +246,7 @@ def fit_latent(method: str, problem: Problem, settings: Mapping[str, Any]) -> Fi
         raise ValueError(f"method {method!r} starts from a coupling: `fit_problem` fits it")
     fitted = fit(problem, settings)
     cells = {name: len(m) for name, m in problem.modalities.items()}
-    shapes = {name: np.shape(fitted.embeddings.get(name)) for name in cells}
+    shapes = {name: np.shape(fitted.embeddings.get(name, ())) for name in cells}
     widths = {shape[1:] for shape in shapes.values()}
     if any(shapes[name][:1] != (n,) for name, n in cells.items()) or len(widths) > 1:
         raise ValueError(
