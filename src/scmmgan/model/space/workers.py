@@ -25,12 +25,13 @@ def each(function: Callable[..., Any], parts: Iterable[Sequence[Any]], *shared: 
     if client is None:
         yield from (function(*part, *shared) for part in parts)
         return
-    common: list[Any] = []
     waiting: deque[Any] = deque()
+    common: list[Any] = []
     try:
-        common += (_to_workers(client.scatter, of, broadcast=True, hash=False) for of in shared)
+        # in one piece each: every message costs milliseconds, and its parts would go to different workers
+        common += _to_workers(client.scatter, [shared], broadcast=True, hash=False)
         for part in parts:
-            sent = [_to_workers(client.scatter, of, hash=False) for of in part]
+            sent = _to_workers(client.scatter, [tuple(part)], hash=False)
             waiting.append(_to_workers(client.submit, _alone, function, *sent, *common, pure=False))
             sent.clear()
             # two for each thread: one that is worked on, one that is there
@@ -111,6 +112,6 @@ def _is_worker() -> bool:
     return True
 
 
-def _alone(function: Callable[..., Any], *of: Any) -> Any:
+def _alone(function: Callable[..., Any], part: Sequence[Any], shared: Sequence[Any]) -> Any:
     with one_thread():
-        return function(*of)
+        return function(*part, *shared)
