@@ -59,6 +59,7 @@ BLOCK = 256  # columns that are dense at one time
 CHUNK = 2**18  # values of a matrix larger than memory that are read at one time: 2 MB, and several copies of them
 DENSE = 2**20  # values of such a matrix that are dense at one time
 CHUNKS_AHEAD = 4  # chunks of dask that are computed at one time
+CHUNKS_SENT = 16  # that a worker of a dask cluster gets at one time: 32 MB
 WORKERS_WITHIN = 30  # seconds, in which a dask cluster without workers has to start one
 BLOCKED_FROM = 20_000  # cells from which on all are gone through in blocks: sums round otherwise, memory is less
 PCA_CELLS = 50_000  # drawn at random, from which principal axes of many features are learnt where there are more

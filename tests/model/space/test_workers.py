@@ -61,6 +61,13 @@ def test_workers_give_the_same_in_the_same_order(client: distributed.Client):
     assert min(done) > 0
 
 
+def test_several_parts_in_one_message(client: distributed.Client):
+    found = [value for _, value in each(scaled, parts(30), WEIGHT, 0.5, spread=True, together=8)]
+    here = [value for _, value in each(scaled, parts(30), WEIGHT, 0.5, spread=False, together=8)]
+    np.testing.assert_array_equal(found, here)
+    assert sum(executed(client)) == 4
+
+
 def test_an_error_of_a_part_is_the_error_of_the_call(client: distributed.Client):
     with pytest.raises(ValueError, match="matmul"):
         list(each(scaled, [(np.ones((2, 2)),)] * 5, WEIGHT, 1.0, spread=True))

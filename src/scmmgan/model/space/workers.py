@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 from scmmgan.model.defaults import WORKERS_WITHIN
@@ -16,10 +17,13 @@ from scmmgan.model.space.linear import one_thread
 logger = logging.getLogger("scmmgan")
 
 
-def each(function: Callable[..., Any], parts: Iterable[Sequence[Any]], *shared: Any, spread: bool) -> Iterator[Any]:
+def each(
+    function: Callable[..., Any], parts: Iterable[Sequence[Any]], *shared: Any, spread: bool, together: int = 1
+) -> Iterator[Any]:
     """`function(*part, *shared)` of every part, in their order; what is shared goes to every worker once.
 
     `spread`: workers may do it. They need this package, so that they get no data but such as are read in parts anyway.
+    `together`: parts that a worker gets at one time. A message costs as much as work on a few megabytes.
     """
     client = _client() if spread else None
     if client is None:
@@ -28,17 +32,18 @@ def each(function: Callable[..., Any], parts: Iterable[Sequence[Any]], *shared: 
     waiting: deque[Any] = deque()
     common: list[Any] = []
     try:
-        # in one piece each: every message costs milliseconds, and its parts would go to different workers
         common += _to_workers(client.scatter, [shared], broadcast=True, hash=False)
-        for part in parts:
-            sent = _to_workers(client.scatter, [tuple(part)], hash=False)
+        rest = iter(parts)
+        while some := list(islice(rest, together)):
+            # as one piece, or they would go to different workers
+            sent = _to_workers(client.scatter, [some], hash=False)
             waiting.append(_to_workers(client.submit, _alone, function, *sent, *common, pure=False))
             sent.clear()
             # two for each thread: one that is worked on, one that is there
             if len(waiting) >= 2 * sum(_to_workers(client.nthreads).values()):
-                yield _result(waiting.popleft())
+                yield from _result(waiting.popleft())
         while waiting:
-            yield _result(waiting.popleft())
+            yield from _result(waiting.popleft())
     finally:
         # the client keeps an error of a worker, and with it this frame and what workers hold for it
         waiting.clear()
@@ -112,6 +117,6 @@ def _is_worker() -> bool:
     return True
 
 
-def _alone(function: Callable[..., Any], part: Sequence[Any], shared: Sequence[Any]) -> Any:
+def _alone(function: Callable[..., Any], parts: Sequence[Sequence[Any]], shared: Sequence[Any]) -> list[Any]:
     with one_thread():
-        return function(*part, *shared)
+        return [function(*part, *shared) for part in parts]
