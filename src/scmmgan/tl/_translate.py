@@ -17,7 +17,7 @@ from scmmgan.data import query as _query
 from scmmgan.data import slots as _slots
 from scmmgan.data import tables as _tables
 from scmmgan.data.keys import Keys
-from scmmgan.model.defaults import MAX_WRITTEN, TRANSLATED_CELLS
+from scmmgan.model.defaults import CHUNK, CHUNKS_SENT, MAX_WRITTEN, TRANSLATED_CELLS
 from scmmgan.model.progress import shown, tracked
 from scmmgan.model.space.linear import one_thread
 from scmmgan.model.space.workers import each
@@ -142,7 +142,8 @@ def translate(
             return mapped
         rows = [slice(start, start + batch_size) for start in range(0, len(image), batch_size)]
         parts = ((image[of], None if scores is None else scores[of]) for of in rows)
-        blocks = each(_decoded, parts, trained, target, at, imputation, spread=True)
+        together = max(1, CHUNKS_SENT * CHUNK // max(1, batch_size * len(at)))
+        blocks = each(_decoded, parts, trained, target, at, imputation, spread=True, together=together)
         return _on_disk.write(mapped, tracked(blocks, "decode", len(rows)), path)
 
 

@@ -62,3 +62,10 @@ def test_blocks_of_rows_together(kind: str):
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
     np.testing.assert_allclose(np.delete(sd, 2), np.delete(x.astype(np.float64).std(0), 2), rtol=1e-6)
     assert sd[2] == 0
+
+
+def test_what_is_little_in_every_block_counts_over_all():
+    """A spread that is rounding within blocks, and more than that from one block to the next."""
+    x = (100 + 1e-4 * np.linspace(0, 10, 120)[:, None]).astype(np.float32)
+    sd = pooled((x[start : start + 8] for start in range(0, 120, 8)), spread=False)[1]
+    np.testing.assert_allclose(sd, x.astype(np.float64).std(0), rtol=1e-9)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from scmmgan.model.defaults import CHUNKS_SENT
 from scmmgan.model.problem import Values
 from scmmgan.model.space.linear import column_blocks, constant, row_blocks
 from scmmgan.model.space.scratch import chunks, is_mapped
@@ -16,12 +17,16 @@ from scmmgan.model.space.workers import each
 
 def column_moments(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd of every column in float64; rounding is no variance."""
-    if is_mapped(x):
-        if sp.issparse(x) and x.format == "csc":
-            found = [_at_once(x[:, of]) for of in chunks(x)]
-            return np.concatenate([mean for mean, _ in found]), np.concatenate([sd for _, sd in found])
-        return pooled((x[rows] for rows in chunks(x)), spread=True)
-    return _at_once(x)
+    if not is_mapped(x):
+        return _but_rounding(*_at_once(x))
+    if sp.issparse(x) and x.format == "csc":
+        found = [_at_once(x[:, of]) for of in chunks(x)]
+        return _but_rounding(np.concatenate([mean for mean, _ in found]), np.concatenate([sd for _, sd in found]))
+    return pooled((x[rows] for rows in chunks(x)), spread=True, together=CHUNKS_SENT)
+
+
+def _but_rounding(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return mean, np.where(constant(mean, sd), 0.0, sd)
 
 
 def _at_once(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -37,19 +42,18 @@ def _at_once(x: Values | sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
         mean, sd = np.empty(x.shape[1]), np.empty(x.shape[1])
         for of in column_blocks(*x.shape):
             mean[of], sd[of] = x[:, of].mean(0, dtype=np.float64), x[:, of].std(0, dtype=np.float64)
-    return mean, np.where(constant(mean, sd), 0.0, sd)
+    return mean, sd
 
 
-def pooled(blocks: Iterable[Any], *, spread: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The same of all rows of several blocks, each taken by itself; `spread`: by workers, see `each`."""
+def pooled(blocks: Iterable[Any], *, spread: bool, together: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The same of all rows of several blocks, each taken by itself; `spread` and `together`: by workers, see `each`."""
     n, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for size, own, sd in each(_of_block, ((block,) for block in blocks), spread=spread):
+    for size, own, sd in each(_of_block, ((block,) for block in blocks), spread=spread, together=together):
         away, before = own - mean, n
         n += size
         mean = mean + away * (size / n)
         squares = squares + size * sd**2 + away**2 * (before * size / n)
-    sd = np.sqrt(squares / n)
-    return mean, np.where(constant(mean, sd), 0.0, sd)
+    return _but_rounding(mean, np.sqrt(squares / n))
 
 
 def _of_block(block: Any) -> tuple[int, np.ndarray, np.ndarray]:
