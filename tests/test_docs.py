@@ -256,12 +256,12 @@ WITH_EXAMPLES = [name for name, text in pages().items() if examples(text)]
 
 
 def test_code_on_pages_is_run():
-    """As examples with prompts, but for an import, another program's rule, and what needs packages, or a cluster, not here."""
+    """As examples with prompts, but for an import, another program's rule, and what needs packages that are not here."""
     assert len(WITH_EXAMPLES) > 10
     plain = {name for name, text in pages().items() if re.search(r"^```(python|py)$", text, re.MULTILINE)}
     # examples of the tests above, and of tests/test_ecosystem.py
     elsewhere = {"extending.md", "scverse.md", "compare.md"}
-    assert plain - elsewhere == {"api.md", "command_line.md", "gallery.md", "guide/large_data.md"}
+    assert plain - elsewhere == {"api.md", "command_line.md", "gallery.md"}
 
 
 @pytest.mark.slow

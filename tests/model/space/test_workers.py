@@ -119,10 +119,15 @@ def test_a_task_does_its_own_work(client: distributed.Client):
     assert sum(executed(client)) == 4
 
 
-def test_clients_that_are_closed_are_left_alone(client: distributed.Client):
-    with client.as_current():
-        client.close()
-        assert len(list(each(scaled, parts(3), WEIGHT, 1.0, spread=True))) == 3
+def test_clients_that_are_closed_are_left_alone():
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        # a default one that is closed in here would leave its setting of dask behind
+        client = distributed.Client(cluster, set_as_default=False)
+        with client.as_current():
+            client.close()
+            assert len(list(each(scaled, parts(3), WEIGHT, 1.0, spread=True))) == 3
 
 
 def test_clients_that_can_only_be_awaited_are_left_alone():
