@@ -144,8 +144,11 @@ def _add_covariance(gram: np.ndarray, z: Standardized) -> None:
         _squares, ((z.matrix.of_cells(at),) for at in cells), mean, sd, len(chosen), spread=z.matrix.in_file
     ):
         gram += squares
+        del squares  # not held while the next ones are made
 
 
 def _squares(block: np.ndarray, mean: np.ndarray, sd: np.ndarray, n: int) -> np.ndarray:
     block = (block - mean) / sd
-    return np.asarray(block.T @ block / n)
+    squares = block.T @ block
+    squares /= n
+    return squares

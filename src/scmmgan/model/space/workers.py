@@ -27,7 +27,9 @@ def each(
     """
     client = _client() if spread else None
     if client is None:
-        yield from (function(*part, *shared) for part in parts)
+        for part in parts:
+            yield function(*part, *shared)
+            del part  # not held while the next one is made
         return
     waiting: deque[Any] = deque()
     common: list[Any] = []
