@@ -208,15 +208,21 @@ def test_compare_where_every_method_fails_once(
     assert "neighborhood_overlap, rna → protein" in said
 
 
-def test_compare_takes_a_table_among_arguments(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    given: list[dict[str, Any]] = []
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What commands hand to `tl.compare`, which does nothing but fail."""
+    found: list[dict[str, Any]] = []
 
     @wraps(smm.tl.compare)
     def record(*_: object, **how: Any) -> None:
-        given.append(how)
+        found.append(how)
         raise RuntimeError
 
     monkeypatch.setattr(smm.tl, "compare", record)
+    return found
+
+
+def test_compare_takes_a_table_among_arguments(folder: Path, given: list[dict[str, Any]]):
     pairs = pd.DataFrame({name: [f"{name}_{i}" for i in range(12)] for name in NAMES})
     pairs.to_csv(folder / "known.csv", index=False)
     command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "b.png")]
@@ -344,15 +350,7 @@ def test_what_is_typed_counts_before_the_config(
     assert "unrecognized arguments: --out" in capsys.readouterr().err
 
 
-def test_tables_in_the_config_and_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    given: list[dict[str, Any]] = []
-
-    @wraps(smm.tl.compare)
-    def record(*_: object, **how: Any) -> None:
-        given.append(how)
-        raise RuntimeError
-
-    monkeypatch.setattr(smm.tl, "compare", record)
+def test_tables_in_the_config_and_in_words(folder: Path, given: list[dict[str, Any]]):
     command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "b.png")]
     config = folder / "c.toml"
     config.write_text(
