@@ -160,19 +160,18 @@ def align(
     cycle_as_real
         Round trips count as measured cells for the discriminator, as in the paper's text.
     weights
-        Loss weights to change: `adversarial` .5, `cycle` 1, `anchors` 5 (falls to 0 at 70 % of the steps), `links` 1,
-        `geometry` .1, `identity` 10 (shared genes only), `consistency` 0 (three modalities or more with `maps="all"`: the direct
-        map against those through a third one). 0 leaves a term out. Other methods have weights of their own, which an
-        unknown name lists.
+        Loss weights to change: `adversarial` .5, `cycle` 1, `anchors` 5, `links` 1, `geometry` .1, `identity` 10 (shared genes
+        only), `consistency` 0 (three modalities or more with `maps="all"`: the direct map against those through a third one). 0
+        leaves a term out. Other methods have weights of their own, which an unknown name lists.
     max_steps
-        Training steps (default 1,000; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
+        Training steps (default 500; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
         `"con-aae"`: 180,000, `"scmodal"` and `"jamie"`: 10,000). Autoencoders end with the weights that do best on held-out cells:
         `params["fit"]["steps_used"]`.
     batch_size
         Cells of each modality per step, at least 32 (default 128; `"cmae"` and `"con-aae"`: 32, `"scmodal"`: 500, `"jamie"`: 512;
         fewer where there are fewer).
     lr
-        Adam's learning rate (default 1e-3; `"scmmgan-paper"`, `"cmae"`, `"con-aae"`: 1e-4).
+        Adam's learning rate (default 2e-3; `"scmodal"`, `"jamie"`: 1e-3; `"scmmgan-paper"`, `"cmae"`, `"con-aae"`: 1e-4).
     hidden
         Widest hidden layer of the autoencoder methods. Default `None`: as published, but at most 512; `"published"`: without
         that limit; or a number.

@@ -27,9 +27,7 @@ def data(seed: int = 0, **weights: float) -> TrainingData:
     ones = {pair: torch.ones(64) for pair in PAIRS}
     rows = {m: torch.arange(50) for m in x}
     held_out = {m: torch.arange(50, 64) for m in x}
-    return TrainingData(
-        x, anchors, ones, {p: 0 * w for p, w in ones.items()}, {}, rows, held_out, {**LOSS_WEIGHTS, **weights}
-    )
+    return TrainingData(x, anchors, ones, {}, rows, held_out, {**LOSS_WEIGHTS, **weights})
 
 
 def networks(kind: str = "default") -> tuple[dict, dict]:

@@ -92,7 +92,7 @@ def test_known_geometries(known: str | None):
 
 def test_settings_of_the_methods():
     default, paper, cyclegan = (methods.lookup(name) for name in ("scmmgan", "scmmgan-paper", "cyclegan"))
-    assert (default.max_steps, default.batch_size, default.lr, default.betas) == (1_000, 128, 1e-3, (0.5, 0.99))
+    assert (default.max_steps, default.batch_size, default.lr, default.betas) == (500, 128, 2e-3, (0.5, 0.99))
     assert default.weights == LOSS_WEIGHTS
     assert default.geometry == "heat"
     assert (paper.max_steps, paper.batch_size, paper.lr, paper.betas) == (20_000, 256, 1e-4, (0.9, 0.999))

@@ -82,7 +82,7 @@ def data() -> TrainingData:
     held_out = {m: torch.arange(80, 100) for m in x}
     # what compares cells with each other is of a share, not of the whole batch
     weights = {**LOSS_WEIGHTS, "geometry": 0.0, "links": 0.0}
-    return TrainingData(x, anchors, ones, {}, {}, rows, held_out, weights)
+    return TrainingData(x, anchors, ones, {}, rows, held_out, weights)
 
 
 def networks(kind: str) -> tuple[dict, dict]:

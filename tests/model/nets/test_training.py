@@ -149,7 +149,8 @@ def test_history_is_the_mean_over_steps(problem: tuple, monkeypatch: pytest.Monk
 
 def test_training_learns(problem: tuple):
     _, history = fit(*problem, max_steps=60)
-    assert history["cycle"][-1] < history["cycle"][0] / 2
+    # anchors of this toy do not come back exactly
+    assert history["cycle"][-1] < 0.6 * history["cycle"][0]
     assert history["links"][-1] < 0.2
     assert 0 < history["geometry"][-1] < 0.5
 
@@ -183,76 +184,12 @@ def test_terms_have_the_weights_of_the_method(modalities: str, monkeypatch: pyte
         monkeypatch.setattr(losses, function, spied(name, getattr(losses, function)))
     fit(*data(modalities=modalities), max_steps=16)
     scale = len(modalities) - 1
-    for name, weight in {"adversarial": 0.5, "cycle": 1, "links": 1}.items():
+    for name, weight in {"adversarial": 0.5, "cycle": 1, "anchors": 5, "links": 1}.items():
         np.testing.assert_allclose([s for _, s in slopes[name]], weight / scale, rtol=1e-6)
         assert len(slopes[name]) == 16 * n_pairs
-    expected = [5 * max(0, 1 - step / 16 / 0.7) / scale for step, _ in slopes["anchors"]]
-    np.testing.assert_allclose([s for _, s in slopes["anchors"]], expected, rtol=1e-5, atol=1e-7)
-    assert expected[-1] == 0
-    assert expected[0] == 5 / scale
     # every 4th step with fourfold weight
     assert {step for step, _ in slopes["geometry"]} == set(range(0, 16, 4))
     np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.1 / scale, rtol=1e-6)
-
-
-def with_known(couplings: dict, n: int, shift: float = 0.0) -> dict:
-    """The first `n` cells of every modality as known pairs, their anchors moved by `shift`."""
-    out = {}
-    for pair, c in couplings.items():
-        known, anchors = np.arange(len(c.anchors)) < n, c.anchors.copy()
-        anchors[known] += np.float32(shift)
-        out[pair] = dataclasses.replace(c, anchors=anchors, known=known)
-    return out
-
-
-def test_known_pairs_keep_their_weight(problem: tuple, monkeypatch: pytest.MonkeyPatch):
-    """The slope of what is minimised with respect to every mapped cell, by anchors alone."""
-    x, couplings, loadings = problem
-    weight = np.linspace(0.2, 1, len(x["a"])).astype(np.float32)
-    found = with_known(couplings, 40)
-    found["a", "b"] = dataclasses.replace(found["a", "b"], weight=weight)
-    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    rows: list[np.ndarray] = []
-    hooked: list[torch.Tensor] = []
-    original, drawn = losses.anchor_loss, training.TrainingData.anchored
-
-    def anchored(self: Any, source: str, target: str, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if source == "a":
-            rows.append(at.numpy())
-        return drawn(self, source, target, at)
-
-    def loss(mapped: torch.Tensor, anchors: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        # all cells and known ones: the slope sums both up
-        if mapped.requires_grad and not (hooked and hooked[-1] is mapped):
-            hooked.append(mapped)
-            error = 2 * (mapped - anchors).detach().numpy() / mapped.shape[1]
-            at = rows[-1]
-            mapped.register_hook(lambda slope: seen.append((at, error, slope.numpy())))
-        return original(mapped, anchors, share)
-
-    monkeypatch.setattr(training.TrainingData, "anchored", anchored)
-    monkeypatch.setattr(losses, "anchor_loss", loss)
-    weights = {**dict.fromkeys(TERMS, 0.0), "anchors": 5.0, "identity": 0.0}
-    _, history = fit(x, {("a", "b"): found["a", "b"]}, loadings, max_steps=20, weights=weights, shared=AB)
-    assert len(seen) == 20
-    for step, (at, error, slope) in enumerate(seen):
-        factor = np.where(at < 40, 1, max(0, 1 - step / 20 / 0.7))
-        expected = 5 * (factor * weight[at])[:, None] * error / weight[at].sum()
-        np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-8)
-    assert np.isfinite(history["pairs"]).all()
-
-
-def test_known_pairs_outlast_the_annealing(problem: tuple):
-    """Anchors moved away from where links and cycle lead: known ones are still followed at the end."""
-    x, couplings, loadings = problem
-    errors = {}
-    for n in (0, 60):
-        found = with_known(couplings, 60, shift=1.0)
-        found = {pair: dataclasses.replace(c, known=np.arange(len(c.anchors)) < n) for pair, c in found.items()}
-        aligner, history = fit(x, found, loadings, max_steps=60, lr=5e-3)
-        errors[n] = ((aligner.translate(x["a"], "a", "b") - found["a", "b"].anchors)[:60] ** 2).mean()
-        assert ("pairs" in history) == (n > 0)
-    assert errors[60] < errors[0] / 2
 
 
 def test_cells_without_a_partner_are_left_out(problem: tuple):
@@ -330,7 +267,7 @@ def test_consistency_and_its_slope(modalities: str):
         net.weight.data = torch.as_tensor(maps[p].copy())
     rows = {m: torch.as_tensor(rng.permutation(len(v))[:5]) for m, v in x.items()}
     data = training.TrainingData(
-        {m: torch.as_tensor(v) for m, v in x.items()}, {}, {}, {}, {}, {}, rows,
+        {m: torch.as_tensor(v) for m, v in x.items()}, {}, {}, {}, {}, rows,
         weights={**dict.fromkeys(LOSS_WEIGHTS, 0.0), "consistency": 3.0},
     )  # fmt: skip
     batch, scale = {m: v[rows[m].numpy()] for m, v in x.items()}, len(x) - 1
@@ -419,7 +356,7 @@ def test_round_trips_change_the_discriminator(problem: tuple):
 
 
 def test_plain_rules(problem: tuple, monkeypatch: pytest.MonkeyPatch):
-    """Constant rate, no annealing, no clipping, no gradient penalty; Adam as asked."""
+    """Constant rate, no clipping, no gradient penalty; Adam as asked."""
     slopes, rates, norms = [], [], []
     original, adam = losses.anchor_loss, training.adam
 
@@ -686,7 +623,6 @@ def test_score_of_a_checkpoint(names: tuple[str, ...], shared: bool):
         x={m: torch.as_tensor(v) for m, v in x.items()},
         anchors={p: torch.as_tensor(v) for p, v in anchors.items()},
         anchor_weight={p: torch.as_tensor(v) for p, v in weight.items()},
-        known={},
         links={p: training.LinkLoadings(*(torch.as_tensor(v) for v in found)) for p, found in links.items()},
         rows={},
         held_out={m: torch.as_tensor(at) for m, at in rows.items()},
@@ -1017,7 +953,7 @@ def test_identity_counts_in_a_shared_space_only(problem: tuple):
     """Images stay near their cells where the space is shared; elsewhere the term is not there at all."""
     moved = {}
     for weight in (0.0, 10.0):
-        aligner, history = fit(*problem, max_steps=30, shared=AB, weights={"identity": weight})
+        aligner, history = fit(*problem, max_steps=30, shared=AB, weights={"identity": weight, "anchors": 0.0})
         moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
         assert ("identity" in history) == (weight > 0)
     assert moved[10.0] < 0.5 * moved[0.0]

@@ -491,7 +491,6 @@ def _training_data(
         x={m: tensor(v) for m, v in x.items()},
         anchors={pair: tensor(c.anchors) for pair, c in couplings.items()},
         anchor_weight={pair: tensor(c.weight) for pair, c in couplings.items()},
-        known={pair: tensor(c.known) for pair, c in couplings.items() if c.known.any()},
         links={pair: training.LinkLoadings(*(tensor(v) for v in arrays)) for pair, arrays in loadings.items()},
         rows=rows,
         held_out=held_out,

@@ -33,7 +33,7 @@ from scmmgan.model.problem import Pair
 
 logger = logging.getLogger("scmmgan")
 
-OTHER_TERMS = ("pairs", "discriminator", "discriminator gradient", "gradient")  # recorded beside the weighted ones
+OTHER_TERMS = ("discriminator", "discriminator gradient", "gradient")  # recorded beside the weighted ones
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class TrainingData:
     x: dict[str, Tensor]
     anchors: dict[Pair, Tensor]
     anchor_weight: dict[Pair, Tensor]  # (n,) in [0, 1]
-    known: dict[Pair, Tensor]  # (n,) 1 where the anchor is a known partner, else 0; where there are any
     links: dict[Pair, LinkLoadings]
     rows: dict[str, Tensor]  # row numbers to train on
     held_out: dict[str, Tensor]  # row numbers to check on
@@ -72,7 +71,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and by what rules a method trains; `plain`: constant rate, nothing clipped, annealed or penalised."""
+    """How long and by what rules a method trains; `plain`: constant rate, nothing clipped or penalised."""
 
     max_steps: int
     batch_size: int
@@ -160,7 +159,7 @@ def _made_of(
     processes: int,
 ) -> dict[str, str]:
     """Digests of all that decides a training, by what a user knows it as."""
-    by_pair = [of[pair] for of in (data.anchors, data.anchor_weight, data.known) for pair in of]
+    by_pair = [of[pair] for of in (data.anchors, data.anchor_weight) for pair in of]
     links = [v for pair, link in data.links.items() for v in (pair, *vars(link).values())]
     settings = (recipe, data.weights, data.shared, data.widths, random_state, device.type, processes, torch.__version__)
     return {
@@ -274,12 +273,8 @@ def _step(
     geometry = recipe.geometry if step % COSTLY_EVERY == 0 else None
     terms = _mapper_terms(x, rows, mapped, cycled, around, data, critics, geometry)
     critics.freeze(False)
-    # anneal · L + (1 - anneal) · L of known pairs: theirs keep their full weight to the end
-    anneal = 1.0 if recipe.plain else max(0.0, 1 - step / recipe.max_steps / 0.7)
-    anchors = data.weights["anchors"]
-    weights = {**data.weights, "anchors": anchors * anneal, "pairs": anchors * (1 - anneal)}
     scale = len(x) - 1
-    parts = [weights[name] * (COSTLY_EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
+    parts = [data.weights[name] * (COSTLY_EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
     if not parts and step == 0:
         raise ValueError(
             "No loss is left to train on: what has a weight above 0 in `weights` needs links. Raise another."
@@ -319,12 +314,7 @@ def _mapper_terms(
         if weights["cycle"]:
             parts["cycle"].append(losses.cycle_loss(x[source], cycled[source, target]))
         if weights["anchors"] and (source, target) in data.anchors:
-            anchors, weight = data.anchored(source, target, rows[source])
-            parts["anchors"].append(losses.anchor_loss(y, anchors, weight))
-            if (source, target) in data.known:
-                known = weight * data.known[source, target][rows[source]]
-                share = known.sum() / weight.sum().clamp(min=1e-9)
-                parts["pairs"].append(share * losses.anchor_loss(y, anchors, known))
+            parts["anchors"].append(losses.anchor_loss(y, *data.anchored(source, target, rows[source])))
         before, after = data.features(source, x[source]), data.features(target, y)
         if weights["links"] and (source, target) in data.links:
             link = data.links[source, target]
