@@ -44,7 +44,6 @@ def data(n: int, device: torch.device) -> training.TrainingData:
         x=x,
         anchors={(a, b): x[b].clone() for a, b in PAIRS},
         anchor_weight={pair: torch.ones(n, device=device) for pair in PAIRS},
-        known={},
         links=links,
         rows={m: torch.arange(500, n, device=device) for m in x},
         held_out={m: torch.arange(250, device=device) for m in x},
@@ -57,7 +56,7 @@ def train(kind: str, batch: int, steps: int, device: torch.device, n: int = 20_0
     torch.manual_seed(0)
     generators = {(a, b): networks.GENERATORS[kind](WIDTHS[a], WIDTHS[b]).to(device) for a, b in PAIRS}
     critics = {m: networks.DISCRIMINATORS[kind](width).to(device) for m, width in WIDTHS.items()}
-    recipe = training.Recipe(steps, batch, 1e-3, plain=kind == "paper")
+    recipe = training.Recipe(steps, batch, methods.METHODS["scmmgan"].lr, plain=kind == "paper")
     cells = data(n, device)
     wait(device)
     start = time.perf_counter()

@@ -31,7 +31,7 @@ NAMES = (
     "pbmc10k_cite",
 )
 CELLS = 2_000  # of a modality, the same ones in both: all runs of a method take about as long
-# defaults: 20,000, 192,000, 180,000, 10,000, 10,000, 10,000; scmmgan and cyclegan take theirs
+# defaults: 20,000, 192,000, 180,000, 10,000, 10,000, 10,000; scmmgan and cyclegan take all of theirs
 STEPS = {"scmmgan-paper": 300, "cmae": 1_000, "con-aae": 500, "scmodal": 200, "scmodal-cca": 200, "jamie": 300}
 PAIRS = 0.2  # of all, that methods "+ pairs" know
 LINKED = ("links-matching", "scmodal", "links-correlation", "links-cca")

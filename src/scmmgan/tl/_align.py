@@ -164,14 +164,14 @@ def align(
         only), `consistency` 0 (three modalities or more with `maps="all"`: the direct map against those through a third one). 0
         leaves a term out. Other methods have weights of their own, which an unknown name lists.
     max_steps
-        Training steps (default 500; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
+        Training steps (default 500; `"cyclegan"`: 1,000; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
         `"con-aae"`: 180,000, `"scmodal"` and `"jamie"`: 10,000). Autoencoders end with the weights that do best on held-out cells:
         `params["fit"]["steps_used"]`.
     batch_size
         Cells of each modality per step, at least 32 (default 128; `"cmae"` and `"con-aae"`: 32, `"scmodal"`: 500, `"jamie"`: 512;
         fewer where there are fewer).
     lr
-        Adam's learning rate (default 2e-3; `"scmodal"`, `"jamie"`: 1e-3; `"scmmgan-paper"`, `"cmae"`, `"con-aae"`: 1e-4).
+        Adam's learning rate (default 2e-3; `"cyclegan"`, `"scmodal"`, `"jamie"`: 1e-3; `"scmmgan-paper"`, `"cmae"`, `"con-aae"`: 1e-4).
     hidden
         Widest hidden layer of the autoencoder methods. Default `None`: as published, but at most 512; `"published"`: without
         that limit; or a number.

@@ -228,6 +228,7 @@ def test_anchors_lie_nearer_to_measured_cells_than_the_means_of_the_plan(linked:
     for (_, target), c in linked.items():
         cells = cKDTree(x[target])
         means = c.plan @ c.landmarks.mean(x[target])
+        # .8-.91 on four toys and two kinds of processors
         assert cells.query(c.anchors)[0].mean() < 0.95 * cells.query(means)[0].mean()
 
 

@@ -149,7 +149,7 @@ def test_history_is_the_mean_over_steps(problem: tuple, monkeypatch: pytest.Monk
 
 def test_training_learns(problem: tuple):
     _, history = fit(*problem, max_steps=60)
-    # anchors of this toy do not come back exactly
+    # not to 0: anchors of this toy do not come back exactly
     assert history["cycle"][-1] < 0.6 * history["cycle"][0]
     assert history["links"][-1] < 0.2
     assert 0 < history["geometry"][-1] < 0.5
@@ -190,6 +190,20 @@ def test_terms_have_the_weights_of_the_method(modalities: str, monkeypatch: pyte
     # every 4th step with fourfold weight
     assert {step for step, _ in slopes["geometry"]} == set(range(0, 16, 4))
     np.testing.assert_allclose([s for _, s in slopes["geometry"]], 4 * 0.1 / scale, rtol=1e-6)
+
+
+def test_anchors_are_followed_to_the_end(problem: tuple):
+    """Anchors of some cells moved away from where links and cycle lead."""
+    x, couplings, loadings = problem
+    moved = {pair: c.anchors.copy() for pair, c in couplings.items()}
+    for anchors in moved.values():
+        anchors[:60] += np.float32(1.0)
+    found = {pair: dataclasses.replace(c, anchors=moved[pair]) for pair, c in couplings.items()}
+    errors = {}
+    for weight in (0.0, 5.0):
+        aligner, _ = fit(x, found, loadings, max_steps=60, lr=5e-3, weights={"anchors": weight})
+        errors[weight] = ((aligner.translate(x["a"], "a", "b") - moved["a", "b"])[:60] ** 2).mean()
+    assert errors[5.0] < errors[0.0] / 2
 
 
 def test_cells_without_a_partner_are_left_out(problem: tuple):
@@ -957,4 +971,9 @@ def test_identity_counts_in_a_shared_space_only(problem: tuple):
         moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
         assert ("identity" in history) == (weight > 0)
     assert moved[10.0] < 0.5 * moved[0.0]
+    # beside anchors it is one of two
+    aligner, _ = fit(*problem, max_steps=30, shared=AB, weights={"identity": 10.0})
+    beside, _ = fit(*problem, max_steps=30, shared=AB, weights={"identity": 0.0})
+    error = [((a.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean() for a in (aligner, beside)]
+    assert error[0] < 0.9 * error[1]
     assert "identity" not in fit(*problem, max_steps=4, weights={"identity": 10.0})[1]

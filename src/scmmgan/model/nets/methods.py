@@ -102,6 +102,9 @@ METHODS = {
     ),
     "cyclegan": Method(
         weights={**LOSS_WEIGHTS, "adversarial": 1.0, "anchors": 0.0, "links": 0.0, "identity": 0.0},
+        # without anchors it takes longer (measured)
+        max_steps=1_000,
+        lr=1e-3,
         geometry=None,
         settings={"coupled": False},
     ),
