@@ -175,7 +175,7 @@ def test_params_say_what_was_used(small_aligned: md.MuData):
         "identity": 10,
         "consistency": 0,
     }
-    assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 128, 1e-3, 0)
+    assert (params["max_steps"], params["batch_size"], params["lr"], params["random_state"]) == (10, 128, 2e-3, 0)
     assert params["device"] in ("cpu", "cuda")
     assert params["shared_space"] is False
     # the steps that were taken, not that they were left to what is known
