@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scmmgan", description="Unpaired mapping between single-cell modalities.")
     parser.add_argument("--version", action="version", version=f"scmmgan {smm.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    text = "Align a real data set that needs no network, score it against the truth, draw it. Up to 2 minutes."
+    text = "Align a real data set that needs no network, score it against the truth, draw it. Up to a minute."
     demo = commands.add_parser("demo", help=text, description=text)
     there = Path("scmmgan_demo")
     demo.add_argument("-o", "--output", type=Path, default=there, metavar="DIR", help="folder to write (%(default)s)")
