@@ -235,7 +235,7 @@ def test_whole_numbers(value: Any):
 
 
 def test_numbers_that_are_not_whole():
-    for wrong in (2.5, 3.0, "3", None, [3]):
+    for wrong in (True, 2.5, 3.0, "3", None, [3]):
         with pytest.raises(TypeError, match="`t` must be a whole number, got"):
             _modality.whole_number(wrong, "t", low=1)
     with pytest.raises(ValueError, match="`t` must be at least 1, got 0"):

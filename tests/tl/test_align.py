@@ -1113,8 +1113,10 @@ def test_nothing_to_train_on(tiny: md.MuData, fingerprint: Callable):
     """Only links weigh, and there are none."""
     before = fingerprint(tiny)
     weights = {**dict.fromkeys(["adversarial", "cycle", "anchors", "geometry"], 0), "links": 1}
-    with pytest.raises(ValueError, match=r"No loss is left to train on.*links"):
+    with pytest.raises(ValueError, match=r"No loss is left to train on.*\['links', 'identity'\]"):
         align(tiny, links=None, weights=weights)
+    with pytest.raises(ValueError, match=r"No loss is left to train on.*\['identity'\], of which none applies"):
+        align(tiny, weights={**weights, "links": 0})
     assert fingerprint(tiny) == before
     align(tiny, weights=weights)
     assert set(tiny.uns["scmmgan"]["history"]) >= {"step", "links"}

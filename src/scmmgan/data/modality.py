@@ -165,7 +165,9 @@ def whole_number(value: Any, argument: str, *, low: int, high: int | None = None
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"`{argument}` must be a whole number, got {value!r}.") from None
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"`{argument}` must be a whole number, got {value!r}.")
     if number < low or (high is not None and number > high):
         raise ValueError(f"`{argument}` must be at least {low}{f' and at most {high}' if high else ''}, got {number}.")
     return number

@@ -162,7 +162,7 @@ def check_arguments(method: str, arguments: Mapping[str, Any], modalities: Seque
         if any(not isinstance(of, str | int | None) or of not in without for of in given):
             raise ValueError(
                 f"`method={method!r}` cannot use `{name}`: leave it out. Methods that use it: "
-                f"{[other for other, of in METHODS.items() if _uses(of, name)]}."
+                f"{[other for other in METHODS if can_use(other, name)]}."
             )
         left[name] = without[0]
     if "weight" in getattr(arguments.get("pairs"), "columns", ()) and "pair_weights" not in found.takes:

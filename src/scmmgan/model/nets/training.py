@@ -277,7 +277,8 @@ def _step(
     parts = [data.weights[name] * (COSTLY_EVERY if name == "geometry" else 1) * value for name, value in terms.items()]
     if not parts and step == 0:
         raise ValueError(
-            "No loss is left to train on: what has a weight above 0 in `weights` needs links. Raise another."
+            f"No loss is left to train on: above 0 in `weights` is {[name for name, w in data.weights.items() if w]}, of which none "
+            "applies (links need linked features, identity equal genes, consistency three modalities). Raise another."
         )
     if parts:
         broken = ~torch.isfinite(torch.stack(list(out.values())).sum()) if out else None
