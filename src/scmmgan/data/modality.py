@@ -163,11 +163,11 @@ def modality(mdata: MuData, name: str) -> AnnData:
 def whole_number(value: Any, argument: str, *, low: int, high: int | None = None) -> int:
     """The value as int; TypeError unless it is a whole number, ValueError outside of low..high."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"`{argument}` must be a whole number, got {value!r}.")
+        raise TypeError(f"`{argument}` must be a whole number, got {value!r}.") from None
     if number < low or (high is not None and number > high):
         raise ValueError(f"`{argument}` must be at least {low}{f' and at most {high}' if high else ''}, got {number}.")
     return number

@@ -225,11 +225,13 @@ def test_agreement_is_the_mean_correlation_of_both_ways():
 
 def test_anchors_lie_nearer_to_measured_cells_than_the_means_of_the_plan(linked: dict):
     x, _, _ = linked_pair()
+    ratios = []
     for (_, target), c in linked.items():
         cells = cKDTree(x[target])
         means = c.plan @ c.landmarks.mean(x[target])
-        # .8-.91 on four toys and two kinds of processors
-        assert cells.query(c.anchors)[0].mean() < 0.95 * cells.query(means)[0].mean()
+        ratios.append(cells.query(c.anchors)[0].mean() / cells.query(means)[0].mean())
+    assert np.mean(ratios) < 0.9
+    assert max(ratios) < 1
 
 
 def test_couplings_over_a_third_modality_are_their_product(linked: dict):
@@ -280,7 +282,8 @@ def test_links_do_not_care_about_the_order_of_cells():
         if not refine:
             # the landmarks of b are the same; so is what each cell of a is coupled with
             assert np.abs(moved).max() < 1e-4
-        # with refinement those of a count, too, and k-means starts from other cells; unrelated anchors: 2
+        # with refinement those of a count, too, and k-means starts from other cells: a few move far; unrelated anchors: 2
+        assert np.median(moved**2) < 0.005 * x["b"].var()
         assert (moved**2).mean() < 0.1 * x["b"].var()
 
 

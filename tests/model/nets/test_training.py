@@ -148,9 +148,9 @@ def test_history_is_the_mean_over_steps(problem: tuple, monkeypatch: pytest.Monk
 
 
 def test_training_learns(problem: tuple):
-    _, history = fit(*problem, max_steps=60)
-    # not to 0: anchors of this toy do not come back exactly
-    assert history["cycle"][-1] < 0.6 * history["cycle"][0]
+    # anchors of this toy do not come back exactly
+    _, history = fit(*problem, max_steps=60, weights={"anchors": 0.0})
+    assert history["cycle"][-1] < history["cycle"][0] / 2
     assert history["links"][-1] < 0.2
     assert 0 < history["geometry"][-1] < 0.5
 
@@ -965,15 +965,13 @@ def test_progress_bar(problem: tuple, capfd: pytest.CaptureFixture[str]):
 
 def test_identity_counts_in_a_shared_space_only(problem: tuple):
     """Images stay near their cells where the space is shared; elsewhere the term is not there at all."""
-    moved = {}
-    for weight in (0.0, 10.0):
-        aligner, history = fit(*problem, max_steps=30, shared=AB, weights={"identity": weight, "anchors": 0.0})
-        moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
-        assert ("identity" in history) == (weight > 0)
-    assert moved[10.0] < 0.5 * moved[0.0]
     # beside anchors it is one of two
-    aligner, _ = fit(*problem, max_steps=30, shared=AB, weights={"identity": 10.0})
-    beside, _ = fit(*problem, max_steps=30, shared=AB, weights={"identity": 0.0})
-    error = [((a.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean() for a in (aligner, beside)]
-    assert error[0] < 0.9 * error[1]
+    for anchors, most in ((0.0, 0.5), (5.0, 0.9)):
+        moved = {}
+        for weight in (0.0, 10.0):
+            weights = {"identity": weight, "anchors": anchors}
+            aligner, history = fit(*problem, max_steps=30, shared=AB, weights=weights)
+            moved[weight] = ((aligner.translate(problem[0]["a"], "a", "b") - problem[0]["a"]) ** 2).mean()
+            assert ("identity" in history) == (weight > 0)
+        assert moved[10.0] < most * moved[0.0]
     assert "identity" not in fit(*problem, max_steps=4, weights={"identity": 10.0})[1]
