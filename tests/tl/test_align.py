@@ -28,7 +28,7 @@ from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.defaults import UNMATCHED_HALF
 from scmmgan.model.evidence.matching import own_neighbors
-from scmmgan.model.nets import training
+from scmmgan.model.nets import methods, training
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
 from scmmgan.settings import unpulled
@@ -387,6 +387,9 @@ def test_arguments_of_the_training_are_said_to_be_unused(tiny: md.MuData, caplog
     caplog.clear()
     smm.tl.align(tiny, links="gene", method="coupling", geometry="eigvec", cycle_as_real=True, progress_bar=False)
     assert "method='coupling' trains nothing: geometry, cycle_as_real not used." in caplog.text
+    caplog.clear()
+    smm.tl.align(tiny, links="gene", method="coupling", precision="bf16", progress_bar=False)
+    assert "method='coupling' trains nothing: precision not used." in caplog.text
     # not even weights of losses that it does not have
     caplog.clear()
     smm.tl.align(tiny, method="random", weights={"links": 2}, geometry=None, progress_bar=False)
@@ -428,6 +431,16 @@ def test_geometries(geometry: str | None):
     align(mdata, geometry=geometry, max_steps=16, batch_size=64)
     assert foscttm(mdata) < 0.08
     assert ("geometry" in mdata.uns["scmmgan"]["history"]) == (geometry is not None)
+
+
+def test_precision_is_recorded_and_part_of_a_checkpoint(tmp_path: Path):
+    mdata = smm.datasets.toy(n_cells=90)
+    rules = {"max_steps": 50, "batch_size": 64, "checkpoint_dir": tmp_path, "key_added": "low"}
+    align(mdata, precision="bf16", **rules)
+    assert mdata.uns["low"]["params"]["precision"] == "bf16"
+    assert foscttm(mdata, key="low") < 0.1
+    with pytest.raises(ValueError, match="is of a training with other settings"):
+        align(mdata, **rules)
 
 
 def test_round_trips_as_measured_cells(tiny: md.MuData):
@@ -1013,6 +1026,13 @@ REFUSED: dict[str, tuple[Callable[[md.MuData], None], tuple, dict[str, Any], typ
         {"method": "gan"},
         ValueError,
         r"`method` must be one of \['scmmgan', 'coupling'.*got 'gan'",
+    ),
+    "precision": (
+        nothing,
+        (),
+        {"precision": "tf32", "device": "cpu"},
+        ValueError,
+        r"`precision='tf32'` needs .*'cuda'",
     ),
     "method type": (nothing, (), {"method": None}, ValueError, "`method` must be one of"),
     "geometry": (
@@ -1603,18 +1623,68 @@ def test_devices_that_are_not_there(small: md.MuData, device: Any, fingerprint: 
 
 
 def test_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch):
-    from scmmgan.tl._align import _device
+    from scmmgan.model.nets.processes import named
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [_device(d) for d in ("cuda:1", torch.device("cuda", 0), "cuda")] == ["cuda:1", "cuda:0", "cuda"]
+    assert [named(d) for d in ("cuda:1", torch.device("cuda", 0), "cuda")] == ["cuda:1", "cuda:0", "cuda"]
     with pytest.raises(ValueError, match=r"'cuda:2' is not available. Here: \['cpu', 'cuda:0', 'cuda:1'"):
-        _device("cuda:2")
+        named("cuda:2")
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
 
 
 @pytest.mark.gpu
+@needs_gpu
 def test_a_gpu_with_its_number(small: md.MuData):
     smm.tl.align(small, links="gene", max_steps=10, device="cuda:0", progress_bar=False)
     assert np.isfinite(small["rna"].obsm["scmmgan_protein"]).all()
+    assert small.uns["scmmgan"]["params"]["device"] == "cuda:0"
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_a_gpu_finds_what_the_cpu_finds(precision: str):
+    found = {}
+    for device in ("cpu", "cuda"):
+        found[device] = mdata = smm.datasets.toy(n_cells=200)
+        align(mdata, max_steps=120, device=device, precision=precision if device == "cuda" else "float32")
+        assert foscttm(mdata) < 0.08
+    for a, b in (("rna", "protein"), ("protein", "rna")):
+        own, other = (found[device][a].obsm[f"scmmgan_{b}"].ravel() for device in ("cuda", "cpu"))
+        assert np.corrcoef(own, other)[0, 1] > (0.9999 if precision == "float32" else 0.99)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("method", ["scmmgan-paper", "cyclegan", "cmae", "con-aae", "scmodal", "scmodal-cca", "jamie"])
+def test_other_methods_on_a_gpu(method: str, tmp_path: Path):
+    mdata = smm.datasets.toy(n_cells=120, n_features=[40, 40])
+    given = {"links": "gene"} if methods.can_use(method, "links") else {"pairs": true_pairs(mdata, 40)}
+    smm.tl.align(mdata, **given, method=method, max_steps=40, batch_size=32, device="cuda", progress_bar=False)
+    assert mdata.uns["scmmgan"]["params"]["device"] == "cuda"
+    for a, b in (("rna", "protein"), ("protein", "rna")):
+        mapped = mdata[a].obsm[f"scmmgan_{b}"]
+        assert np.isfinite(mapped).all()
+        assert mapped.std(0).max() > 0
+    mdata.write(tmp_path / "aligned.h5mu")
+    stored = md.read_h5mu(tmp_path / "aligned.h5mu")
+    again = smm.tl.translate(mdata["rna"], "rna", "protein", model=stored, progress_bar=False)
+    np.testing.assert_allclose(again.X, mdata["rna"].obsm["scmmgan_protein"], atol=1e-4)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_noise_places_and_three_modalities_on_a_gpu():
+    mdata = smm.datasets.toy(n_cells=100, n_modalities=3, n_features=[30, 30, 30])
+    places = np.random.default_rng(0).normal(size=(100, 2))
+    mdata["rna"].obsm["spatial"] = places
+    rules = {"spatial": {"rna": "spatial"}, "noise_dim": 4, "weights": {"consistency": 1.0}}
+    align(mdata, max_steps=60, batch_size=32, device="cuda", **rules)
+    assert foscttm(mdata) < 0.2
+    smm.tl.place(mdata, "protein", "rna")
+    assert np.isfinite(mdata["protein"].obsm["scmmgan_coordinates_rna"]).all()
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scmmgan.model.nets import losses
+from scmmgan.model.nets.pinned import products
 
 
 def arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
@@ -202,3 +203,31 @@ def test_identity_is_the_mean_squared_distance():
     assert float(losses.identity_loss(x, x)) == 0
     # (1 + 0 + 4 + 9) / 4
     assert float(losses.identity_loss(x, x + torch.tensor([[1.0, 0.0], [2.0, -3.0]]))) == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize("name", losses.GEOMETRIES)
+def test_geometry_is_found_with_full_products_whatever_is_set(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Its value and slope, under the lower precision of the products around it; on a GPU: test_graphs.py."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.randn((40, 5), generator=rng) for _ in range(2))
+    seen: list[str] = []
+    term = getattr(losses, f"{name}_loss")
+
+    def spy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        y.register_hook(lambda _: seen.append(torch.get_float32_matmul_precision()))
+        seen.append(torch.get_float32_matmul_precision())
+        return term(x, y)
+
+    monkeypatch.setattr(losses, f"{name}_loss", spy)
+    found = []
+    for precision in ("float32", "tf32"):
+        at = y.clone().requires_grad_(True)
+        with products(precision):
+            value = losses.geometry_loss(name, x, at)
+            (3 * value).backward()
+            assert torch.get_float32_matmul_precision() == ("high" if precision == "tf32" else "highest")
+        found.append((value.detach(), at.grad))
+    assert seen == ["highest"] * 4
+    assert torch.get_float32_matmul_precision() == "highest"
+    for own, expected in zip(*found):
+        torch.testing.assert_close(own, expected)

@@ -149,8 +149,30 @@ def test_arguments_that_a_method_cannot_use_are_refused(method: str, argument: s
 @pytest.mark.parametrize("method", LATENT)
 def test_what_is_left_out_reads_nothing(method: str):
     left = methods.check_arguments(method, PLAIN, ["a", "b"])
-    assert set(left) == {*PLAIN, "checkpoint_dir", "maps"} - LATENT[method] - {"hidden"}
-    assert {name: value for name, value in left.items() if value} == {"maps": "all", "devices": 1}
+    assert set(left) == {*PLAIN, "checkpoint_dir", "maps", "precision"} - LATENT[method] - {"hidden"}
+    assert {name: value for name, value in left.items() if value} == {
+        "maps": "all",
+        "devices": 1,
+        "precision": "float32",
+    }
+
+
+def test_precision_of_the_products():
+    assert methods.check_precision("float32", "mps") == "float32"
+    assert methods.check_precision("tf32", "cuda:1") == "tf32"
+    assert methods.check_precision("bf16", "cpu") == "bf16"
+    for precision, device in (("tf32", "cpu"), ("tf32", "mps"), ("bf16", "mps")):
+        with pytest.raises(ValueError, match=rf"`precision='{precision}'` needs one of the devices \['cuda'.*{device}"):
+            methods.check_precision(precision, device)
+    wrong: Any
+    for wrong in ("half", 16, None):
+        with pytest.raises(ValueError, match=r"must be one of \['float32', 'tf32', 'bf16'\], got"):
+            methods.check_precision(wrong, "cpu")
+    assert [name for name in NAMES if methods.can_use(name, "precision")] == ["scmmgan", "scmmgan-paper", "cyclegan"]
+    with pytest.raises(
+        ValueError, match=r"'jamie'` cannot use `precision`.*\['scmmgan', 'scmmgan-paper', 'cyclegan'\]"
+    ):
+        methods.check_arguments("jamie", {**PLAIN, "precision": "bf16"}, ["a", "b"])
 
 
 def test_tables_are_refused_too_and_hidden_by_others():

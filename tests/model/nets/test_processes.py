@@ -291,3 +291,22 @@ def test_a_dead_process_is_an_error_in_the_other(tmp_path: Path):
         for process in both:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
+def test_exchange_by_nccl():
+    """One process that says it is one of two: every mean is half of what it has."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        group = distributed.new_group(backend="nccl")
+        tensors = [torch.full((3, 2), 4.0, device="cuda"), torch.ones((), device="cuda")]
+        alike = Processes(0, 2, steps=group, waits=group)
+        alike.mean(tensors)
+        assert [t.unique().tolist() for t in tensors] == [[2.0], [0.5]]
+        alike.first(tensors)
+        assert alike.number(3.5, torch.device("cuda")) == 3.5
+    finally:
+        distributed.destroy_process_group()

@@ -15,11 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from scmmgan.model.coupling.coupling import couple_known
-from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.defaults import LOSS_WEIGHTS, MIN_CELLS
 from scmmgan.model.nets import losses, training
 from scmmgan.model.nets.aligner import Aligner, split
+from trainings import data, fit, state
 
 AB = [("a", "b"), ("b", "a")]
 TERMS = ("adversarial", "cycle", "anchors", "links", "geometry")
@@ -31,48 +30,6 @@ FUNCTIONS = {
     "links": "link_loss",
     "geometry": "heat_loss",
 }
-
-
-def data(n: int = 130, modalities: str = "ab", seed: int = 0) -> tuple[dict, dict, dict]:
-    """Model-space cells of one population, couplings by 12 links, loadings of 3 links."""
-    rng = np.random.default_rng(seed)
-    x, linked, loadings = {}, {}, {}
-    directions = rng.normal(size=(3, 12))
-    for i, m in enumerate(modalities):
-        latent = rng.normal(size=(n - 10 * i, 3)) * [2, 1, 0.7]
-        noise = 0.3 * rng.normal(size=(len(latent), 1))
-        x[m] = np.hstack([latent, noise]) @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
-        x[m] = (x[m] / x[m].std()).astype(np.float32)
-        linked[m] = latent @ directions + 0.2 * rng.normal(size=(len(latent), 12))
-    couplings: dict = {}
-    for i, a in enumerate(modalities):
-        for b in modalities[i + 1 :]:
-            own, marks = {a: x[a], b: x[b]}, {m: find_landmarks(x[m]) for m in (a, b)}
-            couplings |= couple_known(own, marks, {a: linked[a], b: linked[b]})
-            sides = {m: np.linalg.lstsq(x[m], linked[m][:, :3], rcond=None)[0] for m in (a, b)}
-            for s, t in ((a, b), (b, a)):
-                loadings[s, t] = (sides[s], sides[t], np.ones(3), np.ones(3))
-    return x, couplings, loadings
-
-
-def fit(x: dict, couplings: dict, loadings: dict, **arguments: Any) -> tuple[Aligner, dict[str, list[float]]]:
-    rules = {"max_steps": 20, "batch_size": 32, "lr": 1e-3}
-    names = {field.name for field in dataclasses.fields(training.Recipe)}
-    rules |= {name: arguments.pop(name) for name in names & set(arguments)}
-    settings = {
-        "shared": (),
-        "random_state": 0,
-        "device": "cpu",
-        "progress_bar": False,
-        **arguments,
-        "recipe": training.Recipe(**rules),
-        "weights": {**LOSS_WEIGHTS, **arguments.get("weights", {})},
-    }
-    return Aligner.fit(x, couplings, loadings, **settings)
-
-
-def state(aligner: Aligner) -> dict[str, np.ndarray]:
-    return aligner.state()[1]
 
 
 def differences(first: Aligner, second: Aligner) -> list[str]:
@@ -337,6 +294,41 @@ def test_geometry_is_chosen(problem: tuple, geometry: str | None, monkeypatch: p
     assert called == ({geometry} if geometry else set())
     assert ("geometry" in history) == (geometry is not None)
     assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+
+def test_networks_in_bf16_and_nothing_else(problem: tuple, generators: dict, monkeypatch: pytest.MonkeyPatch):
+    """Products of the networks have 8 bits; weights, losses, geometry and what is written have 24."""
+    inside, outside = set(), set()
+    linear, heat = torch.nn.functional.linear, losses.heat_loss
+
+    def product(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        out = linear(x, *args)
+        inside.add((out.dtype, torch.is_grad_enabled()))
+        return out
+
+    def geometry(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        outside.add((x.dtype, y.dtype, torch.is_autocast_enabled("cpu")))
+        return heat(x, y)
+
+    full, expected = fit(*problem, max_steps=50)
+    monkeypatch.setattr(torch.nn.functional, "linear", product)
+    monkeypatch.setattr(losses, "heat_loss", geometry)
+    low, history = fit(*problem, max_steps=50, precision="bf16")
+    # held-out cells choose the weights, and are mapped as they will be
+    assert inside == {(torch.bfloat16, True), (torch.float32, False)}
+    assert outside == {(torch.float32, torch.float32, False)}
+    assert {p.dtype for net in generators.values() for p in net.parameters()} == {torch.float32}
+    assert len(differences(full, low)) > 10
+    np.testing.assert_allclose(history["anchors"], expected["anchors"], rtol=0.05)
+    moved = full.translate(problem[0]["a"], "a", "b")
+    assert ((low.translate(problem[0]["a"], "a", "b") - moved) ** 2).mean() < 1e-3 * moved.var()
+
+
+def test_published_networks_in_bf16(problem: tuple):
+    rules = {"networks": "paper", "geometry": "eigvec", "plain": True, "lr": 1e-4}
+    _, expected = fit(*problem, **rules)
+    _, history = fit(*problem, precision="bf16", **rules)
+    np.testing.assert_allclose(history["anchors"], expected["anchors"], rtol=0.05)
 
 
 @pytest.mark.parametrize("geometry", ["subspace", "eigvec"])

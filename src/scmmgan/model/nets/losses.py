@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scmmgan.model.defaults import EIGVEC_WIDTH, N_EIGENVECTORS, SUBSPACE_WIDTH
+from scmmgan.model.nets.pinned import products
 from scmmgan.model.space.diffusion import diffusion_kernel, heat_operator, paper_kernel, spectrum, symmetric_operator
 
 
@@ -132,3 +133,26 @@ def _rescaled_eigenvectors(x: Tensor, n: int, width: float) -> Tensor:
 
 
 GEOMETRIES = {"heat": heat_loss, "subspace": subspace_loss, "eigvec": eigvec_loss}
+
+
+class _InFull(torch.autograd.Function):
+    """A geometry term that finds its slope on the way there, where the precision of products can be set."""
+
+    @staticmethod
+    def forward(ctx: Any, term: Callable[[Tensor, Tensor], Tensor], x: Tensor, mapped: Tensor) -> Tensor:
+        with products("float32"), torch.enable_grad():
+            at = mapped.detach().requires_grad_(True)
+            value = term(x, at)
+            (slope,) = torch.autograd.grad(value, at)
+        ctx.save_for_backward(slope)
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, slopes[0] * ctx.saved_tensors[0]
+
+
+def geometry_loss(name: str, x: Tensor, mapped: Tensor) -> Tensor:
+    """The geometry term of that name, always in full single precision: eigenvectors and kernels are lost in less."""
+    term = globals()[f"{name}_loss"]
+    return term(x, mapped) if torch.get_float32_matmul_precision() == "highest" else _InFull.apply(term, x, mapped)

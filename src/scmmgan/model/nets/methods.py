@@ -60,7 +60,7 @@ class Method:
 # arguments that say how is trained, with what leaves them to the method
 TRAINING: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("max_steps", "batch_size", "lr", "weights"), (None,)), "geometry": ("auto", None),
-    "cycle_as_real": (False,),
+    "cycle_as_real": (False,), "precision": ("float32",),
 }  # fmt: skip
 
 
@@ -136,11 +136,24 @@ def check_geometry(geometry: str | None, geometries: Collection[str] = tuple(GEO
     return geometry
 
 
+def check_precision(precision: str, device: str) -> str:
+    """A precision of products that the device has, or a ValueError."""
+    devices = {"float32": None, "tf32": ("cuda",), "bf16": ("cuda", "cpu")}
+    if not isinstance(precision, str) or precision not in devices:
+        raise ValueError(f"`precision` must be one of {list(devices)}, got {precision!r}.")
+    having = devices[precision]
+    if having is not None and not device.startswith(having):
+        raise ValueError(
+            f"`precision={precision!r}` needs one of the devices {list(having)}, and this is {device!r}. Leave it out."
+        )
+    return precision
+
+
 # arguments that only some methods use, with what leaves them out; methods without a coupling use none of the others
 OPTIONAL: dict[str, tuple[Any, ...]] = {
     "links": (None, "auto"), "pairs": (None,), "labels": (None,), "hidden": (None,), "smooth": (None, "auto", 0),
     "n_pcs": (None, N_PCS), "counts": (None, "auto"), "noise_dim": (0,), "cycle_as_real": (False,), "spatial": (None,),
-    "library_key": (None,), "checkpoint_dir": (None,), "maps": ("all",), "devices": (1,),
+    "library_key": (None,), "checkpoint_dir": (None,), "maps": ("all",), "devices": (1,), "precision": ("float32",),
 }  # fmt: skip
 
 
@@ -217,7 +230,7 @@ def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[s
 # arguments of `tl.align` that the training takes
 SETTINGS = (
     "method", "weights", "max_steps", "batch_size", "lr", "geometry", "cycle_as_real", "random_state", "device",
-    "noise_dim", "progress_bar", "checkpoint_dir",
+    "noise_dim", "progress_bar", "checkpoint_dir", "precision",
 )  # fmt: skip
 # those that methods without a coupling take
 LATENT_SETTINGS = (
@@ -283,17 +296,19 @@ def fit(
     init: Aligner | None = None,
     checkpoint_dir: str | PathLike[str] | None = None,
     processes: Processes = ALONE,
+    precision: str = "float32",
 ) -> tuple[Aligner, dict[str, list[float]]]:
     """Fit a method's aligner on model-space cells (n × p per modality); returns it, on CPU, and the history.
 
     `shared`: ordered pairs of modalities in one space. `noise_dim`: width of the noise that generators take beside the
     cells, for all or by source modality. `coordinates` (n × d) of some modalities are mapped along, inside their
     `sections`. `centre`: of a star. `init`: whose networks are trained on. `checkpoint_dir`: where the state of the training
-    is kept. `processes`: that train together.
+    is kept. `processes`: that train together. `precision`: of products in the networks.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}
-    recipe = Recipe(max_steps, batch_size, lr, check_geometry(geometry), cycle_as_real, found.betas, found.plain)
+    rules = (check_geometry(geometry), cycle_as_real, found.betas, found.plain, precision)
+    recipe = Recipe(max_steps, batch_size, lr, *rules)
     return Aligner.fit(
         x,
         couplings,

@@ -119,7 +119,10 @@ class _SelfDistance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         x, distance = ctx.saved_tensors
-        return torch.ops.aten._cdist_backward(slopes[0] + slopes[0].mT, x, x, 1.0, distance)
+        # on a GPU its buffer is counted in 32 bits, and read beyond where that is not enough
+        parts = len(x) if x.numel() * x.shape[1] >= 2**31 else 1
+        found = [v.tensor_split(parts) for v in (slopes[0] + slopes[0].mT, x, distance)]
+        return torch.cat([torch.ops.aten._cdist_backward(s, y, y, 1.0, d) for s, y, d in zip(*found)])
 
 
 class MinibatchFeatures(nn.Module):
@@ -132,7 +135,9 @@ class MinibatchFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Cells (B × n_in) with their closeness under every kernel (B × n_in + n_kernels)."""
-        kernels = self.project(x).view(len(x), self.n_kernels, self.n_dims).transpose(0, 1).contiguous()
+        # distances know no lower precision
+        projected = self.project(x).to(self.project.weight.dtype)
+        kernels = projected.view(len(x), self.n_kernels, self.n_dims).transpose(0, 1).contiguous()
         closeness = (_SelfDistance.apply(kernels) / -self.n_dims).exp()
         # every cell is at distance 0 of itself
         others = (closeness.sum(2) - 1) / max(len(x) - 1, 1)

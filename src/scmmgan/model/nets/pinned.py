@@ -9,6 +9,20 @@ import torch
 
 
 @contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Matrix products on a GPU with the 10 bits of `"tf32"`, else in full single precision."""
+    before, wanted = torch.get_float32_matmul_precision(), "high" if precision == "tf32" else "highest"
+    if wanted == before:
+        yield
+        return
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def pinned() -> Iterator[None]:
     """Single precision, tensors on the CPU unless said otherwise, gradients, no autocast, full products, one thread.
 

@@ -95,6 +95,29 @@ def _watched(exchange: Callable[[], Any]) -> None:
         ) from error
 
 
+def named(device: str | torch.device) -> str:
+    """The name of a device that is there, or an error that lists those that are."""
+    if not isinstance(device, str | torch.device):
+        raise TypeError(
+            f"`device` must be 'auto', 'cpu', 'cuda' or 'mps' (one GPU: 'cuda:1'), or a torch.device, got {device!r}."
+        )
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    here = [
+        "cpu",
+        *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
+        *["mps"][: torch.backends.mps.is_available()],
+    ]
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"Device {device!r} is not available. Here: {here}.") from None
+    first = f"{found.type}:{found.index or 0}" if found.type == "cuda" else found.type
+    if first not in here or (found.type != "cuda" and found.index):
+        raise ValueError(f"Device {str(device)!r} is not available. Here: {here}.")
+    return str(found) if found.type == "cuda" else found.type
+
+
 def check(devices: int, device: str) -> None:
     """ValueError unless torchrun started as many processes, each with a device of its own."""
     if devices == 1:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -26,8 +26,9 @@ from scmmgan.model.defaults import (
 )
 from scmmgan.model.nets import losses
 from scmmgan.model.nets.checkpoint import Checkpoint, arrays_of, digest, restore
+from scmmgan.model.nets.graphs import Recorded, Step
 from scmmgan.model.nets.networks import BatchNorm, NoisyGenerator, frozen_statistics
-from scmmgan.model.nets.pinned import pinned
+from scmmgan.model.nets.pinned import pinned, products
 from scmmgan.model.nets.processes import ALONE, Processes
 from scmmgan.model.problem import Pair
 
@@ -71,7 +72,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and by what rules a method trains; `plain`: constant rate, nothing clipped or penalised."""
+    """How long and by what rules a method trains; `plain`: constant rate, nothing clipped or penalised.
+
+    `precision`: of products in the networks; weights, losses and geometry are float32 in any case.
+    """
 
     max_steps: int
     batch_size: int
@@ -80,6 +84,7 @@ class Recipe:
     cycle_as_real: bool = False
     betas: tuple[float, float] = (0.5, 0.99)
     plain: bool = False
+    precision: str = "float32"
 
 
 @pinned()
@@ -103,9 +108,8 @@ def fit(
     from tqdm.auto import tqdm
 
     max_steps, start = recipe.max_steps, 0
-    made_of = {}
-    if checkpoint_dir is not None or processes.size > 1:
-        made_of = _made_of(generators, data, recipe, random_state, device, processes.size)
+    kept = checkpoint_dir is not None or processes.size > 1
+    made_of = _made_of(generators, data, recipe, random_state, device, processes.size) if kept else {}
     checkpoint = None if checkpoint_dir is None else Checkpoint(checkpoint_dir, made_of)
     players = [_Player(nets, recipe, processes) for nets in (generators, discriminators)]
     average = [p.detach().clone() for p in players[0].parameters]
@@ -121,9 +125,10 @@ def fit(
         restore(arrays, players, average=average, best=best)
         logger.info("The training goes on at step %d of %d.", start, max_steps)
     processes.check_alike(made_of | {"`checkpoint_dir`": digest([start])}, device)
+    take = _taken(data, recipe, players, device, processes)
     bar = tqdm(range(start, max_steps), "scmmgan", disable=not progress_bar or processes.rank > 0, mininterval=0.5)
     for step, rows in zip(bar, islice(_batches(data, recipe.batch_size, random_state, processes), start, None)):
-        unread.append(_step(step, rows, data, recipe, *players))
+        unread.append(take(step, rows))
         # a step that was skipped has changed no parameter
         torch._foreach_lerp_(average, [p.detach() for p in players[0].parameters], 0.1 if step < 100 else 0.01)
         if (step + 1) % CHECK_EVERY and step + 1 < max_steps:
@@ -184,7 +189,10 @@ class _Player:
         self.noise, self.processes = [m.rng for m in noisy], processes
         for m in noisy:
             m.share = (processes.rank, processes.size)
-        self.nets, self.recipe, self.steps = dict(nets), recipe, 0
+        self.nets: dict[Any, Callable[[Tensor], Tensor]]
+        self.nets = {of: _in_bf16(net) if recipe.precision == "bf16" else net for of, net in nets.items()}
+        self.recipe, self.steps = recipe, 0
+        self.rate_there: Tensor | None = None  # on the device, where a recorded step reads it
         self.clip = math.inf if recipe.plain else 5.0
         self.mean, self.square = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
         self.counts = [p.new_zeros(()) for p in self.parameters]  # of steps that were taken
@@ -216,7 +224,8 @@ class _Player:
             adam(
                 parameters, slopes, mean, square, [], counts,
                 fused=True, found_inf=(found if broken is None else found | broken).float(), amsgrad=False,
-                beta1=self.recipe.betas[0], beta2=self.recipe.betas[1], lr=self.rate, weight_decay=0.0, eps=1e-8,
+                beta1=self.recipe.betas[0], beta2=self.recipe.betas[1],
+                lr=self.rate if self.rate_there is None else self.rate_there, weight_decay=0.0, eps=1e-8,
                 maximize=False,
             )  # fmt: skip
         self.steps += 1
@@ -246,6 +255,37 @@ def _batches(
                 queues[m] = pool[torch.randperm(len(pool), generator=rng)].to(data.x[m].device)
             rows[m], queues[m] = queues[m][processes.rank : size : processes.size], queues[m][size:]
         yield rows
+
+
+def _in_bf16(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network whose products have the 8 bits of bf16; weights and what comes out are float32."""
+
+    def call(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return net(x).float()
+
+    return call
+
+
+def _taken(
+    data: TrainingData, recipe: Recipe, players: list[_Player], device: torch.device, processes: Processes
+) -> Step:
+    """A step of its number and rows; on a GPU its kernels are launched as one."""
+
+    def take(step: int, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        with products(recipe.precision):
+            return _step(step, rows, data, recipe, *players)
+
+    # processes exchange gradients within a step, and noise is drawn on the CPU
+    if device.type != "cuda" or processes.size > 1 or players[0].noise:
+        return take
+
+    def kind(step: int) -> bool | None:
+        costly = step % COSTLY_EVERY == 0
+        # the solver asks whether it has converged
+        return None if costly and recipe.geometry in ("subspace", "eigvec") else costly
+
+    return Recorded(take, kind, players, device)
 
 
 def _step(
@@ -287,7 +327,7 @@ def _step(
 
 
 def _discriminator_loss(
-    m: str, net: nn.Module, real: list[Tensor], mapped: dict[Pair, Tensor], *, penalty: bool
+    m: str, net: Callable[[Tensor], Tensor], real: list[Tensor], mapped: dict[Pair, Tensor], *, penalty: bool
 ) -> Tensor:
     fakes = [net(y.detach()) for (_, target), y in mapped.items() if target == m]
     # batches pass one by one: batch norm and minibatch features must not see measured and mapped cells together
@@ -325,13 +365,12 @@ def _mapper_terms(
         if around.get((source, target)):
             parts["consistency"].append(losses.consistency_loss(after, around[source, target]))
         if weights["geometry"] and geometry:
-            # looked up by name, as all terms are
-            parts["geometry"].append(getattr(losses, f"{geometry}_loss")(before, after))
+            parts["geometry"].append(losses.geometry_loss(geometry, before, after))
     return {name: torch.stack(values).sum() for name, values in parts.items()}
 
 
 def _round_about(
-    generators: Mapping[Pair, nn.Module], mapped: Mapping[Pair, Tensor], data: TrainingData
+    generators: Mapping[Pair, Callable[[Tensor], Tensor]], mapped: Mapping[Pair, Tensor], data: TrainingData
 ) -> dict[Pair, list[Tensor]]:
     """Features (n × p) of mapped cells that go through each third modality to which, and from which, a generator leads."""
     return {
