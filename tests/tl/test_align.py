@@ -439,7 +439,7 @@ def test_precision_is_recorded_and_part_of_a_checkpoint(tmp_path: Path):
     align(mdata, precision="bf16", **rules)
     assert mdata.uns["low"]["params"]["precision"] == "bf16"
     assert foscttm(mdata, key="low") < 0.1
-    with pytest.raises(ValueError, match="is of a training with other settings"):
+    with pytest.raises(ValueError, match="is of a training with other `precision`."):
         align(mdata, **rules)
 
 

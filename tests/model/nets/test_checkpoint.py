@@ -105,10 +105,10 @@ def test_an_interruption_before_the_first_look_begins_again(tmp_path: Path, monk
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "cells": ({"of": data(1)}, "other cells, couplings"),
-    "weights": ({"of": data(cycle=2.0)}, "other settings"),
-    "steps": ({"steps": 100}, "other settings"),
-    "rate": ({"lr": 2e-3}, "other settings"),
-    "networks": ({"kind": "paper"}, "other networks, settings"),
+    "weights": ({"of": data(cycle=2.0)}, "other `weights`"),
+    "steps": ({"steps": 100}, "other `max_steps`"),
+    "rate": ({"lr": 2e-3}, "other `lr`"),
+    "networks": ({"kind": "paper"}, "other networks, `method`"),
 }
 
 

@@ -166,12 +166,15 @@ def _made_of(
     """Digests of all that decides a training, by what a user knows it as."""
     by_pair = [of[pair] for of in (data.anchors, data.anchor_weight) for pair in of]
     links = [v for pair, link in data.links.items() for v in (pair, *vars(link).values())]
-    settings = (recipe, data.weights, data.shared, data.widths, random_state, device.type, processes, torch.__version__)
+    rules = dict(vars(recipe))
+    rules["method"] = (rules.pop("betas"), rules.pop("plain"), data.shared, data.widths)
+    rules |= {"weights": data.weights, "random_state": random_state, "device": device.type, "devices": processes}
     return {
         "cells": digest(v for of in (data.x, data.rows, data.held_out) for item in of.items() for v in item),
         "couplings": digest([*data.anchors, *by_pair, *links]),
         "networks": digest(v for pair, net in generators.items() for v in (pair, *net.state_dict().values())),
-        "settings": digest(settings),
+        "version of PyTorch": digest([torch.__version__]),
+        **{f"`{name}`": digest([value]) for name, value in rules.items()},
     }
 
 
