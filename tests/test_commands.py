@@ -235,6 +235,46 @@ def test_compare_takes_a_table_among_arguments(folder: Path, given: list[dict[st
     assert found["seeds"] == [1, "x"]
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seeds", "0,1"], "--seeds 0 --seeds 1"),
+        (["--seeds", "[0, 1]"], "--seeds 0 --seeds 1"),
+        (["--methods", "random,coupling"], "--methods random --methods coupling"),
+        (["--methods", "random", "--embeddings", "a b=X_1,X_2"], "--embeddings 'a b=X_1' --embeddings 'a b=X_2'"),
+        (["--methods", "random", "--heldout-features", "g1,g 2"], "--heldout-features g1 --heldout-features 'g 2'"),
+    ],
+)
+def test_several_values_in_one_word(folder: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]):
+    command = ["compare", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein", "-o", str(folder / "b.png")]
+    assert main([*command, *words]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith(f" For several values repeat the option: {says}")
+
+
+def test_a_name_may_have_a_comma(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """What is wrong is another word: nothing is said of the first."""
+
+    @wraps(smm.tl.evaluate)
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no 'y', and 1,2 of 'x'")
+
+    monkeypatch.setattr(smm.tl, "evaluate", fail)
+    command = ["evaluate", str(folder / "a.h5mu"), "--source", "rna", "--target", "protein"]
+    for words in (["--features", "1,2"], ["--labels", "x,y"], []):
+        assert main([*command, *words]) == 1
+        assert capsys.readouterr().err.endswith("1,2 of 'x'\n")
+
+
+def test_options_that_take_several_values_say_so(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for option, several in (("--seeds", True), ("--methods", True), ("--k", False), ("--labels", False)):
+        about = said.partition("options:")[2].partition(f" {option} ")[2].partition(" --")[0]
+        assert ("Repeat it for several" in about) == several, option
+
+
 class Fails:
     """An alignment that does not work."""
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except Exception as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        return _fail(args.command, f"{type(error).__name__}: {text}", FAILED)
+        return _fail(args.command, f"{type(error).__name__}: {text}{_repeated(args, str(text))}", FAILED)
 
 
 class _NotWritable(Exception):
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help=text, description=text)
     there = Path("scmmgan_demo")
     demo.add_argument("-o", "--output", type=Path, default=there, metavar="DIR", help="folder to write (%(default)s)")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, function=None)
     specs: dict[str, tuple[Callable[[argparse.Namespace], int | None], Callable[..., Any] | None, str, bool]] = {
         "align": (_align, smm.tl.align, "Align modalities; write the aligned data.", True),
         "translate": (_translate, smm.tl.translate, "Map new cells with a trained model.", True),
@@ -147,6 +148,7 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
         if name in OWN:
             continue
         flag, kind, text = f"--{name.replace('_', '-')}", str(of.annotation), documented.get(name, "")
+        text += " Repeat it for several." if "Sequence" in kind or "Mapping" in kind else ""
         # what is not given is left to the function
         text += "" if of.default is inspect.Parameter.empty else f" [{of.default}]"
         how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
@@ -255,6 +257,18 @@ def _one(word: str, kind: str) -> Any:
             except ValueError:
                 continue
     return word
+
+
+def _repeated(args: argparse.Namespace, text: str) -> str:
+    """What to type where the word that an error names is several; names may have commas."""
+    arguments = inspect.signature(args.function).parameters if args.function else {}
+    for name in (name for name, of in arguments.items() if "Sequence" in str(of.annotation)):
+        for head, equals, value in (word.rpartition("=") for word in getattr(args, name, ())):
+            if "," in value and repr(value) in text:
+                words = [shlex.quote(f"{head}{equals}{one.strip()}") for one in value.strip("[]()").split(",")]
+                each = " ".join(f"--{name.replace('_', '-')} {word}" for word in words)
+                return f" For several values repeat the option: {each}"
+    return ""
 
 
 # --- files -------------------------------------------------------------------------------------------------------

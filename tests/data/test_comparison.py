@@ -76,3 +76,25 @@ def test_another_format_is_refused():
             comparison.found(mdata, PAIR, KEYS)
     mdata.uns["scmmgan_comparison"] = "else"
     assert comparison.found(mdata, PAIR, KEYS) is None
+
+
+def test_a_kept_run_is_taken_as_it_was(tmp_path: Path):
+    """Numbers of any kind and missing ones, and text of any kind, through a file."""
+    about = {
+        name: of
+        for name, of in run("é/\\", 0, verdict="é\ud800", seconds=np.float32(0.1)).items()
+        if name in comparison.RUN[3:]
+    }
+    scores = [
+        {name: of for name, of in score("", 0, 1 / 3).items() if name in comparison.SCORE[2:]} | {"n": np.int64(7)}
+    ]
+    first, second = (comparison.Runs("s", [], [], tmp_path) for _ in range(2))
+    first.add("é/\\", np.int64(0), "x", about, scores)
+    assert second.take("é/\\", 0, "x")
+    for kind in ("runs", "scores"):
+        (was,), (now,) = getattr(first, kind), getattr(second, kind)
+        assert set(was) == set(now)
+        assert [now[name] for name in was] == pytest.approx(list(was.values()), nan_ok=True)
+    # of another truth, seed or fingerprint there is none
+    for other, seed, fingerprint in (("t", 0, "x"), ("s", 1, "x"), ("s", 0, "y")):
+        assert not comparison.Runs(other, [], [], tmp_path).take("é/\\", seed, fingerprint)

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 import scmmgan as smm
-from scmmgan.model.nets import methods
+from scmmgan.model.nets import baselines, methods
 from scmmgan.model.nets.latent import Fitted
+from scmmgan.settings import unpulled
 
 QUICK: dict[str, Any] = {"max_steps": 3, "hidden": 8, "progress_bar": False}
 GIVEN: dict[str, dict[str, Any]] = {
@@ -181,7 +182,7 @@ def test_an_embedding_alone(monkeypatch: pytest.MonkeyPatch):
     ("wrong", "message"),
     [
         ({"method": "scmodal", "links": None}, "needs links.*'scmodal-cca'"),
-        ({"method": "cmae", "geometry": "heat"}, r"must be one of \[None\]"),
+        ({"method": "cmae", "geometry": "heat"}, "'cmae'` compares no geometry, got `geometry='heat'`: leave it out"),
         ({"method": "scmodal", "geometry": "heat"}, r"must be one of \['kernel', 'centred', None\]"),
         ({"method": "cmae", "hidden": 1}, "`hidden` must be at least 2"),
         ({"method": "cmae", "labels": "cell_type", "links": "gene"}, "cannot use `links`"),
@@ -201,6 +202,74 @@ def test_new_cells_of_batches_are_refused():
     smm.tl.align(mdata, method="cmae", batch={"rna": "donor"}, **QUICK)
     with pytest.raises(ValueError, match="keeps nothing of the batches"):
         smm.tl.translate(mdata["rna"][:3].copy(), "rna", "protein", model=mdata)
+
+
+# --- methods that keep no model, or that of another ---------------------------------------------------------------
+
+
+def given_to(method: str) -> tuple[md.MuData, dict[str, Any]]:
+    """Data and what the method can use of what is known; features of equal names where it asks for them."""
+    mdata = toy()
+    if method == "moment-matching":
+        mdata["protein"].var_names = [*mdata["rna"].var_names[:6], *mdata["protein"].var_names[6:]]
+        with unpulled():
+            mdata = md.MuData(dict(mdata.mod))
+    known = {"links": "gene", "pairs": "known", "labels": "cell_type", "max_steps": 3, "hidden": 8}
+    return mdata, {name: of for name, of in known.items() if methods.can_use(method, name)}
+
+
+@pytest.mark.parametrize("method", ["links-matching", "scmodal-cca", *baselines.BASELINES])
+def test_other_methods_from_end_to_end(method: str, tmp_path: Path):
+    """Slots, the same bits again, a file, and what is made of it."""
+    mdata, given = given_to(method)
+    other = mdata.copy()
+    smm.tl.align(mdata, method=method, progress_bar=False, **given)
+    np.random.seed(5)
+    smm.tl.align(other, method=method, progress_bar=False, **given)
+    mdata.write(tmp_path / "a.h5mu")
+    again = md.read_h5mu(tmp_path / "a.h5mu")
+    assert again.uns["scmmgan"]["params"]["method"] == method
+    for s, t in (("rna", "protein"), ("protein", "rna")):
+        mapped = mdata[s].obsm[f"scmmgan_{t}"]
+        assert mapped.shape == (60, mdata[t].n_vars)
+        assert mapped.dtype == mdata[s].obsm["X_scmmgan"].dtype == np.float32
+        assert np.isfinite(mapped).all()
+        assert mapped.std(0).max() > 0
+        for name in ("X_scmmgan", f"scmmgan_{t}"):
+            for found in (other, again):
+                np.testing.assert_array_equal(found[s].obsm[name], mdata[s].obsm[name])
+        np.testing.assert_array_equal(smm.get.mapped(again, s, t).X, mapped)
+        assert {name for name in (*mdata[s].obsm, *mdata[s].obs) if "scmmgan" in name} == {"X_scmmgan", f"scmmgan_{t}"}
+    smm.tl.match(again, "rna", "protein")
+    smm.tl.transfer(again, "rna", "protein", obs="cell_type")
+    assert again["rna"].obs["scmmgan_match_protein"].isin(again["protein"].obs_names).all()
+    assert {"mmd", "label_transfer"} <= set(smm.tl.evaluate(again, "rna", "protein", labels="cell_type")["metric"])
+    assert "nothing was tested" in smm.get.diagnosis(again, "rna", "protein")["statement"]
+    with pytest.raises(ValueError, match=f"method '{method}' has no coupling"):
+        smm.tl.diagnose(again)
+    new, name = again["rna"][[7, 3]].copy(), again["protein"].var_names[[5]]
+    decoders: list[Callable[[], Any]] = [
+        lambda: smm.tl.translate(new, "rna", "protein", model=again)[:, name],
+        lambda: smm.get.mapped(again, "rna", "protein", features=list(name))[[7, 3]],
+    ]
+    for decoded in decoders:
+        if method == "scmodal-cca":
+            np.testing.assert_allclose(decoded().X[:, 0], mdata["rna"].obsm["scmmgan_protein"][[7, 3], 5], atol=1e-4)
+        else:
+            with pytest.raises(ValueError, match=f"keeps no model: .*its method '{method}' has none that maps cells"):
+                decoded()
+
+
+def test_tables_of_matches_and_links_survive_a_file(tmp_path: Path):
+    for method, tables in (("links-matching", ["matches_rna", "matches_protein"]), ("scmodal-cca", ["links"])):
+        mdata, given = given_to(method)
+        smm.tl.align(mdata, method=method, progress_bar=False, **given)
+        mdata.write(tmp_path / "a.h5mu")
+        again = md.read_h5mu(tmp_path / "a.h5mu").uns["scmmgan"]["params"]["fit"]
+        for name in tables:
+            table = mdata.uns["scmmgan"]["params"]["fit"][name]
+            pd.testing.assert_frame_equal(again[name].reset_index(drop=True), table, check_dtype=False)
+            assert {"rna", "protein", "score"} <= set(table)
 
 
 def test_three_modalities():

@@ -306,6 +306,8 @@ def test_same_bits_in_another_process_with_other_threads_and_in_a_fork_of_it(sma
         "    smm.tl.align(m, links='gene', max_steps=3, progress_bar=False)\n"
         "    return m['rna'].obsm['X_scmmgan']\n"
         "found = go(0)\n"
+        # 2.4 CPU seconds that nothing here needs
+        "assert not {'torch._dynamo', 'torch._inductor', 'lightning_fabric', 'lightning'} & {*sys.modules}\n"
         "with mp.get_context('fork').Pool(1) as pool:\n"
         "    np.save(sys.argv[1], [found, pool.map_async(go, [0]).get(timeout=100)[0]])\n"
     )
@@ -439,7 +441,7 @@ def test_precision_is_recorded_and_part_of_a_checkpoint(tmp_path: Path):
     align(mdata, precision="bf16", **rules)
     assert mdata.uns["low"]["params"]["precision"] == "bf16"
     assert foscttm(mdata, key="low") < 0.1
-    with pytest.raises(ValueError, match="is of a training with other `precision`."):
+    with pytest.raises(ValueError, match="is of a training with other `precision`"):
         align(mdata, **rules)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -103,6 +107,31 @@ def test_median_and_worst_are_those_of_the_seeds(compared: tuple[md.MuData, pd.D
         row = table.loc[("coupling", metric, way)]
         assert row["median"] == pytest.approx(values.mean())
         assert row["worst"] == worst(values)
+
+
+@pytest.mark.slow
+def test_imports_are_no_cost_of_the_first_method():
+    """In a process of its own, in which nothing is imported: what the first run brings along."""
+    code = (
+        "import sys, scmmgan as smm\n"
+        "from scmmgan.model.evidence import resources\n"
+        "heavy = {'torch', 'sympy', 'ot', 'sklearn', 'networkx', 'scmmgan'}\n"
+        "class Clock(resources.Cost):\n"
+        "    def __enter__(self):\n"
+        "        self.before = set(sys.modules)\n"
+        "        return super().__enter__()\n"
+        "    def __exit__(self, *of):\n"
+        "        super().__exit__(*of)\n"
+        "        print(sorted(name for name in set(sys.modules) - self.before if name.split('.')[0] in heavy))\n"
+        "smm.tl._compare.Cost = Clock\n"
+        "mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])\n"
+        "how = {'links': 'gene', 'seeds': [0], 'arguments': {'max_steps': 2}, 'progress_bar': False}\n"
+        "shapes = {'links': None, 'method': 'coupling'}\n"
+        "smm.tl.compare(mdata, 'rna', 'protein', methods={'scmodal': {}, 'gw': shapes, 'scmmgan': {}}, **how)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[]"] * 3
 
 
 @pytest.mark.parametrize("kind", ["h5mu", "zarr"])
@@ -372,6 +401,47 @@ def test_a_folder_has_every_run_as_it_ends(mdata: md.MuData, computed: list, tmp
     assert len(list(folder.glob("é*.json"))) == 1
 
 
+DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "text for a number": lambda of: of["scores"][0].update(value="abc"),
+    "another number": lambda of: of["scores"][0].update(value=0.75),
+    "another method": lambda of: of["run"].update(method="cyclegan"),
+    "another method of a score": lambda of: of["scores"][0].update(method="cyclegan"),
+    "another seed": lambda of: of["run"].update(seed=1),
+    "an error that was none": lambda of: of["run"].update(error="x"),
+    "no score": lambda of: of.update(scores=[]),
+    "a score twice": lambda of: of["scores"].append(of["scores"][0]),
+    "scores of no kind": lambda of: of.update(scores=3),
+    "a column less": lambda of: of["scores"][0].pop("p"),
+    "no seal": lambda of: of.pop("digest", None),
+}
+CONTENT: dict[str, bytes] = {
+    **{"cut off": b'{"run": {', "no text": b"\xff\xfe\x00", "a list": b"[]", "a number": b"3", "nothing": b""},
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", [*DAMAGE, *CONTENT, "a folder", "of another seed"])
+def test_a_damaged_file_of_a_folder_is_named(mdata: md.MuData, computed: list, tmp_path: Path, kind: str):
+    compare(mdata, methods=["coupling"], seeds=[0, 1], keep=tmp_path)
+    del mdata.uns["scmmgan_comparison"]
+    (path,), (other,) = (list(tmp_path.glob(f"coupling-{seed}-*.json")) for seed in (0, 1))
+    if kind in DAMAGE:
+        stored = json.loads(path.read_text())
+        DAMAGE[kind](stored)
+        path.write_text(json.dumps(stored))
+    elif kind in CONTENT:
+        path.write_bytes(CONTENT[kind])
+    else:
+        path.unlink()
+        path.mkdir() if kind == "a folder" else other.rename(path)
+    computed.clear()
+    with pytest.raises(ValueError, match=f"'{re.escape(str(path))}' is damaged: delete it, and compare again. Found: "):
+        compare(mdata, methods=["coupling", "cyclegan"], keep=tmp_path)
+    # nothing was computed or written before
+    assert computed == []
+    assert "scmmgan_comparison" not in mdata.uns
+
+
 def test_two_comparisons_beside_each_other(mdata: md.MuData, computed: list):
     compare(mdata, methods=["coupling"])
     compare(mdata, methods=["cyclegan"], key_added="mine")
@@ -451,8 +521,6 @@ def test_scores_of_scib(mdata: md.MuData):
 
 
 def test_scib_is_asked_for_where_it_is_not(mdata: md.MuData, monkeypatch: pytest.MonkeyPatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "scib_metrics", None)
     with pytest.raises(ImportError, match=r"pip install 'scmmgan\[scib\]'"):
         compare(mdata, embeddings={"perfect": "X_perfect"}, scib=True)

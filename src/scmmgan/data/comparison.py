@@ -161,6 +161,26 @@ def folder(path: str | os.PathLike[str]) -> Path:
     return found
 
 
+def _seal(path: Path, stored: Mapping[str, Any]) -> str:
+    """Digest of what a file holds, and of its name, which says what it is of."""
+    return digest({"of": path.stem, "run": stored["run"], "scores": dict(enumerate(stored["scores"]))})
+
+
+def _kept(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The run of a file and its scores; ValueError unless they are what was written under that name."""
+    try:
+        if path.is_dir():
+            raise ValueError("a folder")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["digest"] != _seal(path, stored):
+            raise ValueError("not what was written under that name")
+        run = {column: stored["run"][column] for column in RUN}
+        return run, [{column: of[column] for column in SCORE} for of in stored["scores"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = error if isinstance(error, ValueError) else "no run with all its columns and a digest"
+        raise ValueError(f"{str(path)!r} is damaged: delete it, and compare again. Found: {reason}.") from error
+
+
 @dataclass
 class Runs:
     """Runs and scores of earlier calls on the same data and truth, and those of this one; `kept`: folder with more."""
@@ -190,12 +210,7 @@ class Runs:
         path = self._file(name, seed, fingerprint)
         if path is None or not path.exists():
             return False
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            run = {column: stored["run"][column] for column in RUN}
-            scores = [{column: of[column] for column in SCORE} for of in stored["scores"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{str(path)!r} is damaged: delete it, and compare again.") from error
+        run, scores = _kept(path)
         if not run["error"]:
             self._insert(run, scores)
         return not run["error"]
@@ -208,11 +223,10 @@ class Runs:
         self._insert({**about, "fingerprint": fingerprint, **run}, [{**about, **score} for score in scores])
         if (path := self._file(name, seed, fingerprint)) is not None:
             beside = path.with_name(f".{path.stem}.{os.getpid()}")
-            stored = {
-                "run": self.runs[-1],
-                "scores": [of for of in self.scores if (of["method"], of["seed"]) == (name, seed)],
-            }
-            beside.write_text(json.dumps(stored, indent=1, default=float), encoding="utf-8")
+            own = [of for of in self.scores if (of["method"], of["seed"]) == (name, seed)]
+            # sealed as it will be read
+            stored = json.loads(json.dumps({"run": self.runs[-1], "scores": own}, default=float))
+            beside.write_text(json.dumps({**stored, "digest": _seal(path, stored)}, indent=1), encoding="utf-8")
             os.replace(beside, path)
 
     def _insert(self, run: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> None:

@@ -126,6 +126,7 @@ PENALTY_ROWS = 64  # measured cells on which it is taken
 RECORD_EVERY = 10  # steps per history entry
 CHECK_EVERY = 50  # steps between looks at the validation cells
 STEP_TIMEOUT = 30  # seconds that a process waits in a step for the others before it gives up
+CDIST_BUFFER = 2**31  # numbers in the buffer of PyTorch's slope of distances on a GPU, which it counts in 32 bits
 STEPS_BEFORE_GRAPH = 3  # of each kind on a GPU before its kernels are recorded: PyTorch's own advice
 BAD_STEPS = 10  # non-finite values of a term in a row that end the training
 VALIDATION_SHARE = 10  # one cell in so many takes no part in the training

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
+import mudata as md
 import numpy as np
 import pytest
 import torch
 
+import scmmgan as smm
+from scmmgan import metrics
 from scmmgan.model.coupling.coupling import couple_known
 from scmmgan.model.coupling.landmarks import find_landmarks
 from scmmgan.model.defaults import LOSS_WEIGHTS
@@ -88,6 +92,33 @@ def test_unknown_geometries_are_refused(wrong: Any):
 @pytest.mark.parametrize("known", ["heat", "subspace", "eigvec", None])
 def test_known_geometries(known: str | None):
     assert methods.check_geometry(known) == known
+
+
+@pytest.mark.parametrize("method", ["cmae", "con-aae", "jamie", "links-matching", "random"])
+def test_methods_that_compare_no_geometry_say_so(method: str):
+    wrong: Any
+    for wrong in ("heat", "subspaces", 0, ["heat"]):
+        with pytest.raises(
+            ValueError,
+            match=rf"`method='{method}'` compares no geometry, got `geometry={re.escape(repr(wrong))}`: "
+            r"leave it out. Methods that compare one: \['scmmgan', .*'scmodal'.*\]\.$",
+        ):
+            methods.check_arguments(method, PLAIN | {"geometry": wrong}, ["a", "b"])
+    for left_out in ("auto", None):
+        methods.check_arguments(method, PLAIN | {"geometry": left_out}, ["a", "b"])
+
+
+def test_hidden_is_a_number_or_published():
+    with pytest.raises(
+        TypeError,
+        match=r"`hidden` must be a whole number, 'published' or None, got 'publishd'\. Did you mean 'published'",
+    ):
+        methods.check_arguments("cmae", PLAIN | {"hidden": "publishd"}, ["a", "b"])
+    with pytest.raises(TypeError, match=r"or None, got 'x'\.$"):
+        methods.check_arguments("cmae", PLAIN | {"hidden": "x"}, ["a", "b"])
+    # who cannot use it says that
+    with pytest.raises(ValueError, match="cannot use `hidden`"):
+        methods.check_arguments("scmmgan", PLAIN | {"hidden": "publishd"}, ["a", "b"])
 
 
 def test_settings_of_the_methods():
@@ -457,3 +488,55 @@ def test_any_geometry_with_any_method(method: str, geometry: str | None):
     aligner, history = fit(method, *data(), geometry=geometry)
     assert ("geometry" in history) == (geometry is not None)
     assert all(np.isfinite(v).all() for v in state(aligner).values())
+
+
+# --- the order of rows -------------------------------------------------------------------------------------------
+
+
+def measured(order: np.ndarray | None) -> md.MuData:
+    """One cell a row, under the same name on both sides; or those of the second in another order, under other names."""
+    toy, parts = smm.datasets.toy(n_cells=120, n_features=[30, 20]), {}
+    for m in toy.mod:
+        parts[m] = toy[m][np.argsort(toy.uns["truth"][m]["cell"])].copy()
+        parts[m].obs_names = [f"cell_{i}" for i in range(120)]
+    if order is not None:
+        parts["protein"] = parts["protein"][order].copy()
+        parts["protein"].obs_names = [f"other_{i}" for i in range(120)]
+    return md.MuData(parts)
+
+
+@pytest.mark.usefixtures("few_tables")
+@pytest.mark.parametrize(
+    ("method", "most"),
+    # networks that start at random differ most by their seeds
+    [
+        ("coupling", 1.2),
+        ("scmmgan", 0.9),
+        ("cyclegan", 0.1),
+        pytest.param("scmmgan-paper", 1.1, marks=pytest.mark.slow),
+    ],
+)
+def test_order_and_names_of_cells_say_nothing(method: str, most: float):
+    """From end to end every cell is mapped as before, up to a share of what seeds differ by; and no nearer to its partner."""
+    order, mapped, scores = np.random.default_rng(1).permutation(120), {}, {}
+    for way, cells in (("in order", None), ("shuffled", order)):
+        place = np.arange(120) if cells is None else np.argsort(order)
+        for seed in (0, 1):
+            mdata, how = (
+                measured(cells),
+                {} if method == "coupling" else {"max_steps": 12, "batch_size": 32, "lr": 2e-3},
+            )
+            smm.tl.align(mdata, links="gene", method=method, random_state=seed, progress_bar=False, **how)
+            z = {m: mdata[m].obsm["X_scmmgan"] for m in mdata.mod}
+            scores[way, seed] = metrics.foscttm(z["rna"], z["protein"][place])
+            mapped[way, seed] = mdata["rna"].obsm["scmmgan_protein"], mdata["protein"].obsm["scmmgan_rna"][place]
+
+    def apart(first: tuple[str, int], second: tuple[str, int]) -> list[float]:
+        return [float(np.sqrt(((a - b) ** 2).mean())) for a, b in zip(mapped[first], mapped[second])]
+
+    noise = np.mean([apart((way, 0), (way, 1)) for way in ("in order", "shuffled")], axis=0)
+    moved = np.mean([apart(("in order", seed), ("shuffled", seed)) for seed in (0, 1)], axis=0)
+    assert (noise > 0).all()
+    assert (moved < most * noise).all()
+    for seed in (0, 1):
+        assert abs(scores["in order", seed] - scores["shuffled", seed]) < 0.02

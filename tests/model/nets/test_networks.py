@@ -193,6 +193,16 @@ def test_minibatch_features_see_collapse():
     np.testing.assert_allclose(collapsed.numpy(), 1, atol=1e-5)
 
 
+def test_slope_of_many_distances_is_found_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    x = torch.randn((3, 11, 4), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    slope = torch.randn((3, 11, 11), generator=torch.Generator().manual_seed(1))
+    (whole,) = torch.autograd.grad(networks._SelfDistance.apply(x), x, slope)
+    # 1,452 numbers: blocks of 3, 2, 2, 2, 2 rows
+    monkeypatch.setattr(networks, "CDIST_BUFFER", 363)
+    (parts,) = torch.autograd.grad(networks._SelfDistance.apply(x), x, slope)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
 def test_slope_of_minibatch_features():
     net, x = MinibatchFeatures(5, n_kernels=2, n_dims=3).double(), torch.randn(7, 5, dtype=torch.float64)
     assert torch.autograd.gradcheck(net, x.requires_grad_())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import mudata as md
@@ -14,7 +16,7 @@ import torch
 import scmmgan as smm
 from scmmgan.model.evidence.attribution import path_gradients
 from scmmgan.model.nets.networks import Generator
-from scmmgan.model.nets.pinned import pinned
+from scmmgan.model.nets.pinned import _precision, pinned
 
 
 @contextmanager
@@ -26,6 +28,27 @@ def changed(set_to: Callable[[Any], None], value: Any, before: Any) -> Iterator[
         set_to(before)
 
 
+@contextmanager
+def precision_of(name: str) -> Iterator[None]:
+    """As PyTorch advises since 2.9: for a backend, or for all; then it refuses to say what the old function set."""
+    backend = torch.backends if name == "all" else attrgetter(name)(torch.backends)
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this PyTorch knows no precision of backends")
+    backend.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError, match="mix of the legacy and new"):
+            torch.get_float32_matmul_precision()
+        yield
+    finally:
+        backend.fp32_precision = "none"
+
+
+def precisions() -> list[str | None]:
+    """What products are computed in, by the old function and of each backend."""
+    of = [torch.backends, torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    return [_precision(), *(getattr(backend, "fp32_precision", None) for backend in of)]
+
+
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "float64": lambda: changed(torch.set_default_dtype, torch.float64, torch.float32),
     "no_grad": torch.no_grad,
@@ -34,6 +57,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "default device": lambda: changed(torch.set_default_device, "meta", None),
     "device context": lambda: torch.device("meta"),
     "precision": lambda: changed(torch.set_float32_matmul_precision, "medium", "highest"),
+    **{f"precision of {name}": partial(precision_of, name) for name in ("cuda.matmul", "mkldnn.matmul", "all")},
     "deterministic": lambda: changed(torch.use_deterministic_algorithms, True, False),
 }
 
@@ -41,7 +65,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 def state() -> tuple[Any, ...]:
     return (
         torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision(), torch.get_num_threads(),
+        torch.is_autocast_enabled("cpu"), *precisions(), torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -57,6 +81,7 @@ def test_inside_and_afterwards(name: str):
             assert inside.device.type == "cpu"
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
             assert torch.get_num_threads() == 1
+            assert torch.get_float32_matmul_precision() == "highest"
             raise KeyError
         assert state() == before
 

@@ -178,6 +178,17 @@ def check_arguments(method: str, arguments: Mapping[str, Any], modalities: Seque
                 f"{[other for other in METHODS if can_use(other, name)]}."
             )
         left[name] = without[0]
+    geometry, hidden = arguments.get("geometry"), arguments.get("hidden")
+    if not found.geometries and geometry not in TRAINING["geometry"]:
+        comparing = [name for name, of in METHODS.items() if of.trains and of.geometries]
+        raise ValueError(
+            f"`method={method!r}` compares no geometry, got `geometry={geometry!r}`: leave it out. Methods that compare one: "
+            f"{comparing}."
+        )
+    if isinstance(hidden, str) and hidden != "published":
+        raise TypeError(
+            f"`hidden` must be a whole number, 'published' or None, got {hidden!r}.{_hint(hidden, ['published'])}"
+        )
     if "weight" in getattr(arguments.get("pairs"), "columns", ()) and "pair_weights" not in found.takes:
         raise ValueError(
             f"The table `pairs` has a column 'weight', which `method={method!r}` cannot use: drop it, so that every cell has one "
@@ -303,7 +314,7 @@ def fit(
     `shared`: ordered pairs of modalities in one space. `noise_dim`: width of the noise that generators take beside the
     cells, for all or by source modality. `coordinates` (n × d) of some modalities are mapped along, inside their
     `sections`. `centre`: of a star. `init`: whose networks are trained on. `checkpoint_dir`: where the state of the training
-    is kept. `processes`: that train together. `precision`: of products in the networks.
+    is kept. `processes`: that train together. `precision`: of products outside the geometry.
     """
     found = lookup(method)
     noise = {m: int(noise_dim.get(m, 0) if isinstance(noise_dim, Mapping) else noise_dim) for m in x}

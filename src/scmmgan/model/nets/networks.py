@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scmmgan.model.defaults import MEMORY_NEIGHBORS
+from scmmgan.model.defaults import CDIST_BUFFER, MEMORY_NEIGHBORS
 
 
 def mlp(n_in: int, hidden: tuple[int, ...], n_out: int, *, norm: bool) -> nn.Sequential:
@@ -119,10 +119,10 @@ class _SelfDistance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         x, distance = ctx.saved_tensors
-        # on a GPU its buffer is counted in 32 bits, and read beyond where that is not enough
-        parts = len(x) if x.numel() * x.shape[1] >= 2**31 else 1
-        found = [v.tensor_split(parts) for v in (slopes[0] + slopes[0].mT, x, distance)]
-        return torch.cat([torch.ops.aten._cdist_backward(s, y, y, 1.0, d) for s, y, d in zip(*found)])
+        # in blocks of rows: with more numbers than it can count PyTorch's function reads beyond its buffer
+        blocks = 1 + x.numel() * x.shape[1] // CDIST_BUFFER
+        parts = [v.tensor_split(blocks, dim=1) for v in (slopes[0] + slopes[0].mT, x, distance)]
+        return torch.cat([torch.ops.aten._cdist_backward(s, y, x, 1.0, d) for s, y, d in zip(*parts)], dim=1)
 
 
 class MinibatchFeatures(nn.Module):

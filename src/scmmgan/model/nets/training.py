@@ -74,7 +74,7 @@ class TrainingData:
 class Recipe:
     """How long and by what rules a method trains; `plain`: constant rate, nothing clipped or penalised.
 
-    `precision`: of products in the networks; weights, losses and geometry are float32 in any case.
+    `precision`: of products outside the geometry; weights are float32 in any case.
     """
 
     max_steps: int
@@ -102,7 +102,7 @@ def fit(
 ) -> dict[str, list[float]]:
     """Train in place and return the history; generators end with the averaged weights that did best on held-out cells.
 
-    With `checkpoint_dir` the state is written at every look at these, and a training that is there goes on, to the same bits.
+    With `checkpoint_dir` the state is written at every look at these, and a training that is there goes on, on a CPU to the same bits.
     Several `processes` end with the same networks and history: a batch is shared out among them.
     """
     from tqdm.auto import tqdm
