@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from scmmgan.model.nets.autoencoder import Batch, System, Task
+from scmmgan.model.nets.autoencoder import Batch, Cells, System, Task
+from scmmgan.model.nets.networks import BatchNorm
 from scmmgan.model.problem import Known, Links, Modality, Problem
 from scmmgan.model.space.reading import fit_reading
 
@@ -76,3 +81,83 @@ def made(
 
     out.step = step  # type: ignore[attr-defined]
     return out
+
+
+# --- losses against a reference ----------------------------------------------------------------------------------
+
+
+def networks(system: System) -> dict[str, nn.Module]:
+    """All networks of a system by name."""
+    kinds = {"encoder": system.encoders, "decoder": system.decoders, "critic": system.critics, "other": system.others}
+    return {f"{kind} {name}": net for kind, nets in kinds.items() for name, net in nets.items()}
+
+
+def exact(system: System) -> System:
+    """The same system in double precision, what it reads included."""
+    for net in networks(system).values():
+        net.double()
+    for m, x in system.task.x.items():
+        system.task.x[m] = x.double()
+    return system
+
+
+def arrays(cells: Cells) -> dict[str, np.ndarray]:
+    """Cells of each modality as numpy has them."""
+    return {m: v.detach().numpy() for m, v in cells.items()}
+
+
+def passed(net: nn.Module, x: np.ndarray, slope: float = 0.0) -> np.ndarray:
+    """Cells (n × p) through the layers of a network in training; `slope` of LeakyReLU below 0."""
+    for layer in net.children() if isinstance(net, nn.Sequential) else [net]:
+        own = [v.detach().numpy() for v in layer.parameters()]
+        if isinstance(layer, nn.Linear):
+            x = x @ own[0].T + own[1]
+        elif isinstance(layer, BatchNorm):
+            x = own[0] * (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) + own[1]
+        elif isinstance(layer, nn.Sigmoid):
+            x = 1 / (1 + np.exp(-x))
+        elif isinstance(layer, nn.ReLU | nn.LeakyReLU):
+            x = np.where(x > 0, x, slope * x)
+        else:
+            x = passed(layer, x, slope)
+    return x
+
+
+def check_terms(
+    system: System,
+    rows: dict[str, list[int]],
+    expected: Callable[[dict[str, np.ndarray]], dict[str, float]],
+    *,
+    at: int = 0,
+    step: float = 1e-6,
+) -> None:
+    """All terms and the `"critic"`'s loss have the values of a reference, and its slopes in the weights of every network.
+
+    `expected`: from what is read (B × p) of the cells at `rows`. A slope is that along one random direction.
+    """
+    drawn = {m: torch.tensor(of) for m, of in rows.items()}
+    x = {m: system.task.x[m][of] for m, of in drawn.items()}
+    z = system.encode(x)
+    found = dict(system.terms(Batch(at, drawn, x, z)))
+    if system.critics:
+        found["critic"] = system.critic_loss(z)
+    reference = partial(expected, arrays(x))
+    nets, values, rng = networks(system), reference(), np.random.default_rng(0)
+    assert set(found) == set(values)
+    for name, loss in found.items():
+        np.testing.assert_allclose(float(loss.detach()), values[name], rtol=1e-9, err_msg=name)
+    slopes, wanted = {}, {}
+    towards = {of: [torch.as_tensor(rng.normal(size=v.shape)) for v in net.parameters()] for of, net in nets.items()}
+    for (of, net), (name, loss) in product(nets.items(), found.items()):
+        grads = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True, allow_unused=True)
+        slopes[name, of] = sum(float((g * v).sum()) for g, v in zip(grads, towards[of]) if g is not None)
+    for of, net in nets.items():
+        moved = []
+        for way in (step, -2 * step, step):
+            with torch.no_grad():
+                for v, direction in zip(net.parameters(), towards[of]):
+                    v += way * direction
+            moved.append(reference())
+        wanted |= {(name, of): (moved[0][name] - moved[1][name]) / (2 * step) for name in found}
+    for which, slope in slopes.items():
+        np.testing.assert_allclose(slope, wanted[which], rtol=1e-5, atol=1e-7, err_msg=" by ".join(which))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +141,124 @@ def test_generated_input_counts_in_no_batch_norm():
     # the cells themselves, cells of the other side that come back, known pairs
     assert len(inputs) == 3
     np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * inputs[0].mean(0).numpy(), atol=1e-6)
+
+
+# --- schedules ---------------------------------------------------------------------------------------------------
+
+CRITIC, REST = "critic", "rest"
+ORDERS = {"cmae": [CRITIC, REST], "con-aae": [REST, CRITIC], "scmodal": [CRITIC] * 5 + [REST], "jamie": [REST]}
+
+
+def of_method(name: str) -> System:
+    return made(methods.lookup(name).fit.args[0], **KNOWN[name])
+
+
+def one_step(system: System, look: Callable[[str], None]) -> None:
+    """One step of the training; `look` is called before each step of an optimizer, with what it trains."""
+    main, critic = system.optimizers(1e-3)
+    for of, name in ((main, REST), (critic, CRITIC)):
+        if of is not None:
+            of.register_step_pre_hook(lambda *_, name=name: look(name))
+    autoencoder._step(0, next(system.batches()), system, system.weights, main, critic)
+
+
+def slopes(nets: Iterable[nn.Module]) -> list[torch.Tensor]:
+    return [p.grad.clone() for net in nets for p in net.parameters() if p.grad is not None]
+
+
+@pytest.fixture
+def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAMIE infers no correspondence: that takes a second."""
+    monkeypatch.setattr("scmmgan.model.nets.jamie.MAX_COVERED", -1)
+
+
+@pytest.mark.usefixtures("no_plan")
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_steps_and_what_each_moves(name: str):
+    """Losses of the critics leave encoders and decoders alone, and the other losses leave the critics alone."""
+    system, steps, critics = of_method(name), [], []
+
+    def look(what: str) -> None:
+        steps.append(what)
+        if what == CRITIC and system.critic_first:
+            assert not slopes((*system.encoders.values(), *system.decoders.values()))
+        if what == CRITIC:
+            critics[:] = slopes(system.critics.values())
+            assert critics
+        else:
+            now = slopes(system.critics.values())
+            assert len(now) == len(critics)
+            assert all(torch.equal(*two) for two in zip(now, critics))
+
+    one_step(system, look)
+    assert steps == ORDERS[name]
+
+
+@pytest.mark.usefixtures("no_plan")
+@pytest.mark.parametrize(("name", "most"), [("cmae", None), ("con-aae", None), ("scmodal", 5.0), ("jamie", 1.0)])
+def test_how_long_a_gradient_may_be(name: str, most: float | None):
+    """Of losses that are a million times as large, over encoders, decoders and other networks at once."""
+    system, lengths = of_method(name), []
+    system.weights = {of: 1e6 * weight for of, weight in system.weights.items()}
+
+    def look(what: str) -> None:
+        if what == REST:
+            lengths.append(math.sqrt(sum(float((p.grad**2).sum()) for p in system.parameters() if p.grad is not None)))
+
+    one_step(system, look)
+    assert lengths[0] == pytest.approx(most, rel=1e-4) if most else lengths[0] > 1e4
+
+
+@pytest.mark.parametrize("name", ["cmae", "con-aae", "scmodal"])
+def test_latent_cells_that_the_critic_sees(name: str):
+    """Those of the same step; of con-aae what encoders make of them after it, in inference."""
+    system, seen = of_method(name), []
+    encode, loss = system.encode, system.critic_loss
+    system.encode = lambda x: seen.append(encode(x)) or seen[-1]
+    shown = []
+    system.critic_loss = lambda z: shown.append(z) or loss(z)
+    one_step(system, lambda _: None)
+    if name == "con-aae":
+        system.train(False)
+        wanted = encode({m: system.task.x[m][rows] for m, rows in next(system.batches()).items()})
+        assert not any(torch.allclose(shown[0][m], seen[0][m]) for m in "ab")
+    else:
+        wanted = seen[0]
+    assert not any(z[m].requires_grad for z in shown[: system.critic_steps] for m in "ab")
+    for z in shown:
+        for m in "ab":
+            np.testing.assert_allclose(z[m].detach(), wanted[m].detach(), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("no_plan")
+@pytest.mark.parametrize(
+    ("name", "betas", "decay"),
+    [("cmae", (0.5, 0.999), 1e-4), ("scmodal", (0.9, 0.999), 1e-3), ("jamie", (0.9, 0.999), 0)],
+)
+def test_optimizers_of_both_sides(name: str, betas: tuple[float, float], decay: float):
+    system = of_method(name)
+    main, critic = system.optimizers(1e-3)
+    assert (critic is None) == (name == "jamie")
+    nets = [p for net in system.critics.values() for p in net.parameters()]
+    for of, trained in ((main, system.parameters()), (critic, nets)):
+        if of is not None:
+            (group,) = of.param_groups
+            assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-3, betas, decay)
+            assert {id(p) for p in group["params"]} == {id(p) for p in trained}
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "batch_size", "weights"),
+    [
+        ("cmae", 1e-4, 32, {"reconstruction": 10, "adversarial": 10, "labels": 10, "anchors": 0.1}),
+        ("con-aae", 1e-4, 32, {"reconstruction": 10, "adversarial": 10, "cycle": 10, "contrast": 10, "labels": 1, "anchors": 0.1}),
+        ("scmodal", 1e-3, 500, {"adversarial": 1, "reconstruction": 10, "cycle": 10, "links": 1, "geometry": 10}),
+        ("jamie", 1e-3, 512, {"kl": 0.032, "combination": 32, "reconstruction": 1, "alignment": 1}),
+    ],
+)  # fmt: skip
+def test_settings_are_those_of_the_programs(name: str, lr: float, batch_size: int, weights: dict[str, float]):
+    method = methods.lookup(name)
+    assert (method.lr, method.batch_size, method.weights) == (lr, batch_size, weights)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------

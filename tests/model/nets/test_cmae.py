@@ -8,7 +8,7 @@ import torch
 
 from scmmgan.model.nets.autoencoder import Autoencoder
 from scmmgan.model.nets.cmae import CMAE
-from systems import made
+from systems import check_terms, exact, made, passed, problem
 
 
 def test_middle_layers_are_one_object_also_when_loaded():
@@ -62,6 +62,38 @@ def test_encoders_move_towards_the_other_side():
     assert float(system.critic_loss(z)) == 0
     batch = type("Batch", (), {"z": z, "rows": {}, "x": {"a": torch.zeros(4, 12), "b": torch.zeros(4, 8)}})
     assert float(system.terms(batch)["adversarial"].detach()) == pytest.approx(2)
+
+
+def test_losses_are_those_of_the_equations():
+    """Batches of unequal size, cells without a label on both sides, all known pairs at every step."""
+    found = problem(labels=True)
+    pairs = np.stack([np.arange(10), np.arange(10)[::-1] + 5], axis=1)
+    found.known["a", "b"].__dict__["pairs"] = pairs
+    system = exact(made(CMAE, found, batch_size=4))
+    labels = {m: codes.numpy() for m, codes in system.task.labels.items()}
+    labels["a"][3] = labels["b"][[9, 20]] = -1
+    rows = {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
+    net = lambda of, v: passed(of, v, 0.2)  # noqa: E731
+
+    def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
+        z = {m: net(system.encoders[m], v) for m, v in x.items()}
+        a, b = (net(system.critics["z"], z[m])[:, 0] for m in "ab")
+        reconstruction = classes = 0.0
+        for m in "ab":
+            reconstruction += float(np.abs(x[m] - net(system.decoders[m], z[m])).mean())
+            logits = net(system.others["labels"], z[m])
+            known = [(v, y) for v, y in zip(logits, labels[m][rows[m]]) if y >= 0]
+            classes += float(np.mean([np.log(np.exp(v).sum()) - v[y] for v, y in known]))
+        ends = [net(system.encoders[m], system.task.x[m].numpy()[pairs[:, i]]) for i, m in enumerate("ab")]
+        return {
+            "reconstruction": reconstruction,
+            "adversarial": float(np.mean((a - 1) ** 2) + np.mean(b**2)),
+            "labels": classes,
+            "anchors": float(np.abs(ends[0] - ends[1]).mean()),
+            "critic": 10 * float(np.mean(a**2) + np.mean((b - 1) ** 2)),
+        }
+
+    check_terms(system, rows, expected)
 
 
 def test_rate_is_halved():

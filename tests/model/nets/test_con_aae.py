@@ -8,7 +8,7 @@ import torch
 
 from helpers import check_slopes
 from scmmgan.model.nets.con_aae import ConAAE, contrastive_loss
-from systems import made
+from systems import check_terms, exact, made, passed, problem
 
 
 def reference(z: np.ndarray, labels: np.ndarray, margin: float = 0.3) -> float:
@@ -40,6 +40,45 @@ def test_margin_at_its_bounds(labels: list[int], expected: float):
     assert torch.isfinite(z.grad).all()
     far = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
     assert float(contrastive_loss(far, torch.tensor([0, 0, 1, 1]))) == 0
+
+
+def test_losses_are_those_of_the_equations():
+    """Batches of unequal size, cells without a label on both sides, some of the known pairs drawn together."""
+    found = problem(labels=True)
+    pairs = np.stack([np.arange(10), np.arange(10)[::-1] + 5], axis=1)
+    found.known["a", "b"].__dict__["pairs"] = pairs
+    system = exact(made(ConAAE, found, batch_size=4))
+    assert len(next(system.drawn)) == 4
+    drawn = np.array([8, 1, 5, 2])
+    system.drawn = iter([torch.as_tensor(drawn)])
+    labels = {m: codes.numpy() for m, codes in system.task.labels.items()}
+    labels["a"][3] = labels["b"][[9, 20]] = -1
+    rows = {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
+    net = lambda of, v: passed(of, v, 0.01)  # noqa: E731
+
+    def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
+        z = {m: net(system.encoders[m], v) for m, v in x.items()}
+        a, b = (net(system.critics["z"], z[m])[:, 0] for m in "ab")
+        reconstruction = cycle = classes = 0.0
+        for m, other in ("ab", "ba"):
+            reconstruction += float(((x[m] - net(system.decoders[m], z[m])) ** 2).mean())
+            back = net(system.encoders[other], net(system.decoders[other], z[m]))
+            cycle += float(((z[m] - back) ** 2).mean())
+            logits = net(system.others["labels"], z[m])
+            known = [(v, y) for v, y in zip(logits, labels[m][rows[m]]) if y >= 0]
+            classes += float(np.mean([np.log(np.exp(v).sum()) - v[y] for v, y in known])) / 2
+        ends = [net(system.encoders[m], system.task.x[m].numpy()[pairs[drawn, i]]) for i, m in enumerate("ab")]
+        return {
+            "reconstruction": reconstruction,
+            "adversarial": float(np.mean((a - 1) ** 2) / 2 + np.mean(b**2) / 2),
+            "cycle": cycle,
+            "contrast": reference(np.vstack([z["a"], z["b"]]), np.concatenate([labels[m][rows[m]] for m in "ab"])),
+            "labels": classes,
+            "anchors": float(((ends[0] - ends[1]) ** 2).mean()),
+            "critic": float(np.mean(a**2) / 2 + np.mean((b - 1) ** 2) / 2),
+        }
+
+    check_terms(system, rows, expected)
 
 
 def test_optimizers_are_those_of_the_program():

@@ -10,7 +10,7 @@ from helpers import check_slopes
 from scmmgan.model.nets import jamie
 from scmmgan.model.nets.autoencoder import Batch
 from scmmgan.model.nets.jamie import JAMIE
-from systems import made, problem
+from systems import check_terms, exact, made, passed, problem
 
 
 @pytest.fixture
@@ -114,6 +114,47 @@ def test_inferred_correspondence_is_that_of_the_plan():
 
 
 @pytest.mark.usefixtures("no_plan")
+def test_losses_are_those_of_the_equations():
+    """Partners with weights for some cells of the batch, a plan that leaves one out, the middle of the least epochs."""
+    found = problem()
+    known = found.known["a", "b"].__dict__
+    known["pairs"] = np.array([[0, 9], [7, 1], [2, 30]])
+    known["partners"] = np.array([[0, 9], [0, 8], [7, 1], [2, 30], [11, 1]]), np.array([0.5, 0.25, 1, 0.5, 1])
+    system = exact(made(JAMIE, found))
+    rng = np.random.default_rng(0)
+    plan, landmark = rng.random((40, 6)), rng.integers(6, size=40)
+    plan[11] = 0
+    system.plan, system.per_epoch = (torch.as_tensor(plan), torch.as_tensor(landmark)), 2
+    rows = {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
+    c = np.zeros((40, 40))
+    for (i, j), weight in zip(*known["partners"]):
+        c[i, j] = weight
+    noise = {m: rng.normal(size=(len(of), 32)) for m, of in rows.items()}
+    drawn = iter(torch.as_tensor(v) for v in noise.values())
+    net = lambda of, v: passed(of, v, 0.01)  # noqa: E731
+
+    def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
+        z, divergence = {}, 0.0
+        for m in "ab":
+            mean, log = np.split(net(system.encoders[m], x[m]), 2, axis=1)
+            z[m] = mean + (np.sqrt(np.exp(log)) + 1e-7) * noise[m]
+            divergence += float(-np.mean(1 + log - mean**2 - np.exp(log)) / 2)
+        share = np.log1p(np.exp(system.others["share"].raw.detach().numpy()))
+        near = dict(zip("ab", aggregated(z["a"], z["b"], c[np.ix_(rows["a"], rows["b"])], share)))
+        inferred = rows_to_one(np.array([[plan[i, landmark[j]] for j in rows["b"]] for i in rows["a"]]))
+        return {
+            "kl": 0.5 * divergence,
+            "combination": float(sum(((z[m] - near[m]) ** 2).mean() for m in "ab")),
+            "reconstruction": float(sum(((x[m] - net(system.decoders[m], near[m])) ** 2).mean() for m in "ab")),
+            "alignment": float(((near["a"] - inferred @ near["b"]) ** 2).mean()),
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *_, **__: next(drawn))
+        check_terms(system, rows, expected, at=2 * 1_250)
+
+
+@pytest.mark.usefixtures("no_plan")
 def test_equal_sizes_and_names_are_no_pairs():
     system = made(JAMIE)
     assert system.partners.nnz == 0
@@ -178,6 +219,25 @@ def test_training_ends_without_a_better_batch(monkeypatch: pytest.MonkeyPatch):
     ends = [system.done(step, loss) for step, loss in enumerate(losses)]
     # the best from the 10th epoch on is that of the 11th
     assert ends.index(True) == 15
+
+
+@pytest.mark.usefixtures("no_plan")
+@pytest.mark.parametrize(("n", "m", "expected"), [(40, 500, 1), (1_023, 40, 1), (1_024, 40, 2), (40, 1_600, 3)])
+def test_an_epoch_is_as_many_whole_batches_as_the_larger_side_has(n: int, m: int, expected: int):
+    assert made(JAMIE, problem(n, m=m), batch_size=64).per_epoch == expected
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_the_best_batch_of_an_epoch_counts(monkeypatch: pytest.MonkeyPatch):
+    """Three batches an epoch, two epochs of patience after the second: training may end with an epoch alone."""
+    monkeypatch.setattr(jamie, "JAMIE_EPOCHS", 2)
+    monkeypatch.setattr(jamie, "JAMIE_PATIENCE", 2)
+    system = made(JAMIE, pairs=True)
+    system.per_epoch = 3
+    losses = [[1, 1, 1], [9, 5, 9], [9, 9, 4], [9, 9, 9], [3, 9, 9], [9, 9, 3], [9, 9, 9], [1, 1, 1]]
+    ends = [system.done(step, float(loss)) for step, loss in enumerate(np.ravel(losses))]
+    assert ends.index(True) == 3 * 7 - 1
+    assert sum(ends[: 3 * 7]) == 1
 
 
 def test_networks_as_published():

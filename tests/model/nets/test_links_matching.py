@@ -57,6 +57,23 @@ def test_cells_find_their_partners():
     assert np.corrcoef(mapped[:, 0], measured[order, 0])[0, 1] > 0.8
 
 
+def test_rounds_make_the_matches_better(monkeypatch: pytest.MonkeyPatch):
+    """Of all cells, and of the pivots: more are matched with themselves after three rounds than over links alone."""
+    problem, order = made()
+    rounds, right, pivots = [], [], []
+    assigned = lm.assigned
+    monkeypatch.setattr(lm, "assigned", lambda *of: rounds.append(len(of[0][0])) or assigned(*of))
+    for n in (lm.MATCHING_ROUNDS, 0):
+        monkeypatch.setattr(lm, "MATCHING_ROUNDS", n)
+        found = fit(problem).info["matches_a"]
+        same = found["b"] == np.array([f"b{i}" for i in order])
+        right.append(same.mean())
+        pivots.append(same[found["pivot"]].mean())
+    assert rounds == [N] * (1 + 3 + 1)
+    assert right[0] > right[1] + 0.05
+    assert pivots[0] > 0.99 > 0.95 > pivots[1]
+
+
 def test_links_that_say_nothing():
     problem, order = made(shuffled=True)
     z = fit(problem).embeddings

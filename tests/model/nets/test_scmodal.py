@@ -11,8 +11,10 @@ import torch
 
 from helpers import check_slopes
 from scmmgan.model.nets import scmodal
+from scmmgan.model.nets.autoencoder import Batch
 from scmmgan.model.nets.scmodal import ScMODAL
-from systems import made, problem
+from scmmgan.model.problem import Links
+from systems import check_terms, exact, made, passed, problem
 
 
 def softplus(v: np.ndarray) -> np.ndarray:
@@ -135,6 +137,73 @@ def test_terms(geometry: str | None):
     z = {m: system.encoders[m](v) for m, v in system.task.x.items()}
     assert float(system.critic_loss(z).detach()) >= 0
     assert float(terms["adversarial"].detach()) <= 0
+
+
+@pytest.mark.parametrize("geometry", ["kernel", "centred"])
+def test_losses_are_those_of_the_equations(geometry: str):
+    """More cells than neighbours, links of both signs and several weights, the first features in another order."""
+    found = problem(links=True)
+    known = found.known["a", "b"]
+    links = Links(np.array([3, 0, 1, 2, 4, 5]), np.arange(6), np.array([1, 0.25, 1, 0.5, 1, 1]), np.array([1, -1, 1, -1, 1, 1.0]))  # fmt: skip
+    found = replace(found, known={("a", "b"): replace(known, links=links)})
+    system = exact(made(ScMODAL, found, geometry=geometry))
+    rng = np.random.default_rng(0)
+    rows = {m: rng.permutation(40)[:size].tolist() for m, size in (("a", 38), ("b", 36))}
+    blocks = {m: system.task.x[m].numpy()[rows[m]] for m in "ab"}
+    root = np.sqrt(links.weight)
+    close = mutual(blocks["a"][:, links.first] * root * links.sign, blocks["b"][:, links.second] * root, 30)
+    assert 0 < close.sum() < close.size
+    compared = {m: kernel(v) for m, v in blocks.items()}
+
+    def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
+        z = {m: passed(system.encoders[m], v) for m, v in x.items()}
+        a, b = (passed(system.critics["a, b"], z[m]) for m in "ab")
+        critic = float(softplus(-a).mean() + softplus(b).mean())
+        reconstruction = cycle = shape = 0.0
+        for m, other in ("ab", "ba"):
+            reconstruction += float(((x[m] - passed(system.decoders[m], z[m])) ** 2).mean())
+            back = passed(system.encoders[other], passed(system.decoders[other], z[m]))
+            cycle += float(((z[m] - back) ** 2).mean())
+            two = compared[m], kernel(z[m])
+            if geometry == "kernel":
+                shape -= float(np.minimum(cosine(*two), 0.975).mean())
+            else:
+                shape -= float(cosine(*map(off_diagonal, two)).mean())
+        return {
+            "adversarial": -critic,
+            "reconstruction": reconstruction,
+            "cycle": cycle,
+            "links": float(np.mean([((z["a"][p] - z["b"][q]) ** 2).mean() for p, q in np.argwhere(close)])),
+            "geometry": shape,
+            "critic": critic,
+        }
+
+    check_terms(system, rows, expected)
+
+
+def test_three_modalities_are_a_chain():
+    """One critic, one latent cycle and one set of links for each two in a row: none of the first and the last."""
+    found = problem(links=True)
+    known, third = found.known["a", "b"], replace(found.modalities["b"], name="c")
+    three = {("a", "b"): known, ("b", "c"): replace(known, names=("b", "c"))}
+    system = exact(made(ScMODAL, replace(found, modalities={**found.modalities, "c": third}, known=three)))
+    assert list(system.critics) == ["a, b", "b, c"]
+    rng = np.random.default_rng(0)
+    rows = {m: torch.as_tensor(rng.permutation(40)[:35]) for m in "abc"}
+    x = {m: system.task.x[m][of] for m, of in rows.items()}
+    z = system.encode(x)
+    terms, wanted = system.terms(Batch(0, rows, x, z)), dict.fromkeys(("adversarial", "cycle", "links"), 0.0)
+    for a, b in ("ab", "bc"):
+        critic = system.critics[f"{a}, {b}"]
+        wanted["adversarial"] -= float(scmodal.critic_loss(critic(z[a]), critic(z[b])).detach())
+        wanted["links"] += float(
+            scmodal.neighbor_loss(z[a], z[b], scmodal.mutual_neighbors(x[a][:, :6], x[b][:, :6])).detach()
+        )
+        for s, t in ((a, b), (b, a)):
+            wanted["cycle"] += float(((z[s] - system.encoders[t](system.decoders[t](z[s]))) ** 2).mean().detach())
+    for name, value in wanted.items():
+        assert float(terms[name].detach()) == pytest.approx(value, rel=1e-9), name
+    assert float(system.critic_loss(z).detach()) == pytest.approx(-wanted["adversarial"], rel=1e-9)
 
 
 def test_logits_are_cut_off():

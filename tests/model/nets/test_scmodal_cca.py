@@ -14,10 +14,10 @@ from scmmgan.model.problem import Known, Links, Modality, Problem
 N, PLANTED = 400, 20
 
 
-def made(*, shuffled: bool = False) -> Problem:
+def made(*, shuffled: bool = False, n_pairs: int = 100) -> Problem:
     """200 and 50 features of 400 cells in another order on each side; 20 of them are the same, a fourth with the other sign.
 
-    40 known pairs. `shuffled`: values of the second change places among its cells, each feature by itself.
+    `n_pairs` of them are known; 0: nothing is. `shuffled`: values of the second change places among its cells, each feature by itself.
     """
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(12, 10)) * 1.5
@@ -42,8 +42,8 @@ def made(*, shuffled: bool = False) -> Problem:
         )
         for m, v in values.items()
     }
-    pairs = np.stack([np.arange(N), order], axis=1)[:100]
-    return Problem(modalities, {("a", "b"): Known(("a", "b"), pairs=pairs)})
+    pairs = np.stack([np.arange(N), order], axis=1)[:n_pairs]
+    return Problem(modalities, {("a", "b"): Known(("a", "b"), pairs=pairs if n_pairs else None)})
 
 
 def right(table: dict) -> np.ndarray:
@@ -88,6 +88,92 @@ def test_links_that_are_given_stay():
     assert right(table).mean() > 0.8
 
 
+# --- what keeps links of chance out ------------------------------------------------------------------------------
+
+
+def pooled() -> scmodal_cca.Pooled:
+    """20 rows of six components, one nearly the same on both sides and two alike, and 30 features of them."""
+    rng, k, sides = np.random.default_rng(2), 20, []
+    x, noise = rng.normal(size=(k, 6)), np.array([0.2, 0.8, 0.8, 9, 9, 9])
+    for common in (x, (x + noise * rng.normal(size=x.shape)) / np.sqrt(1 + noise**2)):
+        mixed = np.hstack([np.eye(6), rng.normal(size=(6, 24)) / np.sqrt(6)])
+        sides += [common, common @ mixed + 0.3 * rng.normal(size=(k, 30))]
+    x, u, y, v = sides
+    return scmodal_cca.Pooled(x, y, u, v, np.ones(k), np.arange(30), np.arange(30))
+
+
+@pytest.fixture
+def every_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a score nor its q keeps a link out."""
+    monkeypatch.setattr(scmodal_cca, "FOUND_SCORE", 0)
+    monkeypatch.setattr(scmodal_cca, "EVIDENT", 2)
+
+
+@pytest.mark.usefixtures("every_score")
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_rows_have_no_variates(seed: int):
+    """Whatever scores are asked for: rows in another order leave no variate to score by."""
+    rows = pooled()
+    assert len(scmodal_cca.search(rows, None, 0).first)
+    assert not len(scmodal_cca.search(rows.shuffled(np.random.default_rng(seed).permutation(20)), None, 0).first)
+
+
+def test_only_q_keeps_some_features_out(monkeypatch: pytest.MonkeyPatch):
+    """Scores of .5 and more that shuffled rows reach as well."""
+    rows = pooled()
+    found = scmodal_cca.search(rows, None, 0)
+    monkeypatch.setattr(scmodal_cca, "EVIDENT", 2)
+    everything = scmodal_cca.search(rows, None, 0)
+    assert 0 < len(found.first) < len(everything.first)
+    assert (np.abs(everything.score) >= 0.5).all()
+    two = [set(zip(of.first, of.second, of.q)) for of in (found, everything)]
+    assert two[0] == {link for link in two[1] if link[2] < 0.05}
+
+
+# --- rounds, seeds, the order of rows ----------------------------------------------------------------------------
+
+
+def test_more_rounds_find_more(monkeypatch: pytest.MonkeyPatch):
+    """From few pairs: links that were found make a better coupling, and that finds others."""
+    problem = made(n_pairs=5)
+    table = scmodal_cca.find(problem, random_state=0)[1]
+    assert set(table["round"]) == {1, 2, 3}
+    monkeypatch.setattr(scmodal_cca, "FOUND_ROUNDS", 1)
+    once = scmodal_cca.find(problem, random_state=0)[1]
+    assert set(once["round"]) == {1}
+    assert right(table).sum() > right(once).sum() + 3
+
+
+def test_links_without_anything_known():
+    """Shapes alone couple the clusters; twice the same bits."""
+    problem = made(n_pairs=0)
+    links, table = scmodal_cca.find(problem, random_state=0)
+    assert len(links) == len(table["score"])
+    assert right(table).mean() > 0.5
+    again, other = scmodal_cca.find(problem, random_state=0)
+    for name in ("first", "second", "weight", "sign"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(links, name))
+    for name, of in table.items():
+        np.testing.assert_array_equal(other[name], of)
+
+
+@pytest.mark.parametrize("n_pairs", [0, 100])
+def test_order_of_rows_says_nothing(n_pairs: int):
+    """Row i the same cell in both, or b shuffled: nearly the same links of the planted ones."""
+    problem, found = made(n_pairs=n_pairs), []
+    b, truth = problem.modalities["b"], made(n_pairs=N).known["a", "b"].pairs[:, 1]
+    for order in (truth, np.random.default_rng(1).permutation(N)):
+        pairs = np.stack([np.arange(N), np.argsort(order)[truth]], axis=1)[:n_pairs] if n_pairs else None
+        moved = replace(
+            problem,
+            modalities={**problem.modalities, "b": replace(b, values=b.values[order])},
+            known={("a", "b"): Known(("a", "b"), pairs=pairs)},
+        )
+        table = scmodal_cca.find(moved, random_state=0)[1]
+        found.append(set(table["a"][right(table)]))
+    assert len(found[0] & found[1]) >= 0.8 * len(found[0] | found[1])
+
+
 SETTINGS = {
     "weights": methods.METHODS["scmodal-cca"].weights, "max_steps": 2, "batch_size": 64, "lr": 1e-3, "geometry": "kernel",
     "hidden": 16, "random_state": 0, "device": "cpu", "progress_bar": False,
@@ -103,6 +189,15 @@ def test_fit_trains_with_what_was_found(planted: tuple[Links, dict], monkeypatch
     assert fitted.info["links"] is planted[1]
     assert fitted.embeddings["a"].shape == (N, 20)
     assert set(fitted.history) >= {"step", "links", "adversarial"}
+
+
+def test_same_seed_same_bits():
+    first, second = (methods.fit_latent("scmodal-cca", made(), SETTINGS) for _ in range(2))
+    for m in "ab":
+        np.testing.assert_array_equal(first.embeddings[m], second.embeddings[m])
+    assert first.history == second.history
+    for name, of in first.info["links"].items():
+        np.testing.assert_array_equal(second.info["links"][name], of)
 
 
 def test_nothing_found_is_an_error(monkeypatch: pytest.MonkeyPatch):

@@ -68,9 +68,9 @@ class CMAE(System):
         return float(0.5 ** (step // 100_000))
 
     def critic_loss(self, z: Cells) -> Tensor:
-        """The first modality is 0, the second 1."""
+        """The first modality is 0, the second 1; its weight counts against the decay of the critic's own weights."""
         a, b = self.task.first_two
-        return least_squares(self.critics["z"](z[a]), self.critics["z"](z[b]))
+        return self.weights["adversarial"] * least_squares(self.critics["z"](z[a]), self.critics["z"](z[b]))
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Absolute errors of reconstruction and pairs, both encoders towards the other's target, labels."""
