@@ -1,6 +1,6 @@
 """What a GPU does in training: steps per second, launches and waits per step, agreement with the CPU, 100,000 + 100,000 cells.
 
-    python benchmarks/gpu.py                          # some 4 minutes on one GPU
+    python benchmarks/gpu.py                          # some 4 minutes on one GPU, and 100,000 cells
     python benchmarks/gpu.py --device cpu --quick     # the same script without one
     python benchmarks/gpu.py --data DIR               # and pbmc5k_cite, on the CPU and on the GPU
 

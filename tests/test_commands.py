@@ -267,12 +267,15 @@ def test_a_name_may_have_a_comma(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_options_that_take_several_values_say_so(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        main(["compare", "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    for option, several in (("--seeds", True), ("--methods", True), ("--k", False), ("--labels", False)):
-        about = said.partition("options:")[2].partition(f" {option} ")[2].partition(" --")[0]
-        assert ("Repeat it for several" in about) == several, option
+    several = {"compare": ("--seeds", "--methods"), "align": ("--features",)}
+    one = {"compare": ("--k", "--labels"), "align": ("--layer", "--n-pcs", "--weights")}
+    for command in several:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        for option in (*several[command], *one[command]):
+            about = said.partition("options:")[2].partition(f" {option} ")[2].partition(" --")[0]
+            assert ("Repeat it for several" in about) == (option in several[command]), option
 
 
 class Fails:

@@ -148,7 +148,7 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
         if name in OWN:
             continue
         flag, kind, text = f"--{name.replace('_', '-')}", str(of.annotation), documented.get(name, "")
-        text += " Repeat it for several." if "Sequence" in kind or "Mapping" in kind else ""
+        text += " Repeat it for several." if "Sequence" in kind else ""
         # what is not given is left to the function
         text += "" if of.default is inspect.Parameter.empty else f" [{of.default}]"
         how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}

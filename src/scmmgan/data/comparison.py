@@ -178,7 +178,9 @@ def _kept(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return run, [{column: of[column] for column in SCORE} for of in stored["scores"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else "no run with all its columns and a digest"
-        raise ValueError(f"{str(path)!r} is damaged: delete it, and compare again. Found: {reason}.") from error
+        raise ValueError(
+            f"{str(path)!r} is damaged, or of an earlier version: delete it, and compare again. Found: {reason}."
+        ) from error
 
 
 @dataclass

@@ -166,7 +166,7 @@ def align(
         leaves a term out. Other methods have weights of their own, which an unknown name lists.
     max_steps
         Training steps (default 500; `"cyclegan"`: 1,000; `"scmmgan-paper"`: 20,000; as published, for 1,500 cells, `"cmae"`: 192,000,
-        `"con-aae"`: 180,000, `"scmodal"`: 10,000; `"jamie"`: 10,000, one for each epoch of up to 1,023 cells). Autoencoders end with the weights that do best on held-out cells:
+        `"con-aae"`: 180,000, `"scmodal"`: 10,000; `"jamie"`: 10,000, of which each is an epoch of up to 1,023 cells). Autoencoders end with the weights that do best on held-out cells:
         `params["fit"]["steps_used"]`.
     batch_size
         Cells of each modality per step, at least 32 (default 128; `"cmae"` and `"con-aae"`: 32, `"scmodal"`: 500, `"jamie"`: 512;
@@ -198,7 +198,7 @@ def align(
         --nproc-per-node=2 script.py` and call this on the same data; each takes `batch_size` cells per step, gradients are
         averaged, and all write the same. Only methods with a coupling that train.
     precision
-        Of matrix products outside the geometry term, which stays in full precision: `"float32"` (default), `"tf32"` (GPU: 5 to 17 %
+        Of matrix products outside the geometry term, which stays in full precision: `"float32"` (default), `"tf32"` (GPU: 3 to 17 %
         faster steps) or `"bf16"` (networks alone; GPU or CPU, gained nothing). Weights stay in float32.
     key_added
         Name of the alignment; several may live in one object.

@@ -517,7 +517,7 @@ def measured(order: np.ndarray | None) -> md.MuData:
     ],
 )
 def test_order_and_names_of_cells_say_nothing(method: str, most: float):
-    """From end to end every cell is mapped as before, up to a share of what seeds differ by; and no nearer to its partner."""
+    """From end to end every cell is mapped as before, no further than about what seeds differ by; and no nearer to its partner."""
     order, mapped, scores = np.random.default_rng(1).permutation(120), {}, {}
     for way, cells in (("in order", None), ("shuffled", order)):
         place = np.arange(120) if cells is None else np.argsort(order)

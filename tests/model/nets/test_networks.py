@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,9 +198,17 @@ def test_slope_of_many_distances_is_found_in_blocks(monkeypatch: pytest.MonkeyPa
     x = torch.randn((3, 11, 4), generator=torch.Generator().manual_seed(0), requires_grad=True)
     slope = torch.randn((3, 11, 11), generator=torch.Generator().manual_seed(1))
     (whole,) = torch.autograd.grad(networks._SelfDistance.apply(x), x, slope)
-    # 1,452 numbers: blocks of 3, 2, 2, 2, 2 rows
-    monkeypatch.setattr(networks, "CDIST_BUFFER", 363)
+    backward, sizes = torch.ops.aten._cdist_backward, []
+
+    def spy(grad: torch.Tensor, rows: torch.Tensor, others: torch.Tensor, *args: Any) -> torch.Tensor:
+        sizes.append(rows.numel() * others.shape[1])
+        return backward(grad, rows, others, *args)
+
+    # 132 numbers for each of 11 rows
+    monkeypatch.setattr(networks, "CDIST_BUFFER", 396)
+    monkeypatch.setattr(torch.ops.aten, "_cdist_backward", spy)
     (parts,) = torch.autograd.grad(networks._SelfDistance.apply(x), x, slope)
+    assert sizes == [264] * 5 + [132]
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
 
 

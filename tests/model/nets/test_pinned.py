@@ -28,6 +28,19 @@ def changed(set_to: Callable[[Any], None], value: Any, before: Any) -> Iterator[
         set_to(before)
 
 
+def test_what_backends_inherit_they_inherit_afterwards():
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this PyTorch knows no precision of backends")
+    try:
+        torch.backends.fp32_precision = "tf32"
+        with pinned():
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = "none"
+
+
 @contextmanager
 def precision_of(name: str) -> Iterator[None]:
     """As PyTorch advises since 2.9: for a backend, or for all; then it refuses to say what the old function set."""

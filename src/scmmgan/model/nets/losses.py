@@ -153,6 +153,6 @@ class _InFull(torch.autograd.Function):
 
 
 def geometry_loss(name: str, x: Tensor, mapped: Tensor) -> Tensor:
-    """The geometry term of that name, always in full single precision: eigenvectors and kernels are lost in less."""
+    """The geometry term of that name, always in full single precision: with less, eigenvectors and kernels are wrong."""
     term = globals()[f"{name}_loss"]
     return term(x, mapped) if torch.get_float32_matmul_precision() == "highest" else _InFull.apply(term, x, mapped)

@@ -120,8 +120,8 @@ class _SelfDistance(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         x, distance = ctx.saved_tensors
         # in blocks of rows: with more numbers than it can count PyTorch's function reads beyond its buffer
-        blocks = 1 + x.numel() * x.shape[1] // CDIST_BUFFER
-        parts = [v.tensor_split(blocks, dim=1) for v in (slopes[0] + slopes[0].mT, x, distance)]
+        rows = max(1, (CDIST_BUFFER - 1) // x.numel())
+        parts = [v.split(rows, dim=1) for v in (slopes[0] + slopes[0].mT, x, distance)]
         return torch.cat([torch.ops.aten._cdist_backward(s, y, x, 1.0, d) for s, y, d in zip(*parts)], dim=1)
 
 

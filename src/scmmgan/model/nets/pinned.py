@@ -25,6 +25,8 @@ def products(precision: str) -> Iterator[None]:
         if before is not None:
             torch.set_float32_matmul_precision(before)
         for backend, value in backends:
+            # what was inherited stays so
+            backend.fp32_precision = "none"
             if backend.fp32_precision != value:
                 backend.fp32_precision = value
 

@@ -166,11 +166,12 @@ def _made_of(
     """Digests of all that decides a training, by what a user knows it as."""
     by_pair = [of[pair] for of in (data.anchors, data.anchor_weight) for pair in of]
     links = [v for pair, link in data.links.items() for v in (pair, *vars(link).values())]
+    cells = (v for of in (data.x, data.rows, data.held_out) for item in of.items() for v in item)
     rules = dict(vars(recipe))
-    rules["method"] = (rules.pop("betas"), rules.pop("plain"), data.shared, data.widths)
+    rules["method"] = (rules.pop("betas"), rules.pop("plain"))
     rules |= {"weights": data.weights, "random_state": random_state, "device": device.type, "devices": processes}
     return {
-        "cells": digest(v for of in (data.x, data.rows, data.held_out) for item in of.items() for v in item),
+        "cells": digest([*cells, data.shared, data.widths]),
         "couplings": digest([*data.anchors, *by_pair, *links]),
         "networks": digest(v for pair, net in generators.items() for v in (pair, *net.state_dict().values())),
         "version of PyTorch": digest([torch.__version__]),
