@@ -14,6 +14,8 @@ import torch
 import scmmgan as smm
 from scmmgan.model.space.transform import Transform
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
+
 
 def transform_of(mdata: md.MuData, name: str) -> Transform:
     return Transform.from_state(mdata.uns["scmmgan"]["model"]["transforms"][name])

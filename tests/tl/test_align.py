@@ -22,7 +22,7 @@ import scipy.sparse as sp
 import torch
 
 import scmmgan as smm
-from helpers import interrupted, own_space, transform_of
+from helpers import interrupted, needs_gpu, own_space, transform_of
 from planted import mixed_spots
 from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
@@ -1631,9 +1631,6 @@ def test_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch):
     assert [named(d) for d in ("cuda:1", torch.device("cuda", 0), "cuda")] == ["cuda:1", "cuda:0", "cuda"]
     with pytest.raises(ValueError, match=r"'cuda:2' is not available. Here: \['cpu', 'cuda:0', 'cuda:1'"):
         named("cuda:2")
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
 
 
 @pytest.mark.gpu

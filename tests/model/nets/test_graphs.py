@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import needs_gpu
 from scmmgan.model.defaults import STEPS_BEFORE_GRAPH
 from scmmgan.model.nets import networks, training
 from scmmgan.model.nets.graphs import Recorded
 from scmmgan.model.nets.processes import ALONE, Processes
 from trainings import data, fit, state
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
 RECIPE = training.Recipe(20, 32, 1e-3)
 
 

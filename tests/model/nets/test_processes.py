@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import distributed
 
-from helpers import interrupted
+from helpers import interrupted, needs_gpu
 from scmmgan.model.defaults import LOSS_WEIGHTS, STEP_TIMEOUT
 from scmmgan.model.nets import processes, training
 from scmmgan.model.nets.networks import Discriminator, Generator, NoisyGenerator, PaperDiscriminator, PaperGenerator
@@ -294,11 +294,9 @@ def test_a_dead_process_is_an_error_in_the_other(tmp_path: Path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
+@needs_gpu
 def test_exchange_by_nccl():
     """One process that says it is one of two: every mean is half of what it has."""
-    from torch import distributed
-
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         group = distributed.new_group(backend="nccl")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import needs_gpu
 from scmmgan.model.defaults import LOSS_WEIGHTS, MIN_CELLS
 from scmmgan.model.nets import losses, training
 from scmmgan.model.nets.aligner import Aligner, split
@@ -925,7 +926,7 @@ def test_global_random_states_are_untouched(problem: tuple):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: nothing to leave untouched")
+@needs_gpu
 def test_global_random_state_of_the_device_is_untouched(problem: tuple):
     torch.cuda.manual_seed(1)
     before = torch.cuda.get_rng_state()
