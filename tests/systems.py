@@ -101,6 +101,17 @@ def exact(system: System) -> System:
     return system
 
 
+def with_gaps(system: type[System]) -> tuple[System, np.ndarray, dict[str, np.ndarray], dict[str, list[int]]]:
+    """A system that knows pairs and labels with gaps, these (-1: none), and rows of batches of unequal size."""
+    found = problem(labels=True)
+    pairs = np.stack([np.arange(10), np.arange(10)[::-1] + 5], axis=1)
+    found.known["a", "b"].__dict__["pairs"] = pairs
+    out = exact(made(system, found, batch_size=4))
+    labels = {m: codes.numpy() for m, codes in out.task.labels.items()}
+    labels["a"][3] = labels["b"][[9, 20]] = -1
+    return out, pairs, labels, {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
+
+
 def arrays(cells: Cells) -> dict[str, np.ndarray]:
     """Cells of each modality as numpy has them."""
     return {m: v.detach().numpy() for m, v in cells.items()}

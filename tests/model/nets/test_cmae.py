@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from scmmgan.model.nets.autoencoder import Autoencoder
 from scmmgan.model.nets.cmae import CMAE
-from systems import check_terms, exact, made, passed, problem
+from systems import check_terms, made, passed, with_gaps
 
 
 def test_middle_layers_are_one_object_also_when_loaded():
@@ -66,14 +68,8 @@ def test_encoders_move_towards_the_other_side():
 
 def test_losses_are_those_of_the_equations():
     """Batches of unequal size, cells without a label on both sides, all known pairs at every step."""
-    found = problem(labels=True)
-    pairs = np.stack([np.arange(10), np.arange(10)[::-1] + 5], axis=1)
-    found.known["a", "b"].__dict__["pairs"] = pairs
-    system = exact(made(CMAE, found, batch_size=4))
-    labels = {m: codes.numpy() for m, codes in system.task.labels.items()}
-    labels["a"][3] = labels["b"][[9, 20]] = -1
-    rows = {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
-    net = lambda of, v: passed(of, v, 0.2)  # noqa: E731
+    system, pairs, labels, rows = with_gaps(CMAE)
+    net = partial(passed, slope=0.2)
 
     def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
         z = {m: net(system.encoders[m], v) for m, v in x.items()}

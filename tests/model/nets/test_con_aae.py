@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from helpers import check_slopes
 from scmmgan.model.nets.con_aae import ConAAE, contrastive_loss
-from systems import check_terms, exact, made, passed, problem
+from systems import check_terms, made, passed, with_gaps
 
 
 def reference(z: np.ndarray, labels: np.ndarray, margin: float = 0.3) -> float:
@@ -44,17 +46,11 @@ def test_margin_at_its_bounds(labels: list[int], expected: float):
 
 def test_losses_are_those_of_the_equations():
     """Batches of unequal size, cells without a label on both sides, some of the known pairs drawn together."""
-    found = problem(labels=True)
-    pairs = np.stack([np.arange(10), np.arange(10)[::-1] + 5], axis=1)
-    found.known["a", "b"].__dict__["pairs"] = pairs
-    system = exact(made(ConAAE, found, batch_size=4))
+    system, pairs, labels, rows = with_gaps(ConAAE)
     assert len(next(system.drawn)) == 4
     drawn = np.array([8, 1, 5, 2])
     system.drawn = iter([torch.as_tensor(drawn)])
-    labels = {m: codes.numpy() for m, codes in system.task.labels.items()}
-    labels["a"][3] = labels["b"][[9, 20]] = -1
-    rows = {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
-    net = lambda of, v: passed(of, v, 0.01)  # noqa: E731
+    net = partial(passed, slope=0.01)
 
     def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
         z = {m: net(system.encoders[m], v) for m, v in x.items()}

@@ -18,6 +18,9 @@ from scmmgan.model.evidence.attribution import path_gradients
 from scmmgan.model.nets.networks import Generator
 from scmmgan.model.nets.pinned import _precision, pinned
 
+# that have a precision, since PyTorch 2.9
+BACKENDS = ("cuda.matmul", "mkldnn.matmul", "all") if hasattr(torch.backends, "fp32_precision") else ()
+
 
 @contextmanager
 def changed(set_to: Callable[[Any], None], value: Any, before: Any) -> Iterator[None]:
@@ -28,9 +31,8 @@ def changed(set_to: Callable[[Any], None], value: Any, before: Any) -> Iterator[
         set_to(before)
 
 
+@pytest.mark.skipif(not BACKENDS, reason="PyTorch before 2.9: backends have no precision of their own")
 def test_what_backends_inherit_they_inherit_afterwards():
-    if not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("this PyTorch knows no precision of backends")
     try:
         torch.backends.fp32_precision = "tf32"
         with pinned():
@@ -45,8 +47,6 @@ def test_what_backends_inherit_they_inherit_afterwards():
 def precision_of(name: str) -> Iterator[None]:
     """As PyTorch advises since 2.9: for a backend, or for all; then it refuses to say what the old function set."""
     backend = torch.backends if name == "all" else attrgetter(name)(torch.backends)
-    if not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("this PyTorch knows no precision of backends")
     backend.fp32_precision = "tf32"
     try:
         with pytest.raises(RuntimeError, match="mix of the legacy and new"):
@@ -70,7 +70,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "default device": lambda: changed(torch.set_default_device, "meta", None),
     "device context": lambda: torch.device("meta"),
     "precision": lambda: changed(torch.set_float32_matmul_precision, "medium", "highest"),
-    **{f"precision of {name}": partial(precision_of, name) for name in ("cuda.matmul", "mkldnn.matmul", "all")},
+    **{f"precision of {name}": partial(precision_of, name) for name in BACKENDS},
     "deterministic": lambda: changed(torch.use_deterministic_algorithms, True, False),
 }
 
