@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
 from typing import Any
@@ -54,6 +54,8 @@ def made(
     hidden: Any = 8,
     batch_size: int = 32,
     geometry: Any = "auto",
+    weights: Mapping[str, float] | None = None,
+    options: Mapping[str, Any] | None = None,
     **known: bool,
 ) -> System:
     """A system that has not been trained; `step()` gives its terms on the next batch."""
@@ -66,9 +68,9 @@ def made(
         x[m] = torch.as_tensor(readings[m].of_matrix(matrix))
     rows = {m: torch.arange(len(v)) for m, v in x.items()}
     labels = {m: torch.as_tensor(codes) for m, codes in (found.labels or {}).items()}
-    task = Task(
-        found, readings, x, labels, rows, rows, batch_size, 10, system.geometry if geometry == "auto" else geometry, 0
-    )
+    own = system.weights | dict(weights or {}), system.options | dict(options or {})
+    geometry = system.geometry if geometry == "auto" else geometry
+    task = Task(found, readings, x, labels, rows, rows, batch_size, 10, geometry, 0, *own)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         out = system(task, hidden, "cpu")
@@ -101,12 +103,14 @@ def exact(system: System) -> System:
     return system
 
 
-def with_gaps(system: type[System]) -> tuple[System, np.ndarray, dict[str, np.ndarray], dict[str, list[int]]]:
+def with_gaps(
+    system: type[System], **how: Any
+) -> tuple[System, np.ndarray, dict[str, np.ndarray], dict[str, list[int]]]:
     """A system that knows pairs and labels with gaps, these (-1: none), and rows of batches of unequal size."""
     found = problem(labels=True)
     pairs = np.stack([np.arange(10), np.arange(10)[::-1] + 5], axis=1)
     found.known["a", "b"].__dict__["pairs"] = pairs
-    out = exact(made(system, found, batch_size=4))
+    out = exact(made(system, found, batch_size=4, **how))
     labels = {m: codes.numpy() for m, codes in out.task.labels.items()}
     labels["a"][3] = labels["b"][[9, 20]] = -1
     return out, pairs, labels, {"a": [3, 0, 7, 11, 19, 2], "b": [9, 1, 30, 20, 8]}
@@ -149,9 +153,10 @@ def check_terms(
     drawn = {m: torch.tensor(of) for m, of in rows.items()}
     x = {m: system.task.x[m][of] for m, of in drawn.items()}
     z = system.encode(x)
-    found = dict(system.terms(Batch(at, drawn, x, z)))
+    batch = Batch(at, drawn, x, z)
+    found = dict(system.terms(batch))
     if system.critics:
-        found["critic"] = system.critic_loss(z)
+        found["critic"] = system.critic_loss(batch)
     reference = partial(expected, arrays(x))
     nets, values, rng = networks(system), reference(), np.random.default_rng(0)
     assert set(found) == set(values)

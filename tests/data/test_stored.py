@@ -179,8 +179,33 @@ def test_an_embedding_alone(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
+    ("method", "given", "stored"),
+    [
+        ("jamie", {"dropout": 0.6, "ratio": 0.5}, {"dropout": 0.6, "ratio": 0.5}),
+        ("cmae", {"conditional_adversary": True}, {"conditional_adversary": True}),
+        ("cmae", {}, {"conditional_adversary": False}),
+    ],
+)
+def test_options_from_end_to_end(method: str, given: dict[str, Any], stored: dict[str, Any], tmp_path: Path):
+    """They change the map, are recorded, and leave new cells mapped as the others, also by what a file holds."""
+    mdata, plain = toy(), toy()
+    known = {"jamie": {"pairs": "known"}, "cmae": {"labels": "cell_type"}}[method]
+    smm.tl.align(mdata, method=method, options=given, **known, **QUICK)
+    smm.tl.align(plain, method=method, **known, **QUICK)
+    same = np.array_equal(mdata["rna"].obsm["X_scmmgan"], plain["rna"].obsm["X_scmmgan"])
+    assert same == (not given)
+    mdata.write(tmp_path / "a.h5mu")
+    again = md.read_h5mu(tmp_path / "a.h5mu")
+    assert again.uns["scmmgan"]["params"]["options"] == stored
+    new = smm.tl.translate(mdata["rna"][:5].copy(), "rna", "protein", model=again)
+    np.testing.assert_allclose(new.X, mdata["rna"].obsm["scmmgan_protein"][:5], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"method": "jamie", "options": {"dropout": 1}}, "`dropout` must be below 1"),
+        ({"method": "cmae", "options": {"conditional_adversary": True}}, "needs labels, and there are none"),
         ({"method": "scmodal", "links": None}, "needs links.*'scmodal-cca'"),
         ({"method": "cmae", "geometry": "heat"}, "'cmae'` compares no geometry, got `geometry='heat'`: leave it out"),
         ({"method": "scmodal", "geometry": "heat"}, r"must be one of \['kernel', 'centred', None\]"),

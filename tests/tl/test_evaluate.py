@@ -8,6 +8,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import cdist
 
 import scmmgan as smm
 from scmmgan.settings import unpulled
@@ -36,7 +37,9 @@ def test_the_table(table: pd.DataFrame):
     both, there, back = "both", "rna → protein", "protein → rna"
     each = ["recall_at_10", "label_transfer", "matched_label_accuracy", "js_distance", "correlation", "auroc"]
     each += ["correlation given depth", "wins against neighbors", "neighborhood_overlap", "cycle"]
-    expected = {(m, both) for m in ("mmd", "two_sample_auc", "foscttm")} | {(m, w) for m in each for w in (there, back)}
+    expected = {(m, both) for m in ("mmd", "two_sample_auc", "foscttm", "foscttm by correlation")} | {
+        (m, w) for m in each for w in (there, back)
+    }
     assert set(table.index) == expected
     assert table.index.is_unique
     assert list(table) == ["value", "error", "chance", "best", "n", "needs", "p"]
@@ -53,6 +56,10 @@ def test_values_are_those_of_metrics(small_coupled: md.MuData, table: pd.DataFra
     z = {m: mdata[m].obsm["X_scmmgan"][rows[m]] for m in NAMES}
     way = "rna → protein"
     assert table.loc[("foscttm", "both"), "value"] == pytest.approx(smm.metrics.foscttm(z["rna"], z["protein"]))
+    distance = cdist(z["rna"], z["protein"], "correlation")
+    own, n = np.diag(distance), len(distance)
+    nearer = (distance < own[:, None]).sum() + (distance < own).sum()
+    assert table.loc[("foscttm by correlation", "both"), "value"] == pytest.approx(nearer / (2 * n * (n - 1)))
     recall = smm.metrics.recall_at_k(z["rna"], z["protein"], k=10)
     assert table.loc[("recall_at_10", way), "value"] == pytest.approx(recall)
     assert table.loc[("recall_at_10", way), "error"] == pytest.approx(np.sqrt(recall * (1 - recall) / 120))

@@ -147,6 +147,7 @@ MAP_CHUNK = 8_192  # cells mapped at one time
 MAX_ZSCORE = 10.0  # of a feature as an autoencoder reads it; as published
 MAX_HIDDEN = 512  # of a hidden layer, unless `hidden="published"`: 2,613² weights a layer take a second a step
 JAMIE_EPOCHS = 2_500  # before JAMIE's training may end; the divergence has half of its weight at half of them
+LABEL_COPIES = 10  # of a cell's label that a conditional critic of CMAE reads, as published
 JAMIE_PATIENCE = 500  # epochs without a better batch until it ends
 MAX_COVERED = 0.9  # of the cells of the larger modality in known pairs, above which JAMIE infers no correspondence
 PAIRED_SHARE = 0.8  # of JAMIE's batches that are known pairs
@@ -164,9 +165,9 @@ MATCHING_WIDTHS = (
 MATCHING_RANK = 25  # of linked features
 MATCHING_VARIATES = 20  # canonical variates that matches are made by
 MATCHING_WIDTH = 15  # of the joint space
-MATCHING_OWN = 0.7  # of a cell; the rest is the mean of its cluster
-MATCHING_ROUNDS = 3  # of canonical variates and matches
-MATCHING_DROPPED = 0.3  # of the matches, those that correlate least
+# of a cell (the rest is the mean of its cluster), rounds of canonical variates and matches, share of the matches that is left out
+MATCHING = (0.7, 3, 0.3)
+MATCHING_WEAK = (0.3, 1, 0.5)  # the same where links say little, as published
 MATCHING_CLUSTERS = 30  # by k-means, in which cells are smoothed; published: Leiden at resolution 2
 ASSIGNED_CELLS = 3_000  # of either side in one assignment: 72 MB and seconds; published 5,000 × 15,000
 

@@ -38,7 +38,12 @@ SHOWN = {
     "shared features": ("correlation with own values",),
     "nothing": ("two_sample_auc", "neighborhood_overlap", "cycle"),
 }
-NAMES = {"foscttm": "FOSCTTM", "auroc": "AUROC", "two_sample_auc": "two-sample AUC"}
+NAMES = {
+    "foscttm": "FOSCTTM",
+    "foscttm by correlation": "FOSCTTM by correlation",
+    "auroc": "AUROC",
+    "two_sample_auc": "two-sample AUC",
+}
 COSTS = ("seconds", "memory")
 DOT = 130.0  # points², of a perfect score
 LEAST = 4.0  # of one that is no better than chance

@@ -68,6 +68,7 @@ def align(
     batch_size: int | None = None,
     lr: float | None = None,
     hidden: int | str | None = None,
+    options: Mapping[str, bool | float] | None = None,
     noise_dim: int | Mapping[str, int] = 0,
     init: MuData | Trained | str | PathLike[str] | None = None,
     checkpoint_dir: str | PathLike[str] | None = None,
@@ -176,6 +177,10 @@ def align(
     hidden
         Widest hidden layer of the autoencoder methods. Default `None`: as published, but at most 512; `"published"`: without
         that limit; or a number.
+    options
+        Settings that one method alone has, by name: `"cmae"`: `conditional_adversary` (default False; True: the critic reads the
+        labels, too); `"jamie"`: `dropout` (0; the paper takes 0.6 to predict values) and `ratio` (1: partners are known ones; less:
+        the rest are inferred); `"links-matching"`: `weak_links` (False; True as published for few shared features).
     noise_dim
         Width of the noise that generators take beside a cell (default 0: none). Mapped values are those without noise;
         :func:`scmmgan.tl.uncertainty` samples it.
@@ -477,6 +482,7 @@ def _settings(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
             f"`maps='all'`; here are {list(names)} and `maps={arguments['maps']!r}`. Leave it out."
         )
     left |= {"geometry": geometry, "device": device, "precision": precision, "hidden": hidden}
+    left["options"] = methods.check_options(arguments["method"], arguments["options"]) or None
     return {**whole, **numbers, **left}
 
 

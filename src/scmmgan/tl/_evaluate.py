@@ -15,6 +15,7 @@ from scmmgan.data import known as _known
 from scmmgan.data import modality as _modality
 from scmmgan.data import slots as _slots
 from scmmgan.data.keys import Keys
+from scmmgan.model.coupling.views import unit_rows
 from scmmgan.model.defaults import BASELINE_NEIGHBORS, FOLDS, MAX_SEED, MAX_TESTED_CELLS, SCORED_FEATURES
 from scmmgan.model.evidence.neighborhoods import overlaps, round_trips
 from scmmgan.model.space.diffusion import nearest
@@ -81,7 +82,8 @@ def evaluate(
         `"nothing"`, `"shared features"`, `"pairs"` or `"labels"`.
 
     `foscttm`, `recall_at_k`, `label_transfer`, `matched_label_accuracy`, `mmd` and `two_sample_auc` compare cells in the joint
-    embedding; the last two one half of either modality, so that no cell meets the partner that `pairs` name.
+    embedding; the last two one half of either modality, so that no cell meets the partner that `pairs` name. `foscttm` takes
+    Euclidean distances, `foscttm by correlation` 1 - Pearson's correlation of two cells over the axes (three or more).
     `neighborhood_overlap`: share of a cell's 20 nearest neighbours by what was measured (denoised principal components)
     that are neighbours in the embedding, too. `cycle`: squared distance from a cell to where its 5 nearest cells of the
     other modality, and the 5 nearest of each of these, bring it back, over the variance. Both on at most 2,000 cells.
@@ -257,6 +259,12 @@ def _partners(table: _Table, x: np.ndarray, y: np.ndarray, pairs: np.ndarray, na
     """How near cells come to the cells that they are."""
     x, y, n = x[pairs[:, 0]], y[pairs[:, 1]], len(pairs)
     table.cells("foscttm", "both", lambda rows: metrics.foscttm(x[rows], y[rows]), n, "pairs", 0.5, 0.0)
+    # of two axes all rows correlate by 1 or -1
+    if x.shape[1] > 2:
+        u, v = unit_rows(x), unit_rows(y)
+        table.cells(
+            "foscttm by correlation", "both", lambda rows: metrics.foscttm(u[rows], v[rows]), n, "pairs", 0.5, 0.0
+        )
     for a, b, way in ((x, y, "{} → {}".format(*names)), (y, x, "{} → {}".format(*names[::-1]))):
         value = metrics.recall_at_k(a, b, k=k)
         table.add(f"recall_at_{k}", way, value, float(np.sqrt(value * (1 - value) / n)), n, "pairs", k / n, 1.0)

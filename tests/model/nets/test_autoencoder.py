@@ -34,7 +34,7 @@ def fit(name: str, found: Problem, **changed: Any) -> Fitted:
     method = methods.lookup(name)
     own = {of: getattr(method, of) for of in ("weights", "lr", "geometry")}
     rest = {"max_steps": 5, "batch_size": 32, "hidden": 8, "random_state": 0, "device": "cpu", "progress_bar": False}
-    return methods.fit_latent(name, found, {**own, **rest, **changed})
+    return methods.fit_latent(name, found, {**own, **rest, "options": method.options, **changed})
 
 
 # --- losses ------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_latent_cells_that_the_critic_sees(name: str):
     encode, loss = system.encode, system.critic_loss
     system.encode = lambda x: seen.append(encode(x)) or seen[-1]
     shown = []
-    system.critic_loss = lambda z: shown.append(z) or loss(z)
+    system.critic_loss = lambda batch: shown.append(batch.z) or loss(batch)
     one_step(system, lambda _: None)
     if name == "con-aae":
         system.train(False)
@@ -251,7 +251,7 @@ def test_optimizers_of_both_sides(name: str, betas: tuple[float, float], decay: 
     ("name", "lr", "batch_size", "weights"),
     [
         ("cmae", 1e-4, 32, {"reconstruction": 10, "adversarial": 10, "labels": 10, "anchors": 0.1}),
-        ("con-aae", 1e-4, 32, {"reconstruction": 10, "adversarial": 10, "cycle": 10, "contrast": 10, "labels": 1, "anchors": 0.1}),
+        ("con-aae", 1e-4, 32, {"reconstruction": 10, "adversarial": 10, "mmd": 0, "cycle": 10, "contrast": 10, "labels": 1, "anchors": 0.1}),
         ("scmodal", 1e-3, 500, {"adversarial": 1, "reconstruction": 10, "cycle": 10, "links": 1, "geometry": 10}),
         ("jamie", 1e-3, 512, {"kl": 0.032, "combination": 32, "reconstruction": 1, "alignment": 1}),
     ],

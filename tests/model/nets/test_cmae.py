@@ -61,19 +61,25 @@ def test_encoders_move_towards_the_other_side():
         system.critics["z"].bias.zero_()
     system.critics["z"].requires_grad_(False)
     z = {"a": torch.zeros(4, 50), "b": torch.ones(4, 50)}
-    assert float(system.critic_loss(z)) == 0
     batch = type("Batch", (), {"z": z, "rows": {}, "x": {"a": torch.zeros(4, 12), "b": torch.zeros(4, 8)}})
+    assert float(system.critic_loss(batch)) == 0
     assert float(system.terms(batch)["adversarial"].detach()) == pytest.approx(2)
 
 
-def test_losses_are_those_of_the_equations():
+@pytest.mark.parametrize("conditional", [False, True])
+def test_losses_are_those_of_the_equations(conditional: bool):
     """Batches of unequal size, cells without a label on both sides, all known pairs at every step."""
-    system, pairs, labels, rows = with_gaps(CMAE)
+    system, pairs, labels, rows = with_gaps(CMAE, options={"conditional_adversary": conditional})
     net = partial(passed, slope=0.2)
 
     def expected(x: dict[str, np.ndarray]) -> dict[str, float]:
         z = {m: net(system.encoders[m], v) for m, v in x.items()}
-        a, b = (net(system.critics["z"], z[m])[:, 0] for m in "ab")
+        read = dict(z)
+        if conditional:
+            # ten copies of the label, one-hot
+            at = {m: [np.tile(np.arange(3) == label, 10) for label in labels[m][rows[m]]] for m in "ab"}
+            read = {m: np.hstack([z[m], at[m]]) for m in "ab"}
+        a, b = (net(system.critics["z"], read[m])[:, 0] for m in "ab")
         reconstruction = classes = 0.0
         for m in "ab":
             reconstruction += float(np.abs(x[m] - net(system.decoders[m], z[m])).mean())
@@ -90,6 +96,12 @@ def test_losses_are_those_of_the_equations():
         }
 
     check_terms(system, rows, expected)
+
+
+def test_critic_that_reads_labels_needs_some():
+    with pytest.raises(ValueError, match="`conditional_adversary` needs labels, and there are none"):
+        made(CMAE, options={"conditional_adversary": True})
+    assert made(CMAE, labels=True, options={"conditional_adversary": True}).critics["z"][0].in_features == 50 + 30
 
 
 def test_rate_is_halved():

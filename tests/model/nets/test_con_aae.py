@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import check_slopes
-from scmmgan.model.nets.con_aae import ConAAE, contrastive_loss
+from scmmgan.model.nets.con_aae import ConAAE, contrastive_loss, mmd_loss
 from systems import check_terms, made, passed, with_gaps
 
 
@@ -44,9 +44,38 @@ def test_margin_at_its_bounds(labels: list[int], expected: float):
     assert float(contrastive_loss(far, torch.tensor([0, 0, 1, 1]))) == 0
 
 
-def test_losses_are_those_of_the_equations():
+def width(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean squared distance of two different cells of both sides."""
+    z = np.vstack([a, b])
+    return float(np.mean([((z[i] - z[j]) ** 2).sum() for i in range(len(z)) for j in range(len(z)) if i != j]))
+
+
+def mmd(a: np.ndarray, b: np.ndarray, mean: float) -> float:
+    def kernel(u: np.ndarray, v: np.ndarray) -> float:
+        return sum(np.exp(-((u - v) ** 2).sum() / (mean * of)) for of in (0.25, 0.5, 1, 2, 4))
+
+    sides = [(a, a, 1), (b, b, 1), (a, b, -2)]
+    return float(sum(sign * np.mean([kernel(p, q) for p in u for q in v]) for u, v, sign in sides))
+
+
+def test_mmd():
+    """Unequal sides; the widths of the kernels are constants for the slope."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 3)), rng.normal(size=(5, 3)) + 0.5
+    mean = width(a, b)
+    check_slopes(mmd_loss, lambda u, v: mmd(u, v, mean), a, b)
+    same = torch.as_tensor(a)
+    assert float(mmd_loss(same, same.flip(0))) == pytest.approx(0, abs=1e-12)
+    # in units of the cells' own distances
+    assert float(mmd_loss(9 * same, 9 * torch.as_tensor(b))) == pytest.approx(mmd(a, b, mean))
+    assert float(mmd_loss(torch.ones(3, 2), torch.ones(4, 2))) == 0
+
+
+@pytest.mark.parametrize("weights", [{}, {"mmd": 10.0}])
+def test_losses_are_those_of_the_equations(weights: dict[str, float]):
     """Batches of unequal size, cells without a label on both sides, some of the known pairs drawn together."""
-    system, pairs, labels, rows = with_gaps(ConAAE)
+    system, pairs, labels, rows = with_gaps(ConAAE, weights=weights)
+    start: list[float] = []
     assert len(next(system.drawn)) == 4
     drawn = np.array([8, 1, 5, 2])
     system.drawn = iter([torch.as_tensor(drawn)])
@@ -64,7 +93,9 @@ def test_losses_are_those_of_the_equations():
             known = [(v, y) for v, y in zip(logits, labels[m][rows[m]]) if y >= 0]
             classes += float(np.mean([np.log(np.exp(v).sum()) - v[y] for v, y in known])) / 2
         ends = [net(system.encoders[m], system.task.x[m].numpy()[pairs[drawn, i]]) for i, m in enumerate("ab")]
+        start.append(start[0] if start else width(z["a"], z["b"]))
         return {
+            **({"mmd": mmd(z["a"], z["b"], start[0])} if weights else {}),
             "reconstruction": reconstruction,
             "adversarial": float(np.mean((a - 1) ** 2) / 2 + np.mean(b**2) / 2),
             "cycle": cycle,
@@ -108,4 +139,5 @@ def test_networks_as_published():
 
 def test_terms_by_what_is_known():
     assert set(made(ConAAE).step()) == {"reconstruction", "adversarial", "cycle"}
-    assert set(made(ConAAE, labels=True, pairs=True).step()) == set(ConAAE.weights)
+    assert set(made(ConAAE, labels=True, pairs=True).step()) == set(ConAAE.weights) - {"mmd"}
+    assert "mmd" in made(ConAAE, weights={"mmd": 10.0}).step()

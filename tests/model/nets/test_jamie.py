@@ -114,13 +114,15 @@ def test_inferred_correspondence_is_that_of_the_plan():
 
 
 @pytest.mark.usefixtures("no_plan")
-def test_losses_are_those_of_the_equations():
+@pytest.mark.parametrize("ratio", [1.0, 0.6, 0.0])
+def test_losses_are_those_of_the_equations(ratio: float, monkeypatch: pytest.MonkeyPatch):
     """Partners with weights for some cells of the batch, a plan that leaves one out, the middle of the least epochs."""
     found = problem()
     known = found.known["a", "b"].__dict__
     known["pairs"] = np.array([[0, 9], [7, 1], [2, 30]])
     known["partners"] = np.array([[0, 9], [0, 8], [7, 1], [2, 30], [11, 1]]), np.array([0.5, 0.25, 1, 0.5, 1])
     system = exact(made(JAMIE, found))
+    system.ratio = ratio
     rng = np.random.default_rng(0)
     plan, landmark = rng.random((40, 6)), rng.integers(6, size=40)
     plan[11] = 0
@@ -140,18 +142,55 @@ def test_losses_are_those_of_the_equations():
             z[m] = mean + (np.sqrt(np.exp(log)) + 1e-7) * noise[m]
             divergence += float(-np.mean(1 + log - mean**2 - np.exp(log)) / 2)
         share = np.log1p(np.exp(system.others["share"].raw.detach().numpy()))
-        near = dict(zip("ab", aggregated(z["a"], z["b"], c[np.ix_(rows["a"], rows["b"])], share)))
-        inferred = rows_to_one(np.array([[plan[i, landmark[j]] for j in rows["b"]] for i in rows["a"]]))
+        inferred = np.array([[plan[i, landmark[j]] for j in rows["b"]] for i in rows["a"]])
+        known = ratio * c[np.ix_(rows["a"], rows["b"])] + (1 - ratio) * inferred
+        near = dict(zip("ab", aggregated(z["a"], z["b"], known, share)))
         return {
             "kl": 0.5 * divergence,
             "combination": float(sum(((z[m] - near[m]) ** 2).mean() for m in "ab")),
             "reconstruction": float(sum(((x[m] - net(system.decoders[m], near[m])) ** 2).mean() for m in "ab")),
-            "alignment": float(((near["a"] - inferred @ near["b"]) ** 2).mean()),
+            "alignment": float(((near["a"] - rows_to_one(inferred) @ near["b"]) ** 2).mean()),
         }
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randn", lambda *_, **__: next(drawn))
-        check_terms(system, rows, expected, at=2 * 1_250)
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: next(drawn))
+    check_terms(system, rows, expected, at=2 * 1_250)
+
+
+def test_inferred_partners_also_of_cells_that_are_known():
+    """With a ratio below 1 the plan is made although all pairs are known."""
+    whole = problem()
+    whole.known["a", "b"].__dict__["pairs"] = np.stack([np.arange(40)] * 2, axis=1)
+    system = made(JAMIE, whole, options={"ratio": 0.5})
+    assert system.plan is not None
+    assert set(system.step()) == set(JAMIE.weights)
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_dropout_leaves_out_units_in_training_alone():
+    plain, half = made(JAMIE), made(JAMIE, options={"dropout": 0.6})
+    cells = plain.task.x["a"]
+    for net in (plain.encoders["a"], half.encoders["a"]):
+        assert [type(layer).__name__ for layer in net[1:3]] == ["BatchNorm", "_Activation"]
+    units = half.encoders["a"][:3](cells)
+    kept = units != 0
+    assert float(kept.float().mean()) == pytest.approx(0.4, abs=0.1)
+    # what is left is scaled up, so that means stay
+    with torch.no_grad():
+        np.testing.assert_allclose(units[kept] * 0.4, plain.encoders["a"][:3](cells)[kept], rtol=1e-5)
+    for system in (plain, half):
+        system.train(False)
+    torch.testing.assert_close(half.encoders["a"](cells), plain.encoders["a"](cells))
+    with pytest.raises(ValueError, match="`dropout` must be below 1"):
+        made(JAMIE, options={"dropout": 1.0})
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_without_dropout_no_random_number_is_drawn():
+    system = made(JAMIE)
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        system.encoders["a"](system.task.x["a"])
+        torch.testing.assert_close(torch.get_rng_state(), before)
 
 
 @pytest.mark.usefixtures("no_plan")

@@ -33,8 +33,8 @@ def made(*, shuffled: bool = False) -> tuple[Problem, np.ndarray]:
     return Problem(modalities, {("a", "b"): Known(("a", "b"), links)}), order
 
 
-def fit(problem: Problem, seed: int = 0):
-    return lm.fit(problem, {"random_state": seed})
+def fit(problem: Problem, seed: int = 0, *, weak: bool = False):
+    return lm.fit(problem, {"random_state": seed, "options": {"weak_links": weak}})
 
 
 def test_cells_find_their_partners():
@@ -63,8 +63,8 @@ def test_rounds_make_the_matches_better(monkeypatch: pytest.MonkeyPatch):
     rounds, right, pivots = [], [], []
     assigned = lm.assigned
     monkeypatch.setattr(lm, "assigned", lambda *of: rounds.append(len(of[0][0])) or assigned(*of))
-    for n in (lm.MATCHING_ROUNDS, 0):
-        monkeypatch.setattr(lm, "MATCHING_ROUNDS", n)
+    for n in (3, 0):
+        monkeypatch.setattr(lm, "MATCHING", (0.7, n, 0.3))
         found = fit(problem).info["matches_a"]
         same = found["b"] == np.array([f"b{i}" for i in order])
         right.append(same.mean())
@@ -72,6 +72,19 @@ def test_rounds_make_the_matches_better(monkeypatch: pytest.MonkeyPatch):
     assert rounds == [N] * (1 + 3 + 1)
     assert right[0] > right[1] + 0.05
     assert pivots[0] > 0.99 > 0.95 > pivots[1]
+
+
+def test_weak_links(monkeypatch: pytest.MonkeyPatch):
+    """Cells count less beside their cluster, matches are made again once, and half of them are left out."""
+    problem, order = made()
+    shares, rounds, smoothed, assigned = set(), [], lm.smoothed, lm.assigned
+    monkeypatch.setattr(lm, "smoothed", lambda *of: shares.add(of[2]) or smoothed(*of))
+    monkeypatch.setattr(lm, "assigned", lambda *of: rounds.append(1) or assigned(*of))
+    fitted = fit(problem, weak=True)
+    assert shares == {0.3}
+    assert len(rounds) == 1 + 1
+    assert fitted.info["kept"] == N // 2
+    assert foscttm(fitted.embeddings["a"], fitted.embeddings["b"][order]) < 0.2
 
 
 def test_links_that_say_nothing():
@@ -105,15 +118,16 @@ def test_constant_links_are_left_out_on_both_sides():
     b = a[order].copy()
     cluster = {"a": np.arange(40), "b": np.arange(40)}
     linked = {"a": np.c_[a, 9 * rng.normal(size=40)], "b": np.c_[b, np.zeros(40)]}
-    pivots = lm.first_pivots(linked, cluster, [(np.arange(40), np.arange(40))])
+    pivots = lm.first_pivots(linked, cluster, [(np.arange(40), np.arange(40))], 0.7)
     np.testing.assert_array_equal(order[pivots[1]], pivots[0])
     with pytest.raises(ValueError, match="two links that vary"):
-        lm.first_pivots({"a": a * 0, "b": b}, cluster, [(np.arange(40), np.arange(40))])
+        lm.first_pivots({"a": a * 0, "b": b}, cluster, [(np.arange(40), np.arange(40))], 0.7)
 
 
 def test_smoothing_and_propagation_by_hand():
     x = np.array([[0.0], [2.0], [10.0]])
-    np.testing.assert_allclose(lm.smoothed(x, np.array([0, 0, 1])).ravel(), [0.3, 1.7, 10])
+    np.testing.assert_allclose(lm.smoothed(x, np.array([0, 0, 1]), 0.7).ravel(), [0.3, 1.7, 10])
+    np.testing.assert_allclose(lm.smoothed(x, np.array([0, 0, 1]), 0.3).ravel(), [0.7, 1.3, 10])
     np.testing.assert_array_equal(lm.propagated(x, np.array([2, 0]), np.array([7, 5])), [5, 5, 7])
 
 

@@ -121,6 +121,41 @@ def test_hidden_is_a_number_or_published():
         methods.check_arguments("scmmgan", PLAIN | {"hidden": "publishd"}, ["a", "b"])
 
 
+def test_options_of_one_method():
+    assert methods.check_options("jamie", None) == {"dropout": 0.0, "ratio": 1.0}
+    found = methods.check_options("jamie", {"dropout": np.float32(0.5), "ratio": 0})
+    assert {name: (value, type(value)) for name, value in found.items()} == {
+        "dropout": (0.5, float),
+        "ratio": (0, float),
+    }
+    assert methods.check_options("links-matching", {"weak_links": np.True_}) == {"weak_links": True}
+    assert methods.check_options("scmmgan", None) == methods.check_options("scmmgan", {}) == {}
+    assert [name for name in methods.METHODS if methods.can_use(name, "options")] == ["cmae", "jamie", "links-matching"]
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "error", "message"),
+    [
+        (
+            "jamie",
+            {"drop": 0.6},
+            KeyError,
+            r"has 'drop', and `method='jamie'` has \['dropout', 'ratio'\]. Did you mean 'dropout'",
+        ),
+        ("scmmgan", {"dropout": 0.6}, KeyError, r"`method='scmmgan'` has none\..*'jamie': \['dropout', 'ratio'\]"),
+        ("jamie", {"dropout": 1.5}, ValueError, "'dropout' must be a number from 0 to 1, got 1.5"),
+        ("jamie", {"ratio": float("nan")}, ValueError, "'ratio' must be a number from 0 to 1, got nan"),
+        ("jamie", {"ratio": True}, TypeError, "'ratio' must be a number from 0 to 1, got True"),
+        ("jamie", {"ratio": "0.5"}, TypeError, "'ratio' must be a number from 0 to 1, got '0.5'"),
+        ("cmae", {"conditional_adversary": 1}, TypeError, "must be True or False, got 1"),
+        ("cmae", ["conditional_adversary"], TypeError, "`options` must be a dict"),
+    ],
+)
+def test_options_that_are_refused(method: str, given: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        methods.check_options(method, given)
+
+
 def test_settings_of_the_methods():
     default, paper, cyclegan = (methods.lookup(name) for name in ("scmmgan", "scmmgan-paper", "cyclegan"))
     assert (default.max_steps, default.batch_size, default.lr, default.betas) == (500, 128, 2e-3, (0.5, 0.99))
@@ -251,7 +286,15 @@ def test_published_settings_are_the_defaults():
         "jamie": (10_000, 512, 1e-3),
     }
     assert found["cmae"].weights == {"reconstruction": 10, "adversarial": 10, "labels": 10, "anchors": 0.1}
-    expected = {"reconstruction": 10, "adversarial": 10, "cycle": 10, "contrast": 10, "labels": 1, "anchors": 0.1}
+    expected = {
+        "reconstruction": 10,
+        "adversarial": 10,
+        "mmd": 0,
+        "cycle": 10,
+        "contrast": 10,
+        "labels": 1,
+        "anchors": 0.1,
+    }
     assert found["con-aae"].weights == expected
     assert found["scmodal"].weights == {"adversarial": 1, "reconstruction": 10, "cycle": 10, "links": 1, "geometry": 10}
     assert found["jamie"].weights == {"kl": 0.032, "combination": 32, "reconstruction": 1, "alignment": 1}

@@ -135,7 +135,7 @@ def test_terms(geometry: str | None):
     terms = system.step()
     assert set(terms) == set(ScMODAL.weights) - ({"geometry"} if geometry is None else set())
     z = {m: system.encoders[m](v) for m, v in system.task.x.items()}
-    assert float(system.critic_loss(z).detach()) >= 0
+    assert float(system.critic_loss(Batch(0, {}, {}, z)).detach()) >= 0
     assert float(terms["adversarial"].detach()) <= 0
 
 
@@ -192,7 +192,8 @@ def test_three_modalities_are_a_chain():
     rows = {m: torch.as_tensor(rng.permutation(40)[:35]) for m in "abc"}
     x = {m: system.task.x[m][of] for m, of in rows.items()}
     z = system.encode(x)
-    terms, wanted = system.terms(Batch(0, rows, x, z)), dict.fromkeys(("adversarial", "cycle", "links"), 0.0)
+    batch = Batch(0, rows, x, z)
+    terms, wanted = system.terms(batch), dict.fromkeys(("adversarial", "cycle", "links"), 0.0)
     for a, b in ("ab", "bc"):
         critic = system.critics[f"{a}, {b}"]
         wanted["adversarial"] -= float(scmodal.critic_loss(critic(z[a]), critic(z[b])).detach())
@@ -203,10 +204,10 @@ def test_three_modalities_are_a_chain():
             wanted["cycle"] += float(((z[s] - system.encoders[t](system.decoders[t](z[s]))) ** 2).mean().detach())
     for name, value in wanted.items():
         assert float(terms[name].detach()) == pytest.approx(value, rel=1e-9), name
-    assert float(system.critic_loss(z).detach()) == pytest.approx(-wanted["adversarial"], rel=1e-9)
+    assert float(system.critic_loss(batch).detach()) == pytest.approx(-wanted["adversarial"], rel=1e-9)
 
 
 def test_logits_are_cut_off():
     system = made(ScMODAL, links=True)
     far = {"a": torch.full((4, 20), -1e6), "b": torch.full((4, 20), 1e6)}
-    assert float(system.critic_loss(far).detach()) <= 100 + 1e-4
+    assert float(system.critic_loss(Batch(0, {}, {}, far)).detach()) <= 100 + 1e-4

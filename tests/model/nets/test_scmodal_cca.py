@@ -177,7 +177,7 @@ def test_order_of_rows_says_nothing(n_pairs: int):
 
 SETTINGS = {
     "weights": methods.METHODS["scmodal-cca"].weights, "max_steps": 2, "batch_size": 64, "lr": 1e-3, "geometry": "kernel",
-    "hidden": 16, "random_state": 0, "device": "cpu", "progress_bar": False,
+    "hidden": 16, "options": None, "random_state": 0, "device": "cpu", "progress_bar": False,
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def adam(parameters: Iterable[Any], *, lr: float, **how: Any) -> torch.optim.Opt
 class Task:
     """What a system trains on: cells (n × p) of each modality, label codes (n,) of those that have any, and all that is known.
 
-    `rows` are trained on, `held_out` are not. `readings`: what the columns of the cells are.
+    `rows` are trained on, `held_out` are not. `readings`: what the columns of the cells are. `options`: all of the system's own.
     """
 
     problem: Problem
@@ -96,6 +96,8 @@ class Task:
     max_steps: int
     geometry: str | None
     random_state: int
+    weights: Mapping[str, float]
+    options: Mapping[str, Any]
 
     @property
     def first_two(self) -> Pair:
@@ -124,7 +126,8 @@ class System:
     """Encoders and decoders of all modalities, and what they are trained by. Two modalities, unless `most` says otherwise.
 
     A subclass has `networks`, from the widths of what is read and the limit of hidden layers; `terms`, the losses by name,
-    which `weights` weigh; and `critic_loss` where `build` made a critic.
+    which `weights` weigh; and `critic_loss` where `build` made a critic. `options`: settings that it alone has, with their
+    defaults, True, False or a number from 0 to 1.
     """
 
     latent: ClassVar[int]
@@ -135,6 +138,7 @@ class System:
     geometry: ClassVar[str | None] = None
     geometries: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[dict[str, bool | float]] = {}
     most: ClassVar[int | None] = 2
     n_pcs: ClassVar[int] = 0  # 0: features are read
     critic_steps: ClassVar[int] = 1
@@ -167,8 +171,8 @@ class System:
         """Losses of encoders and decoders, by the names in `weights`."""
         raise TypeError("a system needs `terms`")
 
-    def critic_loss(self, z: Cells) -> Tensor:
-        """Loss of the critics on latent cells."""
+    def critic_loss(self, batch: Batch) -> Tensor:
+        """Loss of the critics on a batch whose latent cells do not train."""
         raise TypeError("a system with critics needs `critic_loss`")
 
     def optimizers(self, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
@@ -319,7 +323,9 @@ def _step(
     x = {m: system.task.x[m][at] for m, at in rows.items()}
     z, out = system.encode(x), {}
     if critic is not None and system.critic_first:
-        out["discriminator"] = _critic_steps(system, {m: v.detach() for m, v in z.items()}, critic)
+        out["discriminator"] = _critic_steps(
+            system, Batch(step, rows, x, {m: v.detach() for m, v in z.items()}), critic
+        )
     # the gradient flows through the critics, not into them
     _freeze(system.critics, True)
     terms = system.terms(Batch(step, rows, x, z))
@@ -336,13 +342,13 @@ def _step(
         with torch.no_grad():
             z = system.encode(x)
         system.train(True)
-        out["discriminator"] = _critic_steps(system, z, critic)
+        out["discriminator"] = _critic_steps(system, Batch(step, rows, x, z), critic)
     return {**{name: float(value.detach()) for name, value in terms.items()}, **out, "loss": float(loss.detach())}
 
 
-def _critic_steps(system: System, z: Cells, critic: torch.optim.Optimizer) -> float:
+def _critic_steps(system: System, batch: Batch, critic: torch.optim.Optimizer) -> float:
     for _ in range(system.critic_steps):
-        loss = system.critic_loss(z)
+        loss = system.critic_loss(batch)
         critic.zero_grad(set_to_none=True)
         loss.backward()
         critic.step()
@@ -509,4 +515,6 @@ def _task(
         max_steps=settings["max_steps"],
         geometry=settings["geometry"],
         random_state=seed,
+        weights=settings["weights"],
+        options=settings["options"] or {},
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scmmgan.model.coupling.views import unit_rows
 from scmmgan.model.defaults import BASELINE_WIDTH, CCA_RIDGE, MIN_LINKS, N_CANONICAL, N_PCS
 from scmmgan.model.nets.latent import Fitted
 from scmmgan.model.problem import Known, Links, Problem
@@ -101,12 +102,6 @@ def zscores(values: np.ndarray) -> np.ndarray:
     return np.where(still, 0, (values - mean) / np.where(still, 1, sd))
 
 
-def unit_rows(values: np.ndarray, *, centred: bool = True) -> np.ndarray:
-    """Rows of length 1, around their own mean: squared distances are 2 (1 - correlation)."""
-    values = values - values.mean(1, keepdims=True) if centred else values
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
-
-
 # --- baselines ---------------------------------------------------------------------------------------------------
 
 
@@ -162,11 +157,13 @@ def links_correlation(read: Read) -> Cells:
 def links_cca(read: Read) -> Cells:
     """Canonical variates of cells over linked features: singular vectors of the products of all cells of both sides."""
     a, b = read.linked(_links(read)).items()
+    from sklearn.preprocessing import normalize
+
     # n × n products are never made: they have the rank of the links
     (q, r), (p, s) = (np.linalg.qr(of) for _, of in (a, b))
     left, _, right = np.linalg.svd(r @ s.T, full_matrices=False)
     k = min(N_CANONICAL, left.shape[1])
-    return {a[0]: unit_rows(q @ left[:, :k], centred=False), b[0]: unit_rows(p @ right[:k].T, centred=False)}
+    return {a[0]: normalize(q @ left[:, :k]), b[0]: normalize(p @ right[:k].T)}
 
 
 def procrustes(read: Read) -> Cells:

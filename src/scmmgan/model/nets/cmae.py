@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scmmgan.model.defaults import LABEL_COPIES
 from scmmgan.model.nets.autoencoder import (
     Batch,
-    Cells,
     Nets,
     System,
     absolute_error,
@@ -25,7 +25,8 @@ from scmmgan.model.nets.autoencoder import (
 class CMAE(System):
     """Least-squares adversary between the latent cells of both modalities, whose middle layers are the same.
 
-    Labels orient it by a shared classifier, known pairs by their latent distance; without either, nothing does.
+    Labels orient it by a shared classifier, known pairs by their latent distance; without either, nothing does. With a
+    `conditional_adversary`, that of the published variant for images, the critic reads the labels, too.
     """
 
     latent = 50
@@ -33,6 +34,7 @@ class CMAE(System):
     weights = {"reconstruction": 10.0, "adversarial": 10.0, "labels": 10.0, "anchors": 0.1}
     max_steps, batch_size, lr = 192_000, 32, 1e-4
     takes = ("pairs", "labels", "hidden")
+    options = {"conditional_adversary": False}
 
     @staticmethod
     def networks(widths: Mapping[str, int], hidden: int | str | None) -> tuple[Nets, Nets]:
@@ -52,7 +54,12 @@ class CMAE(System):
 
     def build(self) -> None:
         """A critic 50-50-100-1, and a classifier where there are labels."""
-        self.critics["z"] = _layers(50, 50, 100, 1, last=True)
+        self.kinds = 0
+        if self.task.options["conditional_adversary"]:
+            if not self.task.labels:
+                raise ValueError("`conditional_adversary` needs labels, and there are none. Give `labels`.")
+            self.kinds = len(self.task.problem.label_names)
+        self.critics["z"] = _layers(50 + LABEL_COPIES * self.kinds, 50, 100, 1, last=True)
         for name, parameter in self.critics["z"].named_parameters():
             nn.init.normal_(parameter, 0.0, 0.02) if name.endswith("weight") else nn.init.zeros_(parameter)
         if self.task.labels:
@@ -67,17 +74,26 @@ class CMAE(System):
         """Halved every 100,000 steps."""
         return float(0.5 ** (step // 100_000))
 
-    def critic_loss(self, z: Cells) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         """The first modality is 0, the second 1; its weight counts against the decay of the critic's own weights."""
         a, b = self.task.first_two
-        return self.weights["adversarial"] * least_squares(self.critics["z"](z[a]), self.critics["z"](z[b]))
+        return self.weights["adversarial"] * least_squares(self._output(batch, a), self._output(batch, b))
+
+    def _output(self, batch: Batch, m: str) -> Tensor:
+        """The critic's output for cells; labels that it reads are indicators, all 0 without one."""
+        z = batch.z[m]
+        if self.kinds:
+            labels = self.task.labels[m][batch.rows[m]]
+            indicators = (labels[:, None] == torch.arange(self.kinds, device=z.device)).to(z)
+            z = torch.cat([z, indicators.repeat(1, LABEL_COPIES)], dim=1)
+        return self.critics["z"](z)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Absolute errors of reconstruction and pairs, both encoders towards the other's target, labels."""
-        (a, b), critic = self.task.first_two, self.critics["z"]
+        a, b = self.task.first_two
         found = {
             "reconstruction": self.reconstruction(batch, absolute_error),
-            "adversarial": least_squares(critic(batch.z[b]), critic(batch.z[a])),
+            "adversarial": least_squares(self._output(batch, b), self._output(batch, a)),
         }
         if self.task.labels:
             of = [cross_entropy(self.others["labels"](batch.z[m]), self.task.labels[m][batch.rows[m]]) for m in (a, b)]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from scmmgan.model.nets.autoencoder import (
     Batch,
-    Cells,
     Nets,
     System,
     adam,
@@ -27,13 +26,15 @@ from scmmgan.model.nets.networks import BatchNorm
 class ConAAE(System):
     """Adversary, latent cycle, and where there are labels a margin between them and a classifier.
 
-    Without labels the adversary and the cycle are left, and nothing orients them but known pairs.
+    Without labels the adversary and the cycle are left, and nothing orients them but known pairs. Of the ablation: a weight of
+    `mmd`, which takes the place of the adversary.
     """
 
     latent = 50
     weights = {
         "reconstruction": 10.0,
         "adversarial": 10.0,
+        "mmd": 0.0,
         "cycle": 10.0,
         "contrast": 10.0,
         "labels": 1.0,
@@ -77,10 +78,10 @@ class ConAAE(System):
         main = adam([*groups, *([{"params": others}] if others else [])], lr=lr)
         return main, adam(self.critics["z"].parameters(), lr=lr)
 
-    def critic_loss(self, z: Cells) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         """The first modality is 0, the second 1."""
         a, b = self.task.first_two
-        return least_squares(self.critics["z"](z[a]), self.critics["z"](z[b])) / 2
+        return least_squares(self.critics["z"](batch.z[a]), self.critics["z"](batch.z[b])) / 2
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """All losses that what is known allows."""
@@ -90,6 +91,8 @@ class ConAAE(System):
             "adversarial": least_squares(critic(z[b]), critic(z[a])) / 2,
             "cycle": self.latent_cycle(z, [(a, b)]),
         }
+        if self.task.weights["mmd"]:
+            found["mmd"] = mmd_loss(z[a], z[b])
         if self.task.labels:
             labels = {m: self.task.labels[m][batch.rows[m]] for m in (a, b)}
             found["contrast"] = contrastive_loss(torch.cat([z[a], z[b]]), torch.cat([labels[a], labels[b]]))
@@ -114,6 +117,17 @@ def contrastive_loss(z: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
     farthest = distance.where(same, torch.zeros_like(distance)).amax(1)
     nearest = distance.where(~same, torch.full_like(distance, torch.inf)).amin(1)
     return (farthest - nearest + margin).clamp(min=0).mean()
+
+
+def mmd_loss(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance of the means (n × q, n' × q) in five Gaussian kernels, of widths ¼ to 4 times the mean squared distance."""
+    z = torch.cat([a, b])
+    distance = ((z[:, None] - z) ** 2).sum(2)
+    # a width is no way to become alike
+    mean = (distance.detach().sum() / (len(z) * (len(z) - 1))).clamp(min=1e-12)
+    kernel = torch.stack([(-distance / (mean * 2.0**i)).exp() for i in range(-2, 3)]).sum(0)
+    n = len(a)
+    return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
 
 def _layers(*widths: int) -> nn.Sequential:

@@ -26,12 +26,16 @@ from scmmgan.model.space.domain import model_space
 
 
 class JAMIE(System):
-    """Partners are known pairs; beside them a correspondence is inferred, from shapes alone or with the pairs' help."""
+    """Partners are known pairs; beside them a correspondence is inferred, from shapes alone or with the pairs' help.
+
+    `ratio` of a cell's partners in the average are known ones, the others inferred. `dropout`: share of hidden units.
+    """
 
     latent = 32
     weights = {"kl": 0.032, "combination": 32.0, "reconstruction": 1.0, "alignment": 1.0}
     max_steps, batch_size, lr = 10_000, 512, 1e-3
     takes = ("pairs", "pair_weights", "hidden")
+    options = {"dropout": 0.0, "ratio": 1.0}
     n_pcs = 512
     clip = 1.0
 
@@ -52,6 +56,13 @@ class JAMIE(System):
 
     def build(self) -> None:
         """Weights of both sides in the average, weights of partners, and the inferred correspondence."""
+        self.ratio, dropout = (float(self.task.options[name]) for name in ("ratio", "dropout"))
+        if dropout == 1:
+            raise ValueError("`dropout` must be below 1: 1 leaves no unit.")
+        for net in (*self.encoders.values(), *self.decoders.values()):
+            for layer in net.modules():
+                if isinstance(layer, _Activation):
+                    layer.dropout = dropout
         (a, b), x, known = self.task.first_two, self.task.x, self.task.problem.of(*self.task.first_two)
         self.others["share"] = _Shares()
         rows, weight = np.empty((0, 2), dtype=int), np.empty(0)
@@ -60,7 +71,7 @@ class JAMIE(System):
         self.partners = sp.csr_matrix((weight, tuple(rows.T)), shape=(len(x[a]), len(x[b])), dtype=np.float32)
         covered = min(len(np.unique(of)) / len(x[m]) for m, of in zip((a, b), rows.T))
         self.plan: tuple[Tensor, Tensor] | None = None
-        if covered <= MAX_COVERED:
+        if covered <= MAX_COVERED or self.ratio < 1:
             # shapes are compared on smoothed cells, as everywhere
             smooth = {m: replace(of, steps=None) for m, of in self.task.problem.modalities.items()}
             problem = replace(self.task.problem, modalities=smooth)
@@ -109,6 +120,9 @@ class JAMIE(System):
         (a, b), z = self.task.first_two, batch.z
         rows, others = (batch.rows[m].cpu().numpy() for m in (a, b))
         known = torch.as_tensor(self.partners[rows][:, others].toarray()).to(z[a])
+        if self.plan is not None:
+            inferred = self.plan[0][batch.rows[a]][:, self.plan[1][batch.rows[b]]]
+            known = known if self.ratio == 1 else self.ratio * known + (1 - self.ratio) * inferred
         averaged = dict(zip((a, b), aggregate(z[a], z[b], known, self.others["share"]())))
         found = {
             "kl": kl_weight(batch.step / self.per_epoch) * torch.stack([kl_loss(*self.heads[m]) for m in z]).sum(),
@@ -116,9 +130,7 @@ class JAMIE(System):
             "reconstruction": self.reconstruction(Batch(batch.step, batch.rows, batch.x, averaged)),
         }
         if self.plan is not None:
-            share, label = self.plan
-            inferred = rows_to_one(share[batch.rows[a]][:, label[batch.rows[b]]])
-            found["alignment"] = squared_error(averaged[a], inferred @ averaged[b])
+            found["alignment"] = squared_error(averaged[a], rows_to_one(inferred) @ averaged[b])
         return found
 
     def done(self, step: int, loss: float) -> bool:
@@ -143,6 +155,18 @@ class _Shares(nn.Module):
     def forward(self) -> Tensor:
         """The weights (2,)."""
         return F.softplus(self.raw)
+
+
+class _Activation(nn.LeakyReLU):
+    """LeakyReLU whose units are left out at random in training."""
+
+    dropout = 0.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Units (n × p), as many."""
+        out = super().forward(input)
+        # without any, no random number is drawn
+        return F.dropout(out, self.dropout) if self.dropout and self.training else out
 
 
 def rows_to_one(c: Tensor) -> Tensor:
@@ -174,5 +198,5 @@ def _layers(*widths: int) -> nn.Sequential:
     """Linear layers with batch norm and LeakyReLU .01 between them."""
     found: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(widths):
-        found += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.LeakyReLU(0.01)]
+        found += [nn.Linear(n_in, n_out), BatchNorm(n_out), _Activation(0.01)]
     return nn.Sequential(*found[:-2])

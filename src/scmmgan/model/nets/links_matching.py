@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from scmmgan.model.coupling.landmarks import find_landmarks
+from scmmgan.model.coupling.views import unit_rows
 from scmmgan.model.defaults import (
     ASSIGNED_CELLS,
     CCA_RIDGE,
+    MATCHING,
     MATCHING_CLUSTERS,
-    MATCHING_DROPPED,
-    MATCHING_OWN,
     MATCHING_RANK,
-    MATCHING_ROUNDS,
     MATCHING_VARIATES,
+    MATCHING_WEAK,
     MATCHING_WIDTH,
     MATCHING_WIDTHS,
     PANEL_FEATURES,
 )
-from scmmgan.model.nets.baselines import Cells, Read, unit_rows
+from scmmgan.model.nets.baselines import Cells, Read
 from scmmgan.model.nets.latent import Fitted
 from scmmgan.model.problem import Pair, Problem
 from scmmgan.model.space.diffusion import nearest
@@ -54,21 +54,23 @@ def fit(problem: Problem, settings: Mapping[str, Any]) -> Fitted:
         raise ValueError("`method='links-matching'` needs links, and none were found. Give `links`.")
     (a, b), seed = known.names, settings["random_state"]
     read = Read.of(problem, seed)
+    own, rounds, dropped = MATCHING_WEAK if settings["options"]["weak_links"] else MATCHING
     x = {m: of[:, : MATCHING_WIDTHS[len(problem.modalities[m].features) <= PANEL_FEATURES]] for m, of in read.x.items()}
     cluster = {m: _clusters(of, (known.labels or {}).get(m), seed) for m, of in x.items()}
-    pivots = first_pivots(read.linked(known.links), cluster, parts(len(x[a]), len(x[b]), seed))
-    for i in range(MATCHING_ROUNDS):
-        pivots = assigned(_smooth(_variates(x, (a, b), pivots), cluster), parts(len(x[a]), len(x[b]), seed + 1 + i))
-    score = _scores(_smooth(_variates(x, (a, b), pivots), cluster), pivots)
-    kept = pivots[:, np.sort(np.argsort(-score, kind="stable")[: len(score) - int(MATCHING_DROPPED * len(score))])]
+    pivots = first_pivots(read.linked(known.links), cluster, parts(len(x[a]), len(x[b]), seed), own)
+    for i in range(rounds):
+        smooth = _smooth(_variates(x, (a, b), pivots), cluster, own)
+        pivots = assigned(smooth, parts(len(x[a]), len(x[b]), seed + 1 + i))
+    score = _scores(_smooth(_variates(x, (a, b), pivots), cluster, own), pivots)
+    kept = pivots[:, np.sort(np.argsort(-score, kind="stable")[: len(score) - int(dropped * len(score))])]
     z = {m: unit_rows(of[:, :MATCHING_WIDTH]) for m, of in zip((a, b), _variates(x, (a, b), kept))}
-    found = {m: propagated(smoothed(x[m], cluster[m]), *order) for m, order in ((a, kept), (b, kept[::-1]))}
+    found = {m: propagated(smoothed(x[m], cluster[m], own), *order) for m, order in ((a, kept), (b, kept[::-1]))}
     info: dict[str, Any] = {"pivots": pivots.shape[1], "kept": kept.shape[1]}
-    for m, other, own in ((a, b, kept[0]), (b, a, kept[1])):
+    for m, other, rows in ((a, b, kept[0]), (b, a, kept[1])):
         cells = {of: problem.modalities[of].cells for of in (m, other)}
         info[f"matches_{m}"] = {
             m: cells[m].astype(str), other: cells[other][found[m]].astype(str),
-            "score": (z[m] * z[other][found[m]]).sum(1), "pivot": np.isin(np.arange(len(z[m])), own),
+            "score": (z[m] * z[other][found[m]]).sum(1), "pivot": np.isin(np.arange(len(z[m])), rows),
         }  # fmt: skip
     z = {m: of.astype(np.float32) for m, of in z.items()}
     return Fitted(z, Matches(z, read.matrices), info=info)
@@ -82,12 +84,12 @@ def _clusters(x: np.ndarray, labels: np.ndarray | None, seed: int) -> np.ndarray
     return np.unique(found, return_inverse=True)[1]
 
 
-def smoothed(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """.7 of each row, and .3 of the mean of its cluster."""
+def smoothed(values: np.ndarray, cluster: np.ndarray, own: float) -> np.ndarray:
+    """A share `own` of each row, and the rest of the mean of its cluster."""
     sums = np.zeros((cluster.max() + 1, values.shape[1]))
     np.add.at(sums, cluster, values)
     means = sums / np.bincount(cluster)[:, None]
-    return np.asarray(MATCHING_OWN * values + (1 - MATCHING_OWN) * means[cluster])
+    return np.asarray(own * values + (1 - own) * means[cluster])
 
 
 def parts(n: int, other: int, seed: int) -> Parts:
@@ -100,12 +102,12 @@ def parts(n: int, other: int, seed: int) -> Parts:
     return list(zip(*sides))
 
 
-def first_pivots(linked: Cells, cluster: Cells, among: Parts) -> np.ndarray:
+def first_pivots(linked: Cells, cluster: Cells, among: Parts, own: float) -> np.ndarray:
     """Matches over linked features (n × l), which are smoothed and of low rank; what is constant on one side is left out."""
     varies = np.logical_and.reduce([of.std(0) > 0 for of in linked.values()])
     if varies.sum() < 2:
         raise ValueError("`method='links-matching'` needs two links that vary in both modalities.")
-    return assigned([_low_rank(smoothed(of[:, varies], cluster[m])) for m, of in linked.items()], among)
+    return assigned([_low_rank(smoothed(of[:, varies], cluster[m], own)) for m, of in linked.items()], among)
 
 
 def _low_rank(values: np.ndarray) -> np.ndarray:
@@ -136,8 +138,8 @@ def _variates(x: Cells, names: Pair, pivots: np.ndarray) -> list[np.ndarray]:
     return [axes.first(x[a]) * axes.strength, axes.second(x[b]) * axes.strength]
 
 
-def _smooth(values: list[np.ndarray], cluster: Cells) -> list[np.ndarray]:
-    return [smoothed(of, c) for of, c in zip(values, cluster.values())]
+def _smooth(values: list[np.ndarray], cluster: Cells, own: float) -> list[np.ndarray]:
+    return [smoothed(of, c, own) for of, c in zip(values, cluster.values())]
 
 
 def _scores(values: list[np.ndarray], pivots: np.ndarray) -> np.ndarray:

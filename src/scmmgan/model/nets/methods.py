@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
+from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -34,7 +35,8 @@ class Method:
 
     A method without a coupling has a function `fit` of its own, from the problem and the settings, and `rebuild`, from a
     stored config and arrays to what maps cells. Of `OPTIONAL` arguments it can use those in `takes` (`pair_weights`: several
-    partners of a cell); it maps between at most `most` modalities, and compares geometries by one of `geometries`.
+    partners of a cell); it maps between at most `most` modalities, and compares geometries by one of `geometries`. `options`
+    that it alone has: True, False or a number from 0 to 1 by default.
     """
 
     weights: dict[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
@@ -50,6 +52,7 @@ class Method:
     takes: Collection[str] = ("links", "pairs", "labels")
     most: int | None = None
     geometries: Collection[str] = tuple(GEOMETRIES)
+    options: dict[str, bool | float] = field(default_factory=dict)
 
     @property
     def trains(self) -> bool:
@@ -66,7 +69,10 @@ TRAINING: dict[str, tuple[Any, ...]] = {
 
 def of_system(system: type[System]) -> Method:
     """The method that fits a system of autoencoders."""
-    own = {f: getattr(system, f) for f in ("max_steps", "batch_size", "lr", "geometry", "geometries", "takes", "most")}
+    own = {
+        f: getattr(system, f)
+        for f in ("max_steps", "batch_size", "lr", "geometry", "geometries", "takes", "most", "options")
+    }
     rebuild = partial(Autoencoder.from_state, system)
     return Method(weights=dict(system.weights), fit=partial(autoencoder.fit, system), rebuild=rebuild, **own)
 
@@ -115,7 +121,13 @@ METHODS = {
     # scMODAL's networks
     "scmodal-cca": replace(of_system(ScMODAL), fit=scmodal_cca.fit, takes=("links", "pairs", "hidden"), most=2),
     "links-matching": Method(
-        weights={}, geometry=None, geometries=(), fit=links_matching.fit, takes=("links", "labels"), most=2
+        weights={},
+        geometry=None,
+        geometries=(),
+        fit=links_matching.fit,
+        takes=("links", "labels"),
+        most=2,
+        options={"weak_links": False},
     ),
     **{name: _baseline(name) for name in baselines.BASELINES},
 }
@@ -147,6 +159,29 @@ def check_precision(precision: str, device: str) -> str:
             f"`precision={precision!r}` needs one of the devices {list(having)}, and this is {device!r}. Leave it out."
         )
     return precision
+
+
+def check_options(method: str, given: Mapping[str, Any] | None) -> dict[str, bool | float]:
+    """All options of a method, those given among them; KeyError on others, TypeError and ValueError on values that they cannot have."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"`options` must be a dict from option to value, got {given!r}.")
+    own = lookup(method).options
+    if unknown := [str(name) for name in given or {} if name not in own]:
+        having = {name: list(of.options) for name, of in METHODS.items() if of.options}
+        raise KeyError(
+            f"`options` has {unknown[0]!r}, and `method={method!r}` has {list(own) or 'none'}.{_hint(unknown[0], own)} Methods that "
+            f"have some: {having}."
+        )
+    found = {**own, **(given or {})}
+    for name, value in found.items():
+        if isinstance(own[name], bool):
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"The option {name!r} must be True or False, got {value!r}.")
+        elif isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"The option {name!r} must be a number from 0 to 1, got {value!r}.")
+        elif not 0 <= float(value) <= 1:
+            raise ValueError(f"The option {name!r} must be a number from 0 to 1, got {value!r}.")
+    return {name: type(own[name])(value) for name, value in found.items()}
 
 
 # arguments that only some methods use, with what leaves them out; methods without a coupling use none of the others
@@ -219,8 +254,8 @@ def can_use(method: str, argument: str) -> bool:
     found = lookup(method)
     if not found.trains and argument in {*TRAINING, "noise_dim", "checkpoint_dir", "devices"}:
         return False
-    if argument == "geometry":
-        return bool(found.geometries)
+    if argument in ("geometry", "options"):
+        return bool(found.geometries if argument == "geometry" else found.options)
     return argument not in OPTIONAL or _uses(found, argument)
 
 
@@ -245,7 +280,7 @@ SETTINGS = (
 )  # fmt: skip
 # those that methods without a coupling take
 LATENT_SETTINGS = (
-    "weights", "max_steps", "batch_size", "lr", "geometry", "hidden", "random_state", "device", "progress_bar",
+    "weights", "max_steps", "batch_size", "lr", "geometry", "hidden", "options", "random_state", "device", "progress_bar",
 )  # fmt: skip
 
 

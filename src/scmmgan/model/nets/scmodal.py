@@ -78,8 +78,9 @@ class ScMODAL(System):
         critic = [p for net in self.critics.values() for p in net.parameters()]
         return adam(self.parameters(), lr=lr, weight_decay=1e-3), adam(critic, lr=lr, weight_decay=1e-3)
 
-    def critic_loss(self, z: Cells) -> Tensor:
+    def critic_loss(self, batch: Batch) -> Tensor:
         """Each first modality is real."""
+        z = batch.z
         return torch.stack(
             [critic_loss(self._logits((a, b), z[a]), self._logits((a, b), z[b])) for a, b in self.chain]
         ).sum()
@@ -90,7 +91,7 @@ class ScMODAL(System):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """All losses; the adversary is a minimax game: encoders maximise what the critic minimises."""
         found = {
-            "adversarial": -self.critic_loss(batch.z),
+            "adversarial": -self.critic_loss(batch),
             "reconstruction": self.reconstruction(batch),
             "cycle": self.latent_cycle(batch.z, self.chain),
             "links": torch.stack([self._neighbors(pair, batch) for pair in self.chain]).sum(),
