@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ import scmmgan as smm
 PARTS = ("con-aae", "ablation", "snare", "jamie", "imputation", "cite")
 # losses beside reconstruction and labels
 ABLATION = {
-    "basic": (), "+ adversary": ("adversarial",), "+ cycle": ("cycle",), "+ contrast": ("contrast",),
+    "basic": (), "+ mmd": ("mmd",), "+ adversary": ("adversarial",), "+ cycle": ("cycle",), "+ contrast": ("contrast",),
     "+ adversary, cycle": ("adversarial", "cycle"), "all": ("adversarial", "cycle", "contrast"),
 }  # fmt: skip
 STEPS = {"con-aae": 500, "jamie": 500, "scmodal": 300}  # published: 180,000, 2,500-10,000, 10,000
@@ -84,7 +85,8 @@ def con_aae(args: Any, *, ablation: bool = False) -> Iterator[dict[str, Any]]:
     steps = {"max_steps": round(args.steps * STEPS["con-aae"])}
     if ablation:
         off = {
-            name: dict.fromkeys({"adversarial", "cycle", "contrast"} - set(on), 0.0) for name, on in ABLATION.items()
+            name: {of: 10.0 if of in on else 0.0 for of in ("mmd", "adversarial", "cycle", "contrast")}
+            for name, on in ABLATION.items()
         }
         runs = {
             (name, str(seed)): partial(trained, "con-aae", seed, weights=weights, **steps)
@@ -156,12 +158,17 @@ def imputation(args: Any) -> Iterator[dict[str, Any]]:
     at = {m: hidden.cells[m].argsort() for m in hidden.cells}
     known = pd.DataFrame({m: hidden.mdata[m].obs_names[rows] for m, rows in at.items()})
     steps = round(args.steps * STEPS["jamie"])
-    smm.tl.align(hidden.mdata, a, b, method="jamie", pairs=known, links=None, max_steps=steps, **QUIET)
-    for s, t in ((a, b), (b, a)):
-        own = dense(smm.tl.translate(test[s], s, t, model=hidden.mdata, **QUIET).X)
+    for dropout, (s, t) in product((0.0, 0.6), ((a, b), (b, a))):
+        what, key = f"{s} > {t}, dropout {dropout}", f"dropout{dropout}"
+        if args.done("sim_branch", "imputation", what):
+            continue
+        if key not in hidden.mdata.uns:
+            how = {"max_steps": steps, "options": {"dropout": dropout}, "key_added": key}
+            smm.tl.align(hidden.mdata, a, b, method="jamie", pairs=known, links=None, **how, **QUIET)
+        own = dense(smm.tl.translate(test[s], s, t, model=hidden.mdata, key=key, **QUIET).X)
         near = KNeighborsRegressor(5).fit(dense(train[s].X), dense(train[t].X)).predict(dense(test[s].X))
         measured = dense(test[t].X)
-        row = {"data": "sim_branch", "method": "imputation", "pairs": f"{s} > {t}", "features": measured.shape[1]}
+        row = {"data": "sim_branch", "method": "imputation", "pairs": what, "features": measured.shape[1]}
         for name, score in (("r", smm.metrics.column_correlation), ("auroc", smm.metrics.column_auroc)):
             first, second = (np.asarray(score(of, measured)) for of in (own, near))
             row |= {f"{name} JAMIE": np.nanmedian(first), f"{name} neighbors": np.nanmedian(second)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,57 @@ def test_what_the_host_takes_part_in_is_not_recorded(device: str, processes: Pro
     nothing: Any = None
     take = training._taken(nothing, RECIPE, [player(net)], torch.device(device), processes)
     assert not isinstance(take, Recorded)
+
+
+class Graph:
+    """A recording of which nothing comes: it fails as CUDA's do, when it ends."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        raise RuntimeError("CUDA error: operation not permitted\nCompile with ...")
+
+
+def test_where_nothing_can_be_recorded_steps_are_taken_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """The same training as without any recording, and one warning; CUDA itself is replaced here."""
+    stream = SimpleNamespace(device="cpu", wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda of: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    problem, taken = data(), training._taken
+    expected = fit(*problem, max_steps=20)
+
+    def recorded(cells: Any, recipe: Any, players: list, device: torch.device, processes: Processes) -> Recorded:
+        plain, tried = taken(cells, recipe, players, device, processes), []
+
+        def take(step: int, rows: dict) -> dict:
+            # while a step is recorded nothing is computed, but updates are counted
+            if step == STEPS_BEFORE_GRAPH and not tried:
+                tried.append(step)
+                for player in players:
+                    player.steps += 1
+                return {"loss": torch.zeros(())}
+            return plain(step, rows)
+
+        return Recorded(take, lambda step: True, players, device)
+
+    monkeypatch.setattr(training, "_taken", recorded)
+    with caplog.at_level("WARNING", logger="scmmgan"):
+        found = fit(*problem, max_steps=20)
+    assert [of.message for of in caplog.records] == [
+        "Steps could not be recorded (CUDA error: operation not permitted): they are taken one by one, which takes longer."
+    ]
+    # learning rates are in single precision here; a step that were counted twice would change them by 2 %
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-4, err_msg=name)
+    for name, value in state(expected[0]).items():
+        np.testing.assert_allclose(state(found[0])[name], value, atol=1e-5, err_msg=name)
 
 
 # --- on a GPU ----------------------------------------------------------------------------------------------------

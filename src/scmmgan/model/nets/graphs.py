@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from scmmgan.model.defaults import STEPS_BEFORE_GRAPH
+
+logger = logging.getLogger("scmmgan")
 
 Step = Callable[[int, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -26,7 +29,7 @@ class _Kind:
 
 
 class Recorded:
-    """A step (number and rows by modality, to loss terms) whose kernels are launched all at once.
+    """A step (number and rows by modality, to loss terms) whose kernels are launched all at once, where they can be recorded.
 
     `kind`: steps that it gives one value launch the same kernels; None: such a step is never recorded. The rows of a step,
     and the learning rates of the `players`, are written to where the graph reads them.
@@ -65,11 +68,19 @@ class Recorded:
     def _launch(self, kind: _Kind, step: int) -> dict[str, Tensor]:
         """Launch what was recorded, the first time after recording it."""
         if kind.graph is None:
-            before, kind.graph = [player.steps for player in self.players], torch.cuda.CUDAGraph()
-            # nothing is computed while it is recorded
-            with torch.cuda.graph(kind.graph, stream=self.stream, capture_error_mode="thread_local"):
-                terms = self.step(step, self.rows)
-                kind.names, kind.terms = list(terms), torch.stack(list(terms.values()))
+            before = [player.steps for player in self.players]
+            try:
+                self._record(kind, step)
+            except RuntimeError as error:
+                # nothing was computed; a driver may not allow it, or the memory not suffice for a copy
+                reason = str(error).splitlines()[0]
+                logger.warning(
+                    "Steps could not be recorded (%s): they are taken one by one, which takes longer.", reason
+                )
+                for player, then in zip(self.players, before):
+                    player.steps = then
+                self.kind = lambda step: None
+                return self.step(step, self.rows)
             kind.updates = [player.steps - then for player, then in zip(self.players, before)]
         else:
             for player, count in zip(self.players, kind.updates):
@@ -77,3 +88,11 @@ class Recorded:
         kind.graph.replay()
         # a copy: the next launch writes to the same place
         return dict(zip(kind.names, kind.terms.clone()))  # type: ignore[union-attr]
+
+    def _record(self, kind: _Kind, step: int) -> None:
+        """Record the step; nothing is computed meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            terms = self.step(step, self.rows)
+            names, values = list(terms), torch.stack(list(terms.values()))
+        kind.graph, kind.names, kind.terms = graph, names, values
