@@ -33,6 +33,7 @@ LINKS = 27
 # of one GPU: networks, batch, and how their steps are taken; in lower precision they are recorded, too
 WAYS = [
     ("default", 128, ("step by step", "recorded", "tf32", "bf16")),
+    ("default", 256, ("recorded",)),
     ("default", 4_096, ("step by step", "recorded", "tf32", "bf16")),
     ("paper", 256, ("step by step", "recorded", "tf32", "bf16")),
     ("paper", 4_096, ("step by step",)),
@@ -263,6 +264,7 @@ def main() -> None:
             speed(kind, batch, device, steps, step_by_step() if way == "step by step" else nullcontext(), way, **rules)
     if on_gpu:
         launches("default", device)
+        launches("paper", device)
         speed("default", 128, torch.device("cpu"), 100, nullcontext(), "CPU")
     agreement(device, 20 if args.quick else 100)
     for of in dict.fromkeys((args.device, "cpu")):

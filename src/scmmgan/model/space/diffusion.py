@@ -133,8 +133,8 @@ def kernel_widths(distances: Tensor) -> Tensor:
     n = len(distances)
     k = min(max(5, round(0.1 * n)), n - 1)
     distances = distances.detach()
-    # sorted rows start with the cell itself, so entry k is the k-th other cell
-    width = distances.kthvalue(k + 1, dim=1).values
+    # the nearest is the cell itself; not by `kthvalue`, which is slower and on a GPU has no deterministic form
+    width = distances.topk(k + 1, dim=1, largest=False, sorted=False).values.amax(1)
     # k copies of a cell: no division by zero
     return width.maximum((1e-3 * distances.mean()).clamp(min=1e-9))
 
