@@ -413,6 +413,19 @@ def test_tables_in_the_config_and_in_words(folder: Path, given: list[dict[str, A
         assert found["arguments"] == {"cycle_as_real": True, "max_steps": 5, "weights": {"links": 2}}
 
 
+def test_options_of_a_method_in_words(folder: Path, capsys: pytest.CaptureFixture[str]):
+    known = ["--labels", "cell_type", "--max-steps", "2", "--hidden", "8", "--links", "None"]
+    command = ["align", str(folder / "a.h5mu"), "-o", str(folder / "o.h5mu"), "--method", "cmae", *known]
+    for word in ("true", "True"):
+        assert main([*command, "--options", f"conditional_adversary={word}"]) == 0
+        stored = md.read_h5mu(folder / "o.h5mu").uns["scmmgan"]["params"]["options"]
+        assert stored == {"conditional_adversary": True}
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["align", "--help"])
+    assert "--options NAME=VALUE" in capsys.readouterr().out
+
+
 FAILS: dict[str, tuple[list[str], int, str]] = {
     "no file": (["align", "nowhere.h5mu", "-o", "x.h5mu"], 1, "FileNotFoundError: there is no 'nowhere.h5mu'"),
     "one modality": (["align", "rna.h5ad", "-o", "x.h5mu"], 1, "holds one modality"),

@@ -131,7 +131,18 @@ def _card(record: Mapping[str, Any]) -> str:
                 k: v for k, v in found.items() if isinstance(v, int | float | np.number) and not isinstance(v, bool)
             }
             lines += [f"  - `{name}`: {float(value):.3g}" for name, value in scores.items()]
-    settings = ("method", "max_steps", "batch_size", "lr", "smooth", "random_state")
+    settings = (
+        "method",
+        "options",
+        "geometry",
+        "weights",
+        "max_steps",
+        "batch_size",
+        "lr",
+        "hidden",
+        "smooth",
+        "random_state",
+    )
     lines += ["", "## How it was made", "", f"- links: {_text(params['links'])}"]
     lines += [f"- {name}: {_text(params[name])}" for name in (*settings, "pairs", "labels", "batch")]
     lines += [f"- {name} {version}" for name, version in params["versions"].items()]

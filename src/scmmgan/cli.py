@@ -144,9 +144,8 @@ _OUTPUT = {
 def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
     """An option for every argument of a function that a command line can give, with the function's own default."""
     documented = _documented(function)
-    for name, of in inspect.signature(function).parameters.items():
-        if name in OWN:
-            continue
+    given = {name: of for name, of in inspect.signature(function).parameters.items() if name not in OWN}
+    for name, of in given.items():
         flag, kind, text = f"--{name.replace('_', '-')}", str(of.annotation), documented.get(name, "")
         text += " Repeat it for several." if "Sequence" in kind else ""
         # what is not given is left to the function
@@ -157,7 +156,8 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
             how |= {"default": sys.stderr.isatty()} if name == "progress_bar" else {}
             command.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
         else:
-            command.add_argument(flag, action="append", metavar="[NAME=]VALUE" if "Mapping" in kind else "VALUE", **how)
+            named = "NAME=" if kind.startswith("Mapping") else "[NAME=]" if "Mapping" in kind else ""
+            command.add_argument(flag, action="append", metavar=f"{named}VALUE", **how)
 
 
 def _documented(function: Callable[..., Any]) -> dict[str, str]:
@@ -241,9 +241,9 @@ def _value(words: Sequence[str], kind: str) -> Any:
 def _one(word: str, kind: str) -> Any:
     if word == "None":
         return None
-    if "Mapping" in kind and (word in ("true", "false") or word.startswith("{")):
+    if "Mapping" in kind and (word.lower() in ("true", "false") or word.startswith("{")):
         try:
-            return json.loads(word)
+            return json.loads(word if word.startswith("{") else word.lower())
         except ValueError as error:
             raise ValueError(f"{word!r} is no JSON: {error}.") from error
     if "DataFrame" in kind and word.endswith((".csv", ".tsv")):

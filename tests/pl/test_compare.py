@@ -24,6 +24,7 @@ METRICS = (
     ("recall_at_10", "b → a", 0.1, 1.0, "pairs"),
     ("two_sample_auc", "both", 1.0, 0.5, "nothing"),
     ("mmd", "both", np.nan, 0.0, "nothing"),
+    ("foscttm by correlation", "both", 0.5, 0.0, "pairs"),
 )
 VALUES: dict[str, list[list[float]]] = {
     # each seed: one value for every metric
@@ -103,6 +104,13 @@ def test_chosen_metrics_and_those_without_chance():
     np.testing.assert_allclose(area, [0.9, 1 - 0.1 / 0.4])
     with pytest.raises(KeyError, match="Close matches: 'foscttm'"):
         pl.compare(compared(), "rna", "protein", metrics=["fosctm"])
+
+
+def test_names_of_columns_and_what_they_are_in_full():
+    mdata = compared({"good": [[*VALUES["good"][0], 0.2]]})
+    ax = pl.compare(mdata, "rna", "protein", metrics=["foscttm by correlation", "foscttm"], show=False)
+    shown = {label.get_text().replace("\n", " ") for label in ax.get_xticklabels()}
+    assert shown >= {"FOSCTTM", "FOSCTTM by correlation"}
 
 
 def test_nothing_but_failures():

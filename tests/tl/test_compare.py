@@ -253,6 +253,14 @@ def test_what_belongs_to_a_training_is_left_out_where_nothing_is_trained(mdata: 
     assert left == {"cyclegan": set(how), "coupling": set(), "random": set(), "cmae": {"weights"}}
 
 
+def test_options_go_to_the_methods_that_have_them(mdata: md.MuData, handed: list):
+    how = {"options": {"dropout": 0.6, "weak_links": True}}
+    compare(mdata, methods=["jamie", "links-matching", "coupling"], arguments=how)
+    assert [of.get("options") for _, of in handed] == [{"dropout": 0.6}, {"weak_links": True}, None]
+    with pytest.raises(KeyError, match="No method has the option 'drop'"):
+        compare(mdata, methods=["jamie"], arguments={"options": {"drop": 0.6}})
+
+
 def test_links_that_are_not_there_are_given_to_none(mdata: md.MuData, handed: list):
     for m in NAMES:
         mdata[m].var = mdata[m].var[[]]

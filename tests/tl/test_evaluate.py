@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 
 import scmmgan as smm
 from scmmgan.settings import unpulled
+from scmmgan.tl import _evaluate
 
 NAMES = ("rna", "protein")
 
@@ -82,6 +83,18 @@ def test_shuffled_pairs_score_as_chance(small_coupled: md.MuData):
         assert found.loc[("recall_at_10", way), "value"] < 0.16
         assert abs(found.loc[("correlation", way), "value"]) < 0.12
         assert found.loc[("auroc", way), "value"] == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_correlation_of_cells_needs_three_axes(width: int):
+    """Of two all cells correlate by 1 or -1. Cells that are the same everywhere are ties, also in single precision."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(30, 1)).astype(np.float32), width, axis=1)
+    pairs = np.stack([np.arange(30)] * 2, axis=1)
+    found = _evaluate._Scored(NAMES, {"rna": x, "protein": x}, dict.fromkeys(NAMES, x), {}, pairs)
+    rows = {row["metric"]: row["value"] for row in _evaluate._score(found, k=3, random_state=0)}
+    assert rows.get("foscttm by correlation") == (None if width == 2 else 0.5)
+    assert rows["foscttm"] == 0
 
 
 def test_without_any_truth(small_coupled: md.MuData, fingerprint: Callable):

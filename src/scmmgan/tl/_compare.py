@@ -319,8 +319,7 @@ def _methods(
         method = own.pop("method", name)
         _known_methods.lookup(method)
         _check_arguments(own)
-        usable = {argument: v for argument, v in common.items() if _known_methods.can_use(method, argument)}
-        found.append(_Method(str(name), method, {**usable, **own}))
+        found.append(_Method(str(name), method, {**_known_methods.usable(method, common), **own}))
     # what is named twice runs once
     return list({of.name: of for of in found}.values())
 

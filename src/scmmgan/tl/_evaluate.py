@@ -261,7 +261,7 @@ def _partners(table: _Table, x: np.ndarray, y: np.ndarray, pairs: np.ndarray, na
     table.cells("foscttm", "both", lambda rows: metrics.foscttm(x[rows], y[rows]), n, "pairs", 0.5, 0.0)
     # of two axes all rows correlate by 1 or -1
     if x.shape[1] > 2:
-        u, v = unit_rows(x), unit_rows(y)
+        u, v = (unit_rows(of.astype(np.float64)) for of in (x, y))
         table.cells(
             "foscttm by correlation", "both", lambda rows: metrics.foscttm(u[rows], v[rows]), n, "pairs", 0.5, 0.0
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scmmgan.model.nets.autoencoder import Autoencoder
+from scmmgan.model.nets.autoencoder import Autoencoder, Batch
 from scmmgan.model.nets.cmae import CMAE
 from systems import check_terms, made, passed, with_gaps
 
@@ -76,9 +76,12 @@ def test_losses_are_those_of_the_equations(conditional: bool):
         z = {m: net(system.encoders[m], v) for m, v in x.items()}
         read = dict(z)
         if conditional:
-            # ten copies of the label, one-hot
-            at = {m: [np.tile(np.arange(3) == label, 10) for label in labels[m][rows[m]]] for m in "ab"}
-            read = {m: np.hstack([z[m], at[m]]) for m in "ab"}
+            # ten copies of the label, one-hot, of cells that have one
+            at = {m: labels[m][rows[m]] for m in "ab"}
+            read = {
+                m: np.array([[*v, *np.tile(np.arange(3) == y, 10)] for v, y in zip(z[m], at[m]) if y >= 0])
+                for m in "ab"
+            }
         a, b = (net(system.critics["z"], read[m])[:, 0] for m in "ab")
         reconstruction = classes = 0.0
         for m in "ab":
@@ -96,6 +99,22 @@ def test_losses_are_those_of_the_equations(conditional: bool):
         }
 
     check_terms(system, rows, expected)
+
+
+def test_weight_of_the_adversary_is_that_of_the_critic_too():
+    losses = []
+    for weight in (10.0, 2.0):
+        system = made(CMAE, weights={"adversarial": weight})
+        losses.append(float(system.critic_loss(Batch(0, {}, {}, system.encode(system.task.x))).detach()))
+    assert losses[0] == pytest.approx(5 * losses[1])
+
+
+def test_critic_that_reads_labels_in_a_batch_without_any_on_one_side():
+    system = made(CMAE, labels=True, options={"conditional_adversary": True})
+    system.task.labels["a"][:] = -1
+    terms = system.step()
+    assert float(terms["adversarial"].detach()) == 0
+    terms["adversarial"].backward()
 
 
 def test_critic_that_reads_labels_needs_some():

@@ -40,7 +40,7 @@ def test_what_the_host_takes_part_in_is_not_recorded(device: str, processes: Pro
 
 
 class Graph:
-    """A recording of which nothing comes: it fails as CUDA's do, when it ends."""
+    """A recording of which nothing comes: it fails as some of CUDA's do, when it ends."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -50,8 +50,9 @@ class Graph:
         raise RuntimeError("CUDA error: operation not permitted\nCompile with ...")
 
 
+@pytest.mark.parametrize("midway", [False, True])
 def test_where_nothing_can_be_recorded_steps_are_taken_one_by_one(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    midway: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """The same training as without any recording, and one warning; CUDA itself is replaced here."""
     stream = SimpleNamespace(device="cpu", wait_stream=lambda other: None)
@@ -70,8 +71,12 @@ def test_where_nothing_can_be_recorded_steps_are_taken_one_by_one(
             # while a step is recorded nothing is computed, but updates are counted
             if step == STEPS_BEFORE_GRAPH and not tried:
                 tried.append(step)
-                for player in players:
-                    player.steps += 1
+                players[1].steps += 1
+                if midway:
+                    # between the critics' step and that of the generators
+                    players[1].freeze(True)
+                    raise torch.OutOfMemoryError("CUDA error: operation not permitted")
+                players[0].steps += 1
                 return {"loss": torch.zeros(())}
             return plain(step, rows)
 

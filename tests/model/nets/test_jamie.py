@@ -184,6 +184,15 @@ def test_dropout_leaves_out_units_in_training_alone():
         made(JAMIE, options={"dropout": 1.0})
 
 
+def test_dropout_is_in_all_hidden_layers():
+    """Two of an encoder, three of a decoder: without any network left, means of units are the same and units are not."""
+    system = made(JAMIE, options={"dropout": 0.5})
+    for net, width in ((system.encoders["a"], 2), (system.decoders["b"], 2)):
+        layers = [layer for layer in net if type(layer).__name__ == "_Activation"]
+        assert len(layers) == width
+        assert {layer.dropout for layer in layers} == {0.5}
+
+
 @pytest.mark.usefixtures("no_plan")
 def test_without_dropout_no_random_number_is_drawn():
     system = made(JAMIE)
@@ -213,6 +222,17 @@ def test_known_pairs_are_drawn_together():
         assert len(set(rows["a"].tolist())) == len(set(rows["b"].tolist())) == 64
         known = system.partners[rows["a"].numpy()][:, rows["b"].numpy()].toarray() > 0
         assert known.sum() >= round(0.8 * 64)
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_as_many_partners_as_cells_are_not_all_pairs():
+    """Half of the cells with two partners each: the others train, too."""
+    found = problem(40)
+    known = found.known["a", "b"].__dict__
+    rows = np.stack([np.repeat(np.arange(20), 2), np.arange(40) % 20], axis=1)
+    known["pairs"], known["partners"] = rows[::2], (rows, np.full(40, 0.5))
+    drawn = [of["a"] for of, _ in zip(made(JAMIE, found, batch_size=20).batches(), range(30))]
+    assert set(torch.cat(drawn).tolist()) == set(range(40))
 
 
 @pytest.mark.usefixtures("no_plan")

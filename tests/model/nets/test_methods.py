@@ -142,7 +142,12 @@ def test_options_of_one_method():
             KeyError,
             r"has 'drop', and `method='jamie'` has \['dropout', 'ratio'\]. Did you mean 'dropout'",
         ),
-        ("scmmgan", {"dropout": 0.6}, KeyError, r"`method='scmmgan'` has none\..*'jamie': \['dropout', 'ratio'\]"),
+        (
+            "scmmgan",
+            {"dropout": 0.6},
+            ValueError,
+            r"'scmmgan'` cannot use `options`: .*'jamie': \['dropout', 'ratio'\]",
+        ),
         ("jamie", {"dropout": 1.5}, ValueError, "'dropout' must be a number from 0 to 1, got 1.5"),
         ("jamie", {"ratio": float("nan")}, ValueError, "'ratio' must be a number from 0 to 1, got nan"),
         ("jamie", {"ratio": True}, TypeError, "'ratio' must be a number from 0 to 1, got True"),
@@ -154,6 +159,21 @@ def test_options_of_one_method():
 def test_options_that_are_refused(method: str, given: Any, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         methods.check_options(method, given)
+
+
+def test_options_of_an_extension(monkeypatch: pytest.MonkeyPatch):
+    """Defaults may be whole numbers, what is given may not be cut to one."""
+    monkeypatch.setitem(methods.METHODS, "own", methods.Method(options={"share": 1, "on": True}))
+    assert methods.check_options("own", {"share": 0.6}) == {"share": 0.6, "on": True}
+
+
+def test_what_a_method_can_use_of_what_all_are_given():
+    given = {"links": "gene", "pairs": "x", "hidden": 8, "options": {"dropout": 0.6, "weak_links": True}}
+    assert methods.usable("jamie", given) == {"pairs": "x", "hidden": 8, "options": {"dropout": 0.6}}
+    assert methods.usable("cmae", given) == {"pairs": "x", "hidden": 8}
+    assert methods.usable("links-matching", given) == {"links": "gene", "options": {"weak_links": True}}
+    with pytest.raises(KeyError, match=r"No method has the option 'drop'\. Did you mean 'dropout'"):
+        methods.usable("jamie", {"options": {"drop": 1}})
 
 
 def test_settings_of_the_methods():

@@ -258,6 +258,8 @@ def train(
     from tqdm.auto import tqdm
 
     main, critic = system.optimizers(lr)
+    # of a term of that name without any weight nothing would follow
+    critic = critic if weights.get("adversarial", 1) else None
     optimizers = [main] if critic is None else [main, critic]
     rates = [[group["lr"] for group in of.param_groups] for of in optimizers]
     steps, best, best_score, used = system.task.max_steps, _weights(system), math.inf, 0

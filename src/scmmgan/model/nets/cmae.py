@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scmmgan.model.defaults import LABEL_COPIES
@@ -26,7 +27,7 @@ class CMAE(System):
     """Least-squares adversary between the latent cells of both modalities, whose middle layers are the same.
 
     Labels orient it by a shared classifier, known pairs by their latent distance; without either, nothing does. With a
-    `conditional_adversary`, that of the published variant for images, the critic reads the labels, too.
+    `conditional_adversary`, that of the published variant for images, the critic reads labels, too, of cells that have one.
     """
 
     latent = 50
@@ -77,23 +78,29 @@ class CMAE(System):
     def critic_loss(self, batch: Batch) -> Tensor:
         """The first modality is 0, the second 1; its weight counts against the decay of the critic's own weights."""
         a, b = self.task.first_two
-        return self.weights["adversarial"] * least_squares(self._output(batch, a), self._output(batch, b))
+        return self.task.weights["adversarial"] * self._adversary(batch, a, b)
 
-    def _output(self, batch: Batch, m: str) -> Tensor:
-        """The critic's output for cells; labels that it reads are indicators, all 0 without one."""
-        z = batch.z[m]
-        if self.kinds:
-            labels = self.task.labels[m][batch.rows[m]]
-            indicators = (labels[:, None] == torch.arange(self.kinds, device=z.device)).to(z)
-            z = torch.cat([z, indicators.repeat(1, LABEL_COPIES)], dim=1)
-        return self.critics["z"](z)
+    def _adversary(self, batch: Batch, first: str, second: str) -> Tensor:
+        """Least squares of the critic's output, 0 for cells of the first and 1 for those of the second modality."""
+        outputs = []
+        for m in (first, second):
+            z = batch.z[m]
+            if self.kinds:
+                labels = self.task.labels[m][batch.rows[m]]
+                # gaps, of which one side may have more, would tell the sides apart
+                known = labels >= 0
+                z = torch.cat([z[known], F.one_hot(labels[known], self.kinds).repeat(1, LABEL_COPIES).to(z)], dim=1)
+            outputs.append(self.critics["z"](z))
+        if not all(len(of) for of in outputs):
+            return torch.stack([z.sum() for z in batch.z.values()]).sum() * 0
+        return least_squares(*outputs)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Absolute errors of reconstruction and pairs, both encoders towards the other's target, labels."""
         a, b = self.task.first_two
         found = {
             "reconstruction": self.reconstruction(batch, absolute_error),
-            "adversarial": least_squares(self._output(batch, b), self._output(batch, a)),
+            "adversarial": self._adversary(batch, b, a),
         }
         if self.task.labels:
             of = [cross_entropy(self.others["labels"](batch.z[m]), self.task.labels[m][batch.rows[m]]) for m in (a, b)]

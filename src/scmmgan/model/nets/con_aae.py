@@ -26,8 +26,8 @@ from scmmgan.model.nets.networks import BatchNorm
 class ConAAE(System):
     """Adversary, latent cycle, and where there are labels a margin between them and a classifier.
 
-    Without labels the adversary and the cycle are left, and nothing orients them but known pairs. Of the ablation: a weight of
-    `mmd`, which takes the place of the adversary.
+    Without labels the adversary and the cycle are left, and nothing orients them but known pairs. The ablation of the paper has a
+    weight of `mmd`, and of `adversarial` 0.
     """
 
     latent = 50

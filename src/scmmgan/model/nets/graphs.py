@@ -73,12 +73,13 @@ class Recorded:
                 self._record(kind, step)
             except RuntimeError as error:
                 # nothing was computed; a driver may not allow it, or the memory not suffice for a copy
-                reason = str(error).splitlines()[0]
+                reason = str(error).partition("\n")[0] or type(error).__name__
                 logger.warning(
                     "Steps could not be recorded (%s): they are taken one by one, which takes longer.", reason
                 )
                 for player, then in zip(self.players, before):
                     player.steps = then
+                    player.freeze(False)
                 self.kind = lambda step: None
                 return self.step(step, self.rows)
             kind.updates = [player.steps - then for player, then in zip(self.players, before)]

@@ -28,7 +28,7 @@ from scmmgan.model.space.domain import model_space
 class JAMIE(System):
     """Partners are known pairs; beside them a correspondence is inferred, from shapes alone or with the pairs' help.
 
-    `ratio` of a cell's partners in the average are known ones, the others inferred. `dropout`: share of hidden units.
+    Averages are by `ratio` times the known and 1 - `ratio` times the inferred correspondence. `dropout`: share of hidden units.
     """
 
     latent = 32
@@ -95,7 +95,7 @@ class JAMIE(System):
             yield from super().batches()
             return
         pairs = torch.as_tensor(np.stack(self.partners.nonzero(), axis=1), device=task.x[a].device)
-        complete = len(pairs) == len(task.x[a]) == len(task.x[b])
+        complete = all(len(pairs[:, i].unique()) == len(pairs) == len(task.x[m]) for i, m in enumerate((a, b)))
         size = task.batch_size if complete else max(1, round(PAIRED_SHARE * task.batch_size))
         joint = draw(torch.arange(len(pairs), device=pairs.device), size, task.random_state + len(task.x))
         rest = super().batches()
@@ -165,8 +165,10 @@ class _Activation(nn.LeakyReLU):
     def forward(self, input: Tensor) -> Tensor:
         """Units (n × p), as many."""
         out = super().forward(input)
-        # without any, no random number is drawn
-        return F.dropout(out, self.dropout) if self.dropout and self.training else out
+        if not (self.dropout and self.training):
+            return out
+        # drawn on the CPU, as all else: generators of other devices are not seeded
+        return out * (torch.rand(out.shape) >= self.dropout).to(out) / (1 - self.dropout)
 
 
 def rows_to_one(c: Tensor) -> Tensor:

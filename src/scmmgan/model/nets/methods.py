@@ -166,11 +166,12 @@ def check_options(method: str, given: Mapping[str, Any] | None) -> dict[str, boo
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"`options` must be a dict from option to value, got {given!r}.")
     own = lookup(method).options
-    if unknown := [str(name) for name in given or {} if name not in own]:
+    if given and not own:
         having = {name: list(of.options) for name, of in METHODS.items() if of.options}
+        raise ValueError(f"`method={method!r}` cannot use `options`: leave it out. Methods that have some: {having}.")
+    if unknown := [str(name) for name in given or {} if name not in own]:
         raise KeyError(
-            f"`options` has {unknown[0]!r}, and `method={method!r}` has {list(own) or 'none'}.{_hint(unknown[0], own)} Methods that "
-            f"have some: {having}."
+            f"`options` has {unknown[0]!r}, and `method={method!r}` has {list(own)}.{_hint(unknown[0], own)}"
         )
     found = {**own, **(given or {})}
     for name, value in found.items():
@@ -181,7 +182,7 @@ def check_options(method: str, given: Mapping[str, Any] | None) -> dict[str, boo
             raise TypeError(f"The option {name!r} must be a number from 0 to 1, got {value!r}.")
         elif not 0 <= float(value) <= 1:
             raise ValueError(f"The option {name!r} must be a number from 0 to 1, got {value!r}.")
-    return {name: type(own[name])(value) for name, value in found.items()}
+    return {name: bool(v) if isinstance(own[name], bool) else float(v) for name, v in found.items()}
 
 
 # arguments that only some methods use, with what leaves them out; methods without a coupling use none of the others
@@ -257,6 +258,20 @@ def can_use(method: str, argument: str) -> bool:
     if argument in ("geometry", "options"):
         return bool(found.geometries if argument == "geometry" else found.options)
     return argument not in OPTIONAL or _uses(found, argument)
+
+
+def usable(method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments, and of `options` those, that a method can use; KeyError on an option that no method has."""
+    found = {name: value for name, value in arguments.items() if can_use(method, name)}
+    if isinstance(options := arguments.get("options"), Mapping):
+        known = {name for of in METHODS.values() for name in of.options}
+        if unknown := [str(name) for name in options if name not in known]:
+            raise KeyError(
+                f"No method has the option {unknown[0]!r}.{_hint(unknown[0], known)} Known: {sorted(known)}."
+            )
+        own = {name: value for name, value in options.items() if name in lookup(method).options}
+        found = {**found, "options": own} if own else {n: v for n, v in found.items() if n != "options"}
+    return found
 
 
 def compared(given: Mapping[str, Any], *, common_names: int) -> dict[str, dict[str, Any]]:
