@@ -210,6 +210,15 @@ def test_how_long_a_gradient_may_be(name: str, most: float | None):
 
 
 @pytest.mark.parametrize("name", ["cmae", "con-aae", "scmodal"])
+def test_a_critic_that_nothing_follows_does_not_train(name: str):
+    weights = {**methods.lookup(name).weights, "adversarial": 0.0}
+    found = fit(name, problem(**KNOWN[name]), weights=weights)
+    assert "discriminator" not in found.history
+    assert "discriminator" in fit(name, problem(**KNOWN[name])).history
+    assert np.isfinite(found.embeddings["a"]).all()
+
+
+@pytest.mark.parametrize("name", ["cmae", "con-aae", "scmodal"])
 def test_latent_cells_that_the_critic_sees(name: str):
     """Those of the same step; of con-aae what encoders make of them after it, in inference."""
     system, seen = of_method(name), []
