@@ -36,11 +36,11 @@ STEPS = {"scmmgan-paper": 300, "cmae": 1_000, "con-aae": 500, "scmodal": 200, "s
 PAIRS = 0.2  # of all, that methods "+ pairs" know
 LINKED = ("links-matching", "scmodal", "links-correlation", "links-cca")
 LABELLED = ("coupling", "cmae", "con-aae", "label-only", "label-probability")
-# beside the methods without them
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cmae, conditional + labels": {"method": "cmae", "options": {"conditional_adversary": True}},
-    "jamie, ratio .5 + pairs": {"method": "jamie", "options": {"ratio": 0.5}},
-    "links-matching, weak links": {"method": "links-matching", "options": {"weak_links": True}},
+# by what a method needs, beside those without options
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "labels": {"cmae, conditional + labels": {"method": "cmae", "options": {"conditional_adversary": True}}},
+    "pairs": {"jamie, ratio .5 + pairs": {"method": "jamie", "options": {"ratio": 0.5}}},
+    "links": {"links-matching, weak links": {"method": "links-matching", "options": {"weak_links": True}}},
 }
 PAIRED = ("coupling", "jamie", "paired-cca", "procrustes")
 
@@ -58,10 +58,9 @@ def entries(case: Case, known: pd.DataFrame | None, *, labels: bool) -> dict[str
     if known is not None:
         found |= {f"{name} + pairs": {"method": name, "pairs": known} for name in PAIRED}
     given = {"labels": "label" if labels else None, "pairs": known, "links": case.links}
-    for name, of in OPTIONS.items():
-        needs = next((kind for kind in ("labels", "pairs") if name.endswith(kind)), "links")
+    for needs, some in OPTIONS.items():
         if given[needs] is not None:
-            found[name] = {**of, needs: given[needs]}
+            found |= {name: {**of, needs: given[needs]} for name, of in some.items()}
     for of in found.values():
         of |= {"max_steps": STEPS[of["method"]]} if of["method"] in STEPS else {}
         # as the published code

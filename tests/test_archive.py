@@ -59,6 +59,7 @@ def test_the_card(trained: md.MuData, folder: Path):
         "license:\n", "Licence of the data: \n", "| rna | 60 | 30 | `X` | – |", "| protein | 60 | 20 | `X` | – |",
         f"**rna, protein: {found['verdict']}.** {found['statement']}", "`quality_cycle`: ", "links: a table of 10 rows",
         f"scmmgan {smm.__version__}", "max_steps: 3",
+        "- geometry: heat\n", "- weights: adversarial 0.5, ", "- options: None\n", "- hidden: None\n",
     ):  # fmt: skip
         assert text in card
     # no names of cells are given away
@@ -207,7 +208,7 @@ def test_nothing_is_pickled(folder: Path):
 
 @pytest.mark.parametrize("version", sorted(path.name for path in ARCHIVE.glob("format*")))
 @pytest.mark.parametrize("form", ["aligned.h5mu", "model"])
-def test_files_of_every_format_since_the_third_are_read(version: str, form: str):
+def test_files_of_every_format_since_the_third_are_read(version: str, form: str, tmp_path: Path):
     """tests/data/archive/make.py wrote them, with the version of then; another machine may round otherwise."""
     where = ARCHIVE / version / form
     model = md.read(where) if form == "aligned.h5mu" else where
@@ -220,6 +221,9 @@ def test_files_of_every_format_since_the_third_are_read(version: str, form: str)
     np.testing.assert_allclose(got.obsm["X_scmmgan"], expected["embedding"], atol=1e-4)
     for name in ("scmmgan_unmatched", "scmmgan_ood"):
         np.testing.assert_allclose(got.obs[name], expected[name], atol=1e-4)
+    if form == "aligned.h5mu":
+        smm.save(model, tmp_path / "model")
+        assert "- method: " in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
 def test_this_format_is_in_the_archive():

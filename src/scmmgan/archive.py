@@ -132,6 +132,7 @@ def _card(record: Mapping[str, Any]) -> str:
             }
             lines += [f"  - `{name}`: {float(value):.3g}" for name, value in scores.items()]
     settings = (
+        "links",
         "method",
         "options",
         "geometry",
@@ -141,10 +142,11 @@ def _card(record: Mapping[str, Any]) -> str:
         "lr",
         "hidden",
         "smooth",
-        "random_state",
     )
-    lines += ["", "## How it was made", "", f"- links: {_text(params['links'])}"]
-    lines += [f"- {name}: {_text(params[name])}" for name in (*settings, "pairs", "labels", "batch")]
+    lines += ["", "## How it was made", ""]
+    # files of earlier versions lack some
+    there = [name for name in (*settings, "random_state", "pairs", "labels", "batch") if name in params]
+    lines += [f"- {name}: {_text(params[name])}" for name in there]
     lines += [f"- {name} {version}" for name, version in params["versions"].items()]
     return "\n".join(lines) + "\n"
 

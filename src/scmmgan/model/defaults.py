@@ -165,9 +165,10 @@ MATCHING_WIDTHS = (
 MATCHING_RANK = 25  # of linked features
 MATCHING_VARIATES = 20  # canonical variates that matches are made by
 MATCHING_WIDTH = 15  # of the joint space
-# of a cell (the rest is the mean of its cluster), rounds of canonical variates and matches, share of the matches that is left out
-MATCHING = (0.7, 3, 0.3)
-MATCHING_WEAK = (0.3, 1, 0.5)  # the same where links say little, as published
+# where links are strong, and where they are weak, as published
+MATCHING_OWN = (0.7, 0.3)  # of a cell; the rest is the mean of its cluster
+MATCHING_ROUNDS = (3, 1)  # of canonical variates and matches
+MATCHING_DROPPED = (0.3, 0.5)  # of the matches, those that correlate least
 MATCHING_CLUSTERS = 30  # by k-means, in which cells are smoothed; published: Leiden at resolution 2
 ASSIGNED_CELLS = 3_000  # of either side in one assignment: 72 MB and seconds; published 5,000 × 15,000
 

@@ -180,7 +180,7 @@ def align(
     options
         Settings that one method alone has, by name: `"cmae"`: `conditional_adversary` (default False; True: the critic reads the
         labels, too); `"jamie"`: `dropout` (0; the paper takes 0.6 to predict values) and `ratio` r (1; less: latent cells are averaged by r
-        times the known and 1 - r times the inferred partners); `"links-matching"`: `weak_links` (False; True as published for few shared features).
+        times the known and 1 - r times the inferred correspondence, in which all partners of a cell weigh 1); `"links-matching"`: `weak_links` (False; True as published for few shared features).
     noise_dim
         Width of the noise that generators take beside a cell (default 0: none). Mapped values are those without noise;
         :func:`scmmgan.tl.uncertainty` samples it.

@@ -218,18 +218,44 @@ def test_a_critic_that_nothing_follows_does_not_train(name: str):
     assert np.isfinite(found.embeddings["a"]).all()
 
 
+def test_a_critic_whose_term_has_another_name_trains(monkeypatch: pytest.MonkeyPatch):
+    class Critic(Linear):
+        @staticmethod
+        def networks(widths: Mapping[str, int], hidden: int | str | None) -> tuple[dict, dict]:
+            nets = Linear.networks(widths, hidden)
+            return tuple({m: net.float() for m, net in of.items()} for of in nets)  # type: ignore[return-value]
+
+        def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+            return {"reconstruction": self.reconstruction(batch)}
+
+        def build(self) -> None:
+            self.critics["z"] = nn.Linear(2, 1)
+
+        def critic_loss(self, batch: Batch) -> torch.Tensor:
+            return (self.critics["z"](batch.z["a"]) ** 2).mean()
+
+    monkeypatch.setitem(methods.METHODS, "critic", methods.of_system(Critic))
+    history = fit("critic", problem(), lr=0.1, max_steps=60).history
+    assert history["discriminator"][-1] < history["discriminator"][0]
+
+
 @pytest.mark.parametrize("name", ["cmae", "con-aae", "scmodal"])
 def test_latent_cells_that_the_critic_sees(name: str):
     """Those of the same step; of con-aae what encoders make of them after it, in inference."""
     system, seen = of_method(name), []
     encode, loss = system.encode, system.critic_loss
     system.encode = lambda x: seen.append(encode(x)) or seen[-1]
-    shown = []
-    system.critic_loss = lambda batch: shown.append(batch.z) or loss(batch)
+    shown, batches = [], []
+    system.critic_loss = lambda batch: batches.append(batch) or shown.append(batch.z) or loss(batch)
     one_step(system, lambda _: None)
+    drawn = next(system.batches())
+    for batch in batches[: system.critic_steps]:
+        for m in "ab":
+            torch.testing.assert_close(batch.rows[m], drawn[m])
+            torch.testing.assert_close(batch.x[m], system.task.x[m][drawn[m]])
     if name == "con-aae":
         system.train(False)
-        wanted = encode({m: system.task.x[m][rows] for m, rows in next(system.batches()).items()})
+        wanted = encode({m: system.task.x[m][rows] for m, rows in drawn.items()})
         assert not any(torch.allclose(shown[0][m], seen[0][m]) for m in "ab")
     else:
         wanted = seen[0]

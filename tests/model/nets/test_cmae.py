@@ -115,6 +115,12 @@ def test_critic_that_reads_labels_in_a_batch_without_any_on_one_side():
     terms = system.step()
     assert float(terms["adversarial"].detach()) == 0
     terms["adversarial"].backward()
+    # as in training: the latent cells do not train with the critic
+    rows = {m: torch.arange(len(x)) for m, x in system.task.x.items()}
+    z = {m: v.detach() for m, v in system.encode(system.task.x).items()}
+    loss = system.critic_loss(Batch(0, rows, {}, z))
+    assert float(loss.detach()) == 0
+    loss.backward()
 
 
 def test_critic_that_reads_labels_needs_some():

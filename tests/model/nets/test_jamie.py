@@ -121,8 +121,7 @@ def test_losses_are_those_of_the_equations(ratio: float, monkeypatch: pytest.Mon
     known = found.known["a", "b"].__dict__
     known["pairs"] = np.array([[0, 9], [7, 1], [2, 30]])
     known["partners"] = np.array([[0, 9], [0, 8], [7, 1], [2, 30], [11, 1]]), np.array([0.5, 0.25, 1, 0.5, 1])
-    system = exact(made(JAMIE, found))
-    system.ratio = ratio
+    system = exact(made(JAMIE, found, options={"ratio": ratio}))
     rng = np.random.default_rng(0)
     plan, landmark = rng.random((40, 6)), rng.integers(6, size=40)
     plan[11] = 0
@@ -185,7 +184,7 @@ def test_dropout_leaves_out_units_in_training_alone():
 
 
 def test_dropout_is_in_all_hidden_layers():
-    """Two of an encoder, three of a decoder: without any network left, means of units are the same and units are not."""
+    """Two in an encoder, two in a decoder."""
     system = made(JAMIE, options={"dropout": 0.5})
     for net, width in ((system.encoders["a"], 2), (system.decoders["b"], 2)):
         layers = [layer for layer in net if type(layer).__name__ == "_Activation"]
@@ -225,13 +224,15 @@ def test_known_pairs_are_drawn_together():
 
 
 @pytest.mark.usefixtures("no_plan")
-def test_as_many_partners_as_cells_are_not_all_pairs():
-    """Half of the cells with two partners each: the others train, too."""
+@pytest.mark.parametrize("side", [0, 1])
+def test_as_many_partners_as_cells_are_not_all_pairs(side: int):
+    """Half of the cells of one side with two partners each: the others train, too."""
     found = problem(40)
     known = found.known["a", "b"].__dict__
-    rows = np.stack([np.repeat(np.arange(20), 2), np.arange(40) % 20], axis=1)
+    rows = np.stack([np.repeat(np.arange(20), 2), np.arange(40)], axis=1)[:, [side, 1 - side]]
     known["pairs"], known["partners"] = rows[::2], (rows, np.full(40, 0.5))
-    drawn = [of["a"] for of, _ in zip(made(JAMIE, found, batch_size=20).batches(), range(30))]
+    m = "ab"[side]
+    drawn = [of[m] for of, _ in zip(made(JAMIE, found, batch_size=20).batches(), range(30))]
     assert set(torch.cat(drawn).tolist()) == set(range(40))
 
 

@@ -64,7 +64,7 @@ def test_rounds_make_the_matches_better(monkeypatch: pytest.MonkeyPatch):
     assigned = lm.assigned
     monkeypatch.setattr(lm, "assigned", lambda *of: rounds.append(len(of[0][0])) or assigned(*of))
     for n in (3, 0):
-        monkeypatch.setattr(lm, "MATCHING", (0.7, n, 0.3))
+        monkeypatch.setattr(lm, "MATCHING_ROUNDS", (n, 1))
         found = fit(problem).info["matches_a"]
         same = found["b"] == np.array([f"b{i}" for i in order])
         right.append(same.mean())

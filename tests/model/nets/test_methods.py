@@ -140,7 +140,7 @@ def test_options_of_one_method():
             "jamie",
             {"drop": 0.6},
             KeyError,
-            r"has 'drop', and `method='jamie'` has \['dropout', 'ratio'\]. Did you mean 'dropout'",
+            r"'jamie'` has no option 'drop'\. Did you mean 'dropout'\? Known: \['dropout', 'ratio'\]",
         ),
         (
             "scmmgan",
@@ -170,7 +170,7 @@ def test_options_of_an_extension(monkeypatch: pytest.MonkeyPatch):
 def test_what_a_method_can_use_of_what_all_are_given():
     given = {"links": "gene", "pairs": "x", "hidden": 8, "options": {"dropout": 0.6, "weak_links": True}}
     assert methods.usable("jamie", given) == {"pairs": "x", "hidden": 8, "options": {"dropout": 0.6}}
-    assert methods.usable("cmae", given) == {"pairs": "x", "hidden": 8}
+    assert methods.usable("cmae", given) == {"pairs": "x", "hidden": 8, "options": None}
     assert methods.usable("links-matching", given) == {"links": "gene", "options": {"weak_links": True}}
     with pytest.raises(KeyError, match=r"No method has the option 'drop'\. Did you mean 'dropout'"):
         methods.usable("jamie", {"options": {"drop": 1}})

@@ -258,7 +258,7 @@ def train(
     from tqdm.auto import tqdm
 
     main, critic = system.optimizers(lr)
-    # of a term of that name without any weight nothing would follow
+    # nothing follows a critic whose term has the weight 0
     critic = critic if weights.get("adversarial", 1) else None
     optimizers = [main] if critic is None else [main, critic]
     rates = [[group["lr"] for group in of.param_groups] for of in optimizers]

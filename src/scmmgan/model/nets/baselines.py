@@ -156,9 +156,9 @@ def links_correlation(read: Read) -> Cells:
 
 def links_cca(read: Read) -> Cells:
     """Canonical variates of cells over linked features: singular vectors of the products of all cells of both sides."""
-    a, b = read.linked(_links(read)).items()
     from sklearn.preprocessing import normalize
 
+    a, b = read.linked(_links(read)).items()
     # n × n products are never made: they have the rank of the links
     (q, r), (p, s) = (np.linalg.qr(of) for _, of in (a, b))
     left, _, right = np.linalg.svd(r @ s.T, full_matrices=False)

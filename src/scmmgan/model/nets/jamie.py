@@ -28,7 +28,8 @@ from scmmgan.model.space.domain import model_space
 class JAMIE(System):
     """Partners are known pairs; beside them a correspondence is inferred, from shapes alone or with the pairs' help.
 
-    Averages are by `ratio` times the known and 1 - `ratio` times the inferred correspondence. `dropout`: share of hidden units.
+    Averages are by `ratio` times the known and 1 - `ratio` times the inferred correspondence. `dropout`: share of hidden units that
+    are left out in training.
     """
 
     latent = 32
@@ -163,7 +164,7 @@ class _Activation(nn.LeakyReLU):
     dropout = 0.0
 
     def forward(self, input: Tensor) -> Tensor:
-        """Units (n × p), as many."""
+        """Activations (n × p)."""
         out = super().forward(input)
         if not (self.dropout and self.training):
             return out

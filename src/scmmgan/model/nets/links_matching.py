@@ -12,11 +12,12 @@ from scmmgan.model.coupling.views import unit_rows
 from scmmgan.model.defaults import (
     ASSIGNED_CELLS,
     CCA_RIDGE,
-    MATCHING,
     MATCHING_CLUSTERS,
+    MATCHING_DROPPED,
+    MATCHING_OWN,
     MATCHING_RANK,
+    MATCHING_ROUNDS,
     MATCHING_VARIATES,
-    MATCHING_WEAK,
     MATCHING_WIDTH,
     MATCHING_WIDTHS,
     PANEL_FEATURES,
@@ -54,7 +55,8 @@ def fit(problem: Problem, settings: Mapping[str, Any]) -> Fitted:
         raise ValueError("`method='links-matching'` needs links, and none were found. Give `links`.")
     (a, b), seed = known.names, settings["random_state"]
     read = Read.of(problem, seed)
-    own, rounds, dropped = MATCHING_WEAK if settings["options"]["weak_links"] else MATCHING
+    weak = bool(settings["options"]["weak_links"])
+    own, rounds, dropped = MATCHING_OWN[weak], MATCHING_ROUNDS[weak], MATCHING_DROPPED[weak]
     x = {m: of[:, : MATCHING_WIDTHS[len(problem.modalities[m].features) <= PANEL_FEATURES]] for m, of in read.x.items()}
     cluster = {m: _clusters(of, (known.labels or {}).get(m), seed) for m, of in x.items()}
     pivots = first_pivots(read.linked(known.links), cluster, parts(len(x[a]), len(x[b]), seed), own)

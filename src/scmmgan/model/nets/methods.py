@@ -170,9 +170,7 @@ def check_options(method: str, given: Mapping[str, Any] | None) -> dict[str, boo
         having = {name: list(of.options) for name, of in METHODS.items() if of.options}
         raise ValueError(f"`method={method!r}` cannot use `options`: leave it out. Methods that have some: {having}.")
     if unknown := [str(name) for name in given or {} if name not in own]:
-        raise KeyError(
-            f"`options` has {unknown[0]!r}, and `method={method!r}` has {list(own)}.{_hint(unknown[0], own)}"
-        )
+        raise KeyError(f"`method={method!r}` has no option {unknown[0]!r}.{_hint(unknown[0], own)} Known: {list(own)}.")
     found = {**own, **(given or {})}
     for name, value in found.items():
         if isinstance(own[name], bool):
@@ -269,8 +267,7 @@ def usable(method: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise KeyError(
                 f"No method has the option {unknown[0]!r}.{_hint(unknown[0], known)} Known: {sorted(known)}."
             )
-        own = {name: value for name, value in options.items() if name in lookup(method).options}
-        found = {**found, "options": own} if own else {n: v for n, v in found.items() if n != "options"}
+        found["options"] = {name: value for name, value in options.items() if name in lookup(method).options} or None
     return found
 
 
