@@ -1,6 +1,6 @@
 """`tl.match`, `tl.transfer` and `tl.importance` against the truth, with and without a population that one side lacks.
 
-    python benchmarks/transfer.py --data DIR --out transfer.csv              # all cases: 44 alignments
+    python benchmarks/transfer.py --data DIR --out transfer.csv              # all cases: 41 alignments
     python benchmarks/transfer.py snare_cellline --data DIR --seeds 0        # one data set
     python benchmarks/transfer.py pbmc5k_cite --data DIR --removed none      # nothing removed
     python benchmarks/transfer.py hybrid_pbmc hybrid_pdac --data DIR         # compositions of spots
