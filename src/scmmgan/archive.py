@@ -131,21 +131,12 @@ def _card(record: Mapping[str, Any]) -> str:
                 k: v for k, v in found.items() if isinstance(v, int | float | np.number) and not isinstance(v, bool)
             }
             lines += [f"  - `{name}`: {float(value):.3g}" for name, value in scores.items()]
-    settings = (
-        "links",
-        "method",
-        "options",
-        "geometry",
-        "weights",
-        "max_steps",
-        "batch_size",
-        "lr",
-        "hidden",
-        "smooth",
-    )
     lines += ["", "## How it was made", ""]
+    settings = (
+        "links method options geometry weights max_steps batch_size lr hidden smooth random_state pairs labels batch"
+    )
     # files of earlier versions lack some
-    there = [name for name in (*settings, "random_state", "pairs", "labels", "batch") if name in params]
+    there = [name for name in settings.split() if name in params]
     lines += [f"- {name}: {_text(params[name])}" for name in there]
     lines += [f"- {name} {version}" for name, version in params["versions"].items()]
     return "\n".join(lines) + "\n"
