@@ -123,7 +123,7 @@ class JAMIE(System):
         known = torch.as_tensor(self.partners[rows][:, others].toarray()).to(z[a])
         if self.plan is not None:
             inferred = self.plan[0][batch.rows[a]][:, self.plan[1][batch.rows[b]]]
-            known = known if self.ratio == 1 else self.ratio * known + (1 - self.ratio) * inferred
+            known = self.ratio * known + (1 - self.ratio) * inferred
         averaged = dict(zip((a, b), aggregate(z[a], z[b], known, self.others["share"]())))
         found = {
             "kl": kl_weight(batch.step / self.per_epoch) * torch.stack([kl_loss(*self.heads[m]) for m in z]).sum(),
