@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 import scmmgan as smm
 from scmmgan.data import kept, read
+from scmmgan.model.nets.aligner import Aligner
 from scmmgan.model.problem import Modality, Problem
 
 pytestmark = pytest.mark.usefixtures("few_tables_throughout")
@@ -54,6 +55,24 @@ def test_the_same_without_making_it_again(tool: str, fingerprint: Callable, monk
     assert len(found) > 20
     with pytest.raises(AssertionError, match="made once more"):
         TOOLS[tool](again)
+
+
+@pytest.mark.parametrize("arguments", [{"method": "coupling"}, {"max_steps": 2}], ids=str)
+def test_cells_are_mapped_once(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """The joint embedding, mapped values and scores share the images of all cells."""
+    real, seen = Aligner.translate, []
+
+    def counted(self: Aligner, x: np.ndarray, source: str, target: str) -> np.ndarray:
+        if source != target:
+            seen.append((x, source, target))
+        return real(self, x, source, target)
+
+    monkeypatch.setattr(Aligner, "translate", counted)
+    mdata = smm.datasets.toy(n_cells=60, n_features=[30, 20])
+    smm.tl.align(mdata, links="gene", progress_bar=False, **arguments)
+    times = [sum(of is x and (s, t) == (a, b) for of, s, t in seen) for x, a, b in seen]
+    assert {(a, b) for _, a, b in seen} == {("rna", "protein"), ("protein", "rna")}
+    assert max(times) == 1
 
 
 def test_any_value_that_changed_is_noticed(monkeypatch: pytest.MonkeyPatch):

@@ -154,6 +154,7 @@ def write(
     domains: Mapping[str, Domain],
     aligner: Aligner,
     couplings: Mapping[Pair, Coupling],
+    images: Mapping[Pair, np.ndarray],
     imputations: Mapping[Pair, Imputation],
     *,
     history: Mapping[str, Sequence[float]],
@@ -165,8 +166,8 @@ def write(
     save_model: bool = True,
     keys: Keys,
 ) -> None:
-    """Compute every slot of an alignment, then write all of them."""
-    embeddings = {m: aligner.embed(d.x, m) for m, d in domains.items()}
+    """Compute every slot of an alignment, then write all of them; `images`: all cells in every other model space."""
+    embeddings = {m: aligner.embed(d.x, m, images) for m, d in domains.items()}
     landmarks = {b: coupling.landmarks for (_, b), coupling in couplings.items()}
     slots: dict[str, list[tuple[str, str, Any]]] = {m: [("obsm", keys.embedding, embeddings[m])] for m in domains}
     for name, a in domains.items():
@@ -185,7 +186,7 @@ def write(
             if imputed is not None:
                 slots[name].append(("obsm", keys.counts(target), imputed[1]))
             if len(features[target]):
-                mapped = _decoded(b.transform, aligner.translate(a.x, name, target), features[target], imputed)
+                mapped = _decoded(b.transform, images[name, target], features[target], imputed)
                 slots[name].append(("obsm", keys.mapped(target), mapped))
                 if _as_layer(a.modality, b.modality, features[target], mdata[name].n_vars):
                     # a copy: who changes a layer changes no other slot

@@ -342,7 +342,8 @@ def _after_coupling(
         depths = quality.depth_correlations(domains, images)
     write = partial(
         _write_and_keep, problem=problem, domains=domains, coupled=(couplings, loadings), aligner=aligner,
-        imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths), ambiguous=ambiguous,
+        images=images, imputations=imputations, history=history, diagnosis=verdict.verdicts(records, scores, depths),
+        ambiguous=ambiguous,
     )  # fmt: skip
     facts = {"coupling": _coupling_info(couplings, problem.shared), "shared_space": {*couplings} == {*problem.shared}}
     return write, facts | {"init": before is not None}
