@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
+from anndata.io import sparse_dataset, write_elem
 from sklearn.metrics import roc_auc_score
 
 import scmmgan as smm
+from scmmgan.data import on_disk
 from scmmgan.data.query import modality_of
 
 pytestmark = pytest.mark.usefixtures("few_tables_throughout")
@@ -411,14 +415,40 @@ def test_where_nothing_can_be_written(small_aligned: md.MuData, tmp_path: Path):
         go(3)
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds something else"):
-        go(tmp_path / "mine.zarr")
+    # others' data, a whole MuData among them, and a file of one modality
+    small_aligned.write_zarr(tmp_path / "all.zarr")
+    (tmp_path / "empty.h5ad").touch()
+    small_aligned["protein"].write(tmp_path / "protein.h5ad")
+    for name in ("mine.zarr", "all.zarr", "empty.h5ad", "protein.h5ad"):
+        with pytest.raises(
+            FileExistsError, match=r"is there already, and is no earlier result of `scmmgan.tl.translate`"
+        ):
+            go(tmp_path / name)
+    assert md.read_zarr(tmp_path / "all.zarr").n_obs == small_aligned.n_obs
     small_aligned["rna"].write(tmp_path / "rna.h5ad")
     backed = ad.read_h5ad(tmp_path / "rna.h5ad", backed="r")
     with pytest.raises(ValueError, match="is the file that the cells are read from"):
         go(tmp_path / "rna.h5ad", backed)
     backed.file.close()
     assert ad.read_h5ad(tmp_path / "rna.h5ad").n_obs == 120
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("ending", ["zarr", "h5ad"])
+def test_cells_that_lie_there_are_not_replaced(small_aligned: md.MuData, ending: str, form: Callable, tmp_path: Path):
+    """Cells that are read lazily from a file that an earlier call wrote, or says that it did."""
+    cells, file = small_aligned["rna"].copy(), tmp_path / f"rna.{ending}"
+    cells.X = form(cells.X)
+    group = zarr.open_group(file, mode="w", zarr_format=2) if ending == "zarr" else h5py.File(file, "w")
+    write_elem(group, "/", cells)
+    group.attrs[on_disk.MARK] = True
+    x = group["X"] if form is np.asarray else sparse_dataset(group["X"])
+    lazy = ad.AnnData(x, obs=cells.obs.copy(), var=cells.var.copy())
+    with pytest.raises(ValueError, match="is the file that the cells are read from"):
+        smm.tl.translate(lazy, *NAMES, model=small_aligned, out=file)
+    assert smm.tl.translate(lazy, *NAMES, model=small_aligned, out=tmp_path / "out.zarr").n_obs == 120
+    if ending == "h5ad":
+        group.close()
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])

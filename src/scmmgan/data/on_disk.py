@@ -18,25 +18,52 @@ from scmmgan.data.directory import put_in_place
 from scmmgan.model.defaults import STORED_CHUNK
 
 ENDINGS = (".zarr", ".h5ad")
+MARK = "scmmgan_mapped"  # attribute of files that `write` made, which another call may replace
 
 
 def check_path(out: str | PathLike[str], cells: AnnData) -> Path:
-    """Where a file can be written; ValueError, TypeError or FileExistsError before anything is computed."""
+    """Where a file can be written; ValueError, TypeError or FileExistsError before anything is computed.
+
+    What is there already is replaced only if `write` made it: cells that are read lazily, or others' data, may lie there.
+    """
     if not isinstance(out, str | PathLike):
         raise TypeError(f"`out` must be a path that ends in .zarr or .h5ad, got {out!r}.")
     path = Path(out).absolute()
     if path.suffix not in ENDINGS:
         raise ValueError(f"`out` must end in .zarr or .h5ad, got {str(out)!r}.")
-    if cells.isbacked and Path(cells.filename).resolve() == path.resolve():
+    if path.resolve() in _files_of(cells):
         raise ValueError(f"`out` {str(out)!r} is the file that the cells are read from. Name another.")
-    is_zarr = any((path / name).exists() for name in (".zgroup", "zarr.json"))
-    if path.is_dir() and not (path.suffix == ".zarr" and is_zarr):
-        raise FileExistsError(f"`out` {str(out)!r} is a folder that holds something else. Name another.")
+    if path.exists() and not _is_own(path):
+        raise FileExistsError(
+            f"`out` {str(out)!r} is there already, and is no earlier result of `scmmgan.tl.translate`. Name another, or delete it."
+        )
     return path
 
 
+def _files_of(cells: AnnData) -> list[Path]:
+    """The h5 file or the zarr folder of X, if it is in one and says so: arrays of dask do not."""
+    x = cells.X
+    group = getattr(x, "group", x)
+    file, store = getattr(getattr(group, "file", None), "filename", None), getattr(group, "store", None)
+    found = (file, getattr(store, "root", None), getattr(store, "path", None))
+    return [Path(of).resolve() for of in found if isinstance(of, str | Path)]
+
+
+def _is_own(path: Path) -> bool:
+    """Whether `write` made what is there."""
+    if path.is_dir():
+        is_zarr = any((path / name).exists() for name in (".zgroup", "zarr.json"))
+        return is_zarr and MARK in _zarr(path, "r").attrs
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path) as file:
+        return MARK in file.attrs
+
+
 def write(adata: AnnData, blocks: Iterable[np.ndarray], path: Path) -> AnnData:
-    """Write an AnnData without X, and as its X blocks of rows (float32), in place of an earlier file.
+    """Write an AnnData without X, and as its X blocks of rows (float32), in place of an earlier one.
 
     Returned with the values still in the file: of zarr as a `zarr.Array`, of h5ad `backed`.
     """
@@ -72,6 +99,7 @@ def _zarr(path: Path, mode: Any) -> Any:
 
 def _fill(group: Any, adata: AnnData, blocks: Iterable[np.ndarray]) -> None:
     write_elem(group, "/", adata)
+    group.attrs[MARK] = True
     for name in ("raw", "X"):
         # that there is none is stored, which readers of `backed` files take for one
         if name in group:

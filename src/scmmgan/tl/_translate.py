@@ -68,8 +68,8 @@ def translate(
         Features of `target`, in the order wanted; default: all.
     out
         File to write, `.zarr` or `.h5ad`, where the mapped values are too many to be held: they are decoded and written
-        `batch_size` cells at a time. An earlier file of that name is replaced once all is written; where anything goes wrong it
-        stays as it was.
+        `batch_size` cells at a time. An earlier result of this function is replaced once all is written; where anything goes
+        wrong it stays as it was. No other file is replaced.
     batch_size
         New cells at one time; memory grows with it, results do not change.
     key
@@ -102,7 +102,7 @@ def translate(
     TypeError
         If `cells`, `model` or `out` is of no known kind.
     FileExistsError
-        If `out` is a folder that holds something else.
+        If `out` is there, and is no earlier result of this function.
     OSError
         If `out` cannot be written.
     ValueError
