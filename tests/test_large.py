@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import dask
 import dask.array as da
 import h5py
 import mudata as md
@@ -21,6 +22,7 @@ from anndata.io import sparse_dataset, write_elem
 import scmmgan as smm
 from scmmgan.data import read as _read
 from scmmgan.data import streamed as _streamed
+from scmmgan.model.problem import Problem
 from scmmgan.model.space import linear, pca, scratch, smoothing
 from scmmgan.model.space.domain import model_space
 
@@ -185,6 +187,45 @@ def test_the_peak_is_under_a_third_of_the_matrix(tmp_path: Path, monkeypatch: py
         tracemalloc.stop()
     assert got.shape == (12_000, 2_400)
     assert np.isfinite(got[-5:].X).all()
+
+
+@pytest.mark.slow
+def test_the_peak_of_dask_is_that_of_some_chunks(monkeypatch: pytest.MonkeyPatch):
+    """Normalising and reading large chunks, of which only one is there at a time, and its copies."""
+    for module in (scratch, _streamed):
+        monkeypatch.setattr(module, "CHUNK", 2**15)
+    n, g, rows, stored = 32_000, 601, 1_000, 200
+    monkeypatch.setattr(_streamed, "AHEAD", rows * g)
+
+    def made(numbers: np.ndarray) -> sp.csr_matrix:
+        columns = np.sort((7 * numbers + 3 * np.arange(stored)) % g, axis=1).astype(np.int32)
+        counts = 1 + (columns + numbers) % 5
+        start = np.arange(0, stored * len(numbers) + 1, stored, dtype=np.int32)
+        return sp.csr_matrix((counts.ravel().astype(np.float32), columns.ravel(), start), shape=(len(numbers), g))
+
+    def counts(n: int) -> md.MuData:
+        x = da.arange(n, chunks=rows)[:, None].map_blocks(
+            made, dtype=np.float32, chunks=((rows,) * (n // rows), (g,)), meta=sp.csr_matrix((0, 0), dtype=np.float32)
+        )
+        obs, var = (pd.DataFrame(index=[f"{of}_{i}" for i in range(size)]) for of, size in (("cell", n), ("gene", g)))
+        return md.MuData({"rna": ad.AnnData(x, obs=obs, var=var), "few": smm.datasets.toy(n_cells=60)["rna"]})
+
+    def read(mdata: md.MuData) -> Problem:
+        smm.pp.normalize(mdata, "rna", kind="log1p")
+        return _read.read(mdata, ["rna", "few"], ARGUMENTS | {"links": None, "layer": {"rna": "log1p", "few": None}})
+
+    with dask.config.set(scheduler="single-threaded"):
+        # imports are no part of it
+        read(counts(2 * rows))
+        mdata = counts(n)
+        tracemalloc.start()
+        try:
+            problem = read(mdata)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert problem.modalities["rna"].values.nnz == n * stored
+    assert peak < 8 * n * stored / 3
 
 
 @pytest.mark.slow

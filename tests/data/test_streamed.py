@@ -82,7 +82,7 @@ def test_what_is_no_matrix_of_numbers_is_left_to_the_checks(tmp_path: Path):
 @pytest.mark.usefixtures("_small_chunks")
 @pytest.mark.parametrize("width", [12, 5])
 @pytest.mark.parametrize("form", FORMS[:2], ids=["dense", "csr"])
-def test_of_dask(form: Callable, width: int):
+def test_of_dask(form: Callable, width: int, monkeypatch: pytest.MonkeyPatch):
     x, held = values(), []
 
     def part(block: Any) -> Any:
@@ -93,6 +93,17 @@ def test_of_dask(form: Callable, width: int):
         part, dtype=np.float32, meta=form(np.empty((0, 0), np.float32))
     )
     check(streamed(lazy), x, form)
-    # every chunk once, none larger
+    # every chunk once, none larger; a few are there at one time, of large ones one row
+    per_row, read = -(-12 // width), []
+    for ahead, rows in ((_streamed.AHEAD, 4), (100, 2), (1, 1)):
+        monkeypatch.setattr(_streamed, "AHEAD", ahead)
+        held.clear()
+        for i, _ in enumerate(_streamed._of_dask(lazy)):
+            read.append(len(held) - per_row * i <= rows * per_row)
+        assert len(held) == 10 * per_row
+    assert len(read) == 30
+    assert all(read)
+    held.clear()
+    streamed(lazy)
     assert sum(n * g for n, g in held) == x.size
     assert streamed(lazy, of_dask=False) is lazy

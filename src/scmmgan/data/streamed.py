@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from scmmgan.model.defaults import CHUNK, CHUNKS_AHEAD
+from scmmgan.model.defaults import AHEAD, CHUNK, CHUNKS_AHEAD
 from scmmgan.model.space.scratch import by_row, cuts, stacked
 
 
@@ -61,8 +61,9 @@ def _of_dask(values: Any) -> Iterator[Any]:
     import dask
 
     n, width = values.numblocks
-    for start in range(0, n, CHUNKS_AHEAD):
-        rows = range(start, min(start + CHUNKS_AHEAD, n))
+    ahead = max(1, min(CHUNKS_AHEAD, AHEAD // max(1, max(values.chunks[0]) * values.shape[1])))
+    for start in range(0, n, ahead):
+        rows = range(start, min(start + ahead, n))
         parts = dask.compute(*(values.blocks[i, j] for i in rows for j in range(width)))
         for i in range(0, len(parts), width):
             row = [_float(part) for part in parts[i : i + width]]
