@@ -267,14 +267,35 @@ def test_two_real_processes_are_within_noise_of_one(tmp_path: Path):
             assert 0 < np.sqrt(((two - x) ** 2).mean()) < noise / 2, (m, key, noise)
 
 
-@pytest.mark.slow
-def test_a_dead_process_is_an_error_in_the_other(tmp_path: Path):
-    """Slow: two processes, one of which is killed while it trains; no torchrun, which would end the other."""
-    (tmp_path / "die.py").write_text(SETTING + DIE)
+def started_by_hand() -> dict[str, str]:
+    """What torchrun tells two processes, but for their numbers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    there = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_never_comes_is_not_waited_for(rank: int, monkeypatch: pytest.MonkeyPatch):
+    for name, value in (started_by_hand() | {"RANK": str(rank)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "JOIN_TIMEOUT", 1)
+    with (
+        pytest.raises(
+            RuntimeError, match=r"Fewer than 2 processes came to `tl.align` within 1 seconds .*Start all of them"
+        ),
+        processes.joined(2, "cpu"),
+    ):
+        pass
+    assert not distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_a_dead_process_is_an_error_in_the_other(how: str, tmp_path: Path):
+    """Slow: two processes, one of which is killed, or hangs, while it trains; no torchrun, which would end the other."""
+    assert STEP_TIMEOUT <= 30
+    (tmp_path / "die.py").write_text(SETTING + DIE.replace("SIGKILL", how))
+    there = os.environ | started_by_hand()
     both = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "die.py")], env=there | {"RANK": str(rank)}, text=True,
@@ -283,10 +304,13 @@ def test_a_dead_process_is_an_error_in_the_other(tmp_path: Path):
         for rank in (0, 1)
     ]  # fmt: skip
     try:
-        (said, errors), (died, _) = (process.communicate(timeout=300) for process in both)
+        said, errors = both[0].communicate(timeout=300)
+        both[1].kill()
+        died, _ = both[1].communicate(timeout=300)
         assert (both[0].returncode, both[1].returncode) == (0, -signal.SIGKILL), errors
         assert "Another process of this training has ended" in said
-        assert float(said.split()[0]) - float(died) < STEP_TIMEOUT
+        # a process that hangs is given the time, one that has ended is not waited for
+        assert float(said.split()[0]) - float(died) < (10 if how == "SIGKILL" else STEP_TIMEOUT + 10)
     finally:
         for process in both:
             process.kill()

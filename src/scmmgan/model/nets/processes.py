@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from scmmgan.model.defaults import MIN_CELLS, STEP_TIMEOUT
+from scmmgan.model.defaults import JOIN_TIMEOUT, MIN_CELLS, STEP_TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,13 @@ def joined(devices: int, device: str) -> Iterator[Processes]:
     backend = "nccl" if device == "cuda" else "gloo"
     if not distributed.is_initialized():
         # where and who: the environment that torchrun makes. Until the process ends: no address can be joined twice
-        distributed.init_process_group("gloo")
+        try:
+            distributed.init_process_group("gloo", timeout=timedelta(seconds=JOIN_TIMEOUT))
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Fewer than {devices} processes came to `tl.align` within {JOIN_TIMEOUT} seconds ({error}). Nothing was written. "
+                "Start all of them again."
+            ) from error
     groups = {
         "steps": distributed.new_group(backend=backend, timeout=timedelta(seconds=STEP_TIMEOUT)),
         "waits": distributed.new_group(backend=backend),
