@@ -86,6 +86,21 @@ def test_any_value_that_changed_is_noticed(monkeypatch: pytest.MonkeyPatch):
         smm.tl.diagnose(mdata)
 
 
+def test_slots_of_another_seed_are_noticed(monkeypatch: pytest.MonkeyPatch):
+    """All slots of an alignment of the same data, put into the object of another."""
+    mdata, other = toy(), smm.datasets.toy(n_cells=60, n_features=[30, 20])
+    smm.tl.align(other, links="gene", method="coupling", random_state=7, progress_bar=False)
+    forbid(monkeypatch)
+    smm.tl.diagnose(mdata)
+    for name, adata in other.mod.items():
+        mdata[name].obs = adata.obs.copy()
+        for key, values in adata.obsm.items():
+            mdata[name].obsm[key] = values
+    mdata.uns["scmmgan"] = other.uns["scmmgan"]
+    with pytest.raises(AssertionError, match="made once more"):
+        smm.tl.diagnose(mdata)
+
+
 @pytest.mark.parametrize("storage", [np.array, sp.csr_matrix, sp.csc_array])
 def test_digest(storage: Callable):
     """Of values, and of all that the space is made by; not of what only later steps read."""
@@ -95,7 +110,7 @@ def test_digest(storage: Callable):
 
     def of(values: np.ndarray, **more: Any) -> bytes:
         modality = Modality("a", storage(values), names, names[:4], **more)
-        return kept.digest(Problem({"a": modality}, {}, fingerprint="links"))
+        return kept.digest(Problem({"a": modality}, {}, fingerprint="links"), "seed 0")
 
     changed = x.copy()
     changed[5, 3] += 1e-6

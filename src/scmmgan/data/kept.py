@@ -39,13 +39,13 @@ _KEPT: WeakKeyDictionary[MuData, dict[str, Kept]] = WeakKeyDictionary()
 
 def keep(mdata: MuData, problem: Problem, domains: Mapping[str, Domain], coupled: Any, keys: Keys) -> None:
     """Keep what was made of the problem, for as long as `mdata` lives."""
-    _KEPT.setdefault(mdata, {})[keys.key] = Kept(digest(problem), domains, coupled)
+    _KEPT.setdefault(mdata, {})[keys.key] = Kept(digest(problem, _arguments(mdata, keys)), domains, coupled)
 
 
 def find(mdata: MuData, problem: Problem, keys: Keys) -> Kept | None:
     """What was made of the same problem, to the last value; None where there is nothing, or anything has changed."""
     kept = _KEPT.get(mdata, {}).get(keys.key)
-    if kept is None or kept.digest != digest(problem):
+    if kept is None or kept.digest != digest(problem, _arguments(mdata, keys)):
         return None
     domains = {m: replace(domain, modality=problem.modalities[m]) for m, domain in kept.domains.items()}
     return replace(kept, domains=domains)
@@ -59,9 +59,15 @@ def couplings(
     return None if kept is None else kept.coupled
 
 
-def digest(problem: Problem) -> bytes:
+def _arguments(mdata: MuData, keys: Keys) -> str:
+    """The record's digest of its arguments, the seed among them, and of the seconds that they took."""
+    return str(mdata.uns.get(keys.uns, {}).get("digest", {}).get("params"))
+
+
+def digest(problem: Problem, arguments: str) -> bytes:
     """Of everything that model spaces and couplings are made of."""
-    found = hashlib.blake2b(f"{problem.fingerprint}{dict(problem.steps)}{problem.centre}".encode(), digest_size=16)
+    made_of = f"{problem.fingerprint}{dict(problem.steps)}{problem.centre}{arguments}"
+    found = hashlib.blake2b(made_of.encode(), digest_size=16)
     for m in problem.modalities.values():
         for field in fields(m):
             if field.name not in NOT_IN_THE_SPACE:
