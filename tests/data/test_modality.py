@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from scmmgan.data import modality as _modality
 from scmmgan.data import read as _read
+from scmmgan.model.space import linear
 from scmmgan.model.space.domain import model_space
 from scmmgan.pl._tissue import coordinates as tissue_coordinates
 
@@ -382,10 +383,30 @@ def test_masked_values_are_not_read():
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 def test_raw_counts_of_a_panel(highest: int, noticed: bool, form, caplog: pytest.LogCaptureFixture):
     counts = np.random.default_rng(0).integers(0, highest + 1, (40, 6)).astype(np.float32)
+    counts[~counts.any(1), 0] = 1
     with caplog.at_level(logging.WARNING, logger="scmmgan"):
         _modality.read_matrix(make(form(counts)), "a")
         _modality.read_matrix(make(form(counts * 0.97)), "a")
     assert ["raw counts" in text for text in caplog.messages] == [True] * noticed
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_cells_without_a_value_are_counted(
+    form: Callable, blocks: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    if blocks:
+        monkeypatch.setattr(linear, "BLOCKED_FROM", 10)
+        monkeypatch.setattr(linear, "BLOCK_ROWS", 7)
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    x[::2, 1:] = 0
+    _modality.read_matrix(make(form(x)), "a")
+    assert caplog.messages == []
+    x[[3, 8, 39]] = 0
+    _modality.read_matrix(make(form(x)), "a")
+    assert caplog.messages == [
+        "3 of 40 cells of 'a' have no value but 0 in X: nothing says where they belong. Remove them first."
+    ]
 
 
 @pytest.mark.parametrize("kind", ["text", "object", "table"])

@@ -732,7 +732,7 @@ def test_knowledge_that_is_no_longer_there(known_aligned: md.MuData, changed: st
 
 @pytest.mark.parametrize("changed", ["values", "width", "batches"])
 def test_values_that_are_no_longer_there(known_aligned: md.MuData, changed: str):
-    message = "'rna' is no longer what was aligned as 'scmmgan': align it again"
+    message = "'rna' is no longer what was aligned as 'scmmgan': align again"
     if changed == "values":
         known_aligned["rna"].X = known_aligned["rna"].X[::-1].copy()
         message = "X of 'rna' is not what was aligned as 'scmmgan' .*Restore these values, or align again"

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from scmmgan.data.streamed import streamed
 from scmmgan.model.defaults import MIN_CELLS, MIN_LINKS
+from scmmgan.model.space.linear import row_blocks
 from scmmgan.model.space.scratch import columns_of, flat_chunks
 from scmmgan.settings import unpulled
 
@@ -234,6 +235,11 @@ def read_matrix(
     if not varies(found):
         slot = _slot(layer, use_rep)
         raise ValueError(f"{slot} of {name!r} is constant in every feature: there is nothing to align. {_OTHER_LAYER}")
+    if empty := sum(_empty(rows) for _, rows in row_blocks(found)):
+        logger.warning(
+            "%d of %d cells of %r have no value but 0 in %s: nothing says where they belong. Remove them first.",
+            empty, n, name, _slot(layer, use_rep),
+        )  # fmt: skip
     return found, adata.var_names if use_rep is None else pd.Index([f"{use_rep}_{i}" for i in range(g)])
 
 
@@ -270,6 +276,11 @@ def read_values(
             _slot(layer, use_rep), name, int(found.max()),
         )  # fmt: skip
     return found
+
+
+def _empty(rows: np.ndarray | sp.csr_matrix) -> int:
+    """How many of some rows hold zeros only."""
+    return int(((rows.getnnz(1) == 0) if sp.issparse(rows) else ~rows.any(1)).sum())
 
 
 def _slot(layer: str | None, use_rep: str | None) -> str:

@@ -291,7 +291,9 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
         before = _slots.model_space(mdata, name, name, keys)
         # another machine may round otherwise
         if before.shape != domain.x.shape or np.abs(before - domain.x).max() > 0.01:
-            raise ValueError(f"{name!r} is no longer what was aligned as {keys.key!r}: align it again.")
+            # one space is made of both
+            made_of = " or ".join(repr(m) for m in names if m == name or {(m, name), (name, m)} & {*problem.shared})
+            raise ValueError(f"{made_of} is no longer what was aligned as {keys.key!r}: align again.")
     return problem, domains
 
 
