@@ -90,9 +90,11 @@ def _client() -> Any:
         return None
     if not found.nthreads():
         # a cluster that grows with its work starts workers for a task, not for data
+        started = found.submit(int, pure=False)
         try:
-            found.submit(int, pure=False).result(WORKERS_WITHIN)
+            started.result(WORKERS_WITHIN)
         except TimeoutError:
+            started.cancel()
             logger.warning(
                 "The dask cluster has no workers, and none came within %g seconds: this process does the work.",
                 WORKERS_WITHIN,
