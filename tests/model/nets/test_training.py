@@ -866,32 +866,53 @@ def test_looking_at_held_out_cells_changes_nothing(problem: tuple, monkeypatch: 
 
 
 def test_no_step_waits_for_the_device(problem: tuple, monkeypatch: pytest.MonkeyPatch):
-    """What makes the host wait on a GPU (a number read, a boolean asked) happens at looks only: every 50th step, not within."""
+    """What makes the host wait on a GPU (a number read, a size that values decide) happens at looks only: every 50th step, not within."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    waits = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
+    ops = torch.ops.aten
+    waits = {ops._local_scalar_dense, ops.nonzero, ops.equal, ops.masked_select, ops._unique2, ops.unique_dim}
     seen: list[str] = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in waits:
-                seen.append(str(func))
+            by_mask = func.overloadpacket in (ops.index, ops.index_put_, ops.index_put) and any(
+                at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1]
+            )
+            if by_mask or func.overloadpacket in waits:
+                seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
+
+    def noted(name: str) -> Any:
+        real = getattr(torch.Tensor, name)
+        return lambda self, *args, **kwargs: seen.append(name) or real(self, *args, **kwargs)
 
     original, steps = training._step, []
 
     def step(*args: Any) -> Any:
         steps.append(args[0])
-        with Watch():
+        with Watch(), monkeypatch.context() as patch:
+            # these are no work for PyTorch where tensors are on the CPU already
+            for name in ("cpu", "numpy", "tolist"):
+                patch.setattr(torch.Tensor, name, noted(name))
             return original(*args)
 
     monkeypatch.setattr(training, "_step", step)
     for geometry in ("heat", "subspace", "eigvec"):
         fit(*problem, max_steps=5, geometry=geometry)
-    with Watch():
-        float(torch.ones(()))
-    assert seen == ["aten._local_scalar_dense.default"]  # the watch sees what it should
-    assert steps == [0, 1, 2, 3, 4] * 3
+    assert (seen, steps) == ([], [0, 1, 2, 3, 4] * 3)
+    # the watch sees what it should
+    x = torch.ones(3)
+    for waiting in (
+        float,
+        lambda x: x[x > 0],
+        lambda x: x.cpu(),
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.unique(),
+    ):
+        seen.clear()
+        original = waiting
+        training._step(x[0] if waiting is float else x)
+        assert len(seen) == 1, waiting
 
 
 # --- randomness --------------------------------------------------------------------------------------------------
