@@ -232,7 +232,10 @@ def _setting(item: str) -> tuple[str, Any]:
 
 
 def read(folder: Path, name: str) -> mudata.MuData:
-    return mudata.read(folder / f"{name}.h5mu")
+    file = folder / f"{name}.h5mu"
+    if not file.exists():
+        raise SystemExit(f"{str(file)!r} is not there. Data sets are listed in accuracy.md.")
+    return mudata.read(file)
 
 
 class Rows(list[dict[str, Any]]):

@@ -266,7 +266,8 @@ def main() -> None:
         launches("default", device)
         launches("paper", device)
         speed("default", 128, torch.device("cpu"), 100, nullcontext(), "CPU")
-    agreement(device, 20 if args.quick else 100)
+    if device.type != "cpu":
+        agreement(device, 20 if args.quick else 100)
     for of in dict.fromkeys((args.device, "cpu")):
         if args.data:
             real(args.data, of, 1 if of == "cpu" else 3)

@@ -205,6 +205,8 @@ def main() -> None:
     parser.add_argument("--src", type=Path, nargs="+", default=[own], metavar="FOLDER", help="checkouts to compare")
     parser.add_argument("--max-steps", type=int, default=100, help="of training: its cost does not depend on n")
     args = parser.parse_args()
+    if args.forced and not args.data:
+        parser.error("--forced needs --data")
     if args.forced:
         forced(args.forced, args.data)
     before: dict[Path, dict[str, Any]] = {}
