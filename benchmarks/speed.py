@@ -114,11 +114,16 @@ b.var_names = shown.var_names
 tg.pp_adatas(shown, b, genes=None)
 found = tg.map_cells_to_space(shown, b, mode="cells", device="cpu")
 """,
+    # it needs equal names, maps one way, and leaves cells without a count in linked genes without coordinates
     "cellmapper": """
 import cellmapper
-one, other = (of[:, [link[i] for link in links]].copy() for i, of in enumerate((a, b)))
-other.var_names = one.var_names
-found = cellmapper.CellMapper(one, other).map(knn_method="sklearn", obsm_keys=None, layer_key="X")
+names = {protein: gene for gene, protein in links}
+b.var_names = [names.get(name, f"protein {name}") for name in b.var_names]
+mapper = cellmapper.CellMapper(b, a)
+mapper.compute_fast_cca(n_comps=min(20, len(links) - 2))
+joint = [np.nan_to_num(of.obsm["X_cca"]) for of in (a, b)]
+a.obsm["X_cca"], b.obsm["X_cca"] = joint
+mapper.map(use_rep="X_cca", layer_key="X")
 """,
     "moscot": """
 import scanpy as sc
