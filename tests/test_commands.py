@@ -98,6 +98,17 @@ def test_translate_leaves_zarr_on_disk(folder: Path, form: Callable, monkeypatch
         assert not isinstance(x, np.ndarray | sp.csr_matrix)
 
 
+def test_translate_replaces_nothing_but_its_results(folder: Path, capsys: pytest.CaptureFixture[str]):
+    before = (folder / "protein.h5ad").read_bytes()
+    command = ["translate", str(folder / "rna.h5ad"), "--model", str(folder / "a.h5mu"), "--source", "rna"]
+    assert main([*command, "--target", "protein", "-o", str(folder / "protein.h5ad")]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("is no earlier result of `scmmgan.tl.translate`. Name another, or delete it.\n")
+    assert (folder / "protein.h5ad").read_bytes() == before
+    for _ in range(2):
+        assert main([*command, "--target", "protein", "-o", str(folder / "anew.h5ad")]) == 0
+
+
 def test_transfer(folder: Path, capsys: pytest.CaptureFixture[str]):
     expected = md.read(folder / "a.h5mu")
     smm.tl.transfer(expected, "rna", "protein", obs=["cell_type", "gradient"])

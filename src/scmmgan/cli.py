@@ -56,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, "interrupted: files of an earlier run are as they were.", 130)
     except _NotWritable as error:
         path, reason = error.args
-        return _fail(
-            args.command, f"cannot write to {str(path)!r}: {reason}. Make room, or name another with -o.", USAGE
-        )
+        advice = "" if "another" in reason else " Make room, or name another with -o."
+        return _fail(args.command, f"cannot write to {str(path)!r}: {reason.rstrip('.')}.{advice}", USAGE)
     except Exception as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         return _fail(args.command, f"{type(error).__name__}: {text}{_repeated(args, str(text))}", FAILED)
