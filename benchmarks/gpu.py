@@ -246,6 +246,8 @@ def main() -> None:
     logging.getLogger("scmmgan").setLevel(logging.ERROR)
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("no GPU here; --device cpu runs what can be run without")
     print("torch", torch.__version__, torch.cuda.get_device_name(device) if on_gpu else "CPU")
     print(
         f"products of {4_096 if on_gpu else 1_024}: {rate(device) / 1e12:.2f} TFLOP/s, copies {bandwidth(device) / 1e9:.0f} GB/s"

@@ -402,10 +402,20 @@ def test_cells_without_a_value_are_counted(
     x[::2, 1:] = 0
     _modality.read_matrix(make(form(x)), "a")
     assert caplog.messages == []
+    stored = form(x)
     x[[3, 8, 39]] = 0
-    _modality.read_matrix(make(form(x)), "a")
+    if sp.issparse(stored):
+        # zeros that are stored are zeros
+        stored.data[:] = x[stored.nonzero()]
+    else:
+        stored = x
+    mdata = make(stored)
+    mdata["a"].layers["z"] = mdata["a"].X
+    _modality.read_matrix(mdata, "a")
+    _modality.read_matrix(mdata, "a", layer="z")
     assert caplog.messages == [
-        "3 of 40 cells of 'a' have no value but 0 in X: nothing says where they belong. Remove them first."
+        f"3 of 40 cells of 'a' have no value but 0 in {slot}: nothing says where they belong. Remove them first."
+        for slot in ("X", "layer 'z'")
     ]
 
 

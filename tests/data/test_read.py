@@ -746,6 +746,16 @@ def test_values_that_are_no_longer_there(known_aligned: md.MuData, changed: str)
         _read.reread(known_aligned, Keys())
 
 
+def test_either_of_two_in_one_space_may_have_changed():
+    """An unsampled value of one moves the common space, in which the other is compared first."""
+    mdata = smm.datasets.toy(n_cells=80, shared_genes=True)
+    smm.tl.align(mdata, "protein", "rna", method="coupling", progress_bar=False)
+    sampled = mdata.uns["scmmgan"]["fingerprint"]["rna"]["rows"]
+    mdata["rna"].X[np.setdiff1d(np.arange(80), sampled)] *= -9
+    with pytest.raises(ValueError, match="'protein' or 'rna' is no longer what was aligned as 'scmmgan': align again"):
+        _read.reread(mdata.copy(), Keys())
+
+
 def test_a_column_that_is_no_longer_there(known_aligned: md.MuData):
     del known_aligned["rna"].obs["donor"]
     with pytest.raises(

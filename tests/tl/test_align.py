@@ -28,7 +28,7 @@ from scmmgan import metrics
 from scmmgan.model.coupling import couple as _couple
 from scmmgan.model.defaults import UNMATCHED_HALF
 from scmmgan.model.evidence.matching import own_neighbors
-from scmmgan.model.nets import methods, training
+from scmmgan.model.nets import aligner, methods, training
 from scmmgan.model.space.diffusion import smoothing_operator
 from scmmgan.model.space.graphs import graph_scores
 from scmmgan.settings import unpulled
@@ -425,6 +425,18 @@ def test_coupling_alone_and_cyclegan():
     align(mdata, method="cyclegan", max_steps=10, key_added="cyclegan")
     assert foscttm(mdata, key="coupling") < 0.06
     assert foscttm(mdata, key="cyclegan") > 0.2
+
+
+def test_errors_of_a_coupling_are_those_of_some_cells(monkeypatch: pytest.MonkeyPatch):
+    found = []
+    for cells in (400, 100):
+        monkeypatch.setattr(aligner, "MAX_TESTED_CELLS", cells)
+        mdata = smm.datasets.toy(n_cells=400)
+        align(mdata, method="coupling")
+        found.append(smm.get.history(mdata).iloc[0])
+    for term in ("cycle", "anchors"):
+        assert found[0][term] != found[1][term]
+        assert found[1][term] == pytest.approx(found[0][term], rel=0.2)
 
 
 @pytest.mark.parametrize("geometry", ["subspace", "eigvec", None])

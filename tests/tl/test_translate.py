@@ -419,7 +419,13 @@ def test_where_nothing_can_be_written(small_aligned: md.MuData, tmp_path: Path):
     small_aligned.write_zarr(tmp_path / "all.zarr")
     (tmp_path / "empty.h5ad").touch()
     small_aligned["protein"].write(tmp_path / "protein.h5ad")
-    for name in ("mine.zarr", "all.zarr", "empty.h5ad", "protein.h5ad"):
+    (tmp_path / "gone.zarr").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link.h5ad").symlink_to(tmp_path / "protein.h5ad")
+    zarr.open_array(tmp_path / "x.zarr", mode="w", shape=(3,), dtype="float32")
+    zarr.open_group(tmp_path / "damaged.zarr", mode="w", zarr_format=2)
+    (tmp_path / "damaged.zarr" / ".zgroup").write_text("{")
+    theirs = ("mine.zarr", "all.zarr", "empty.h5ad", "protein.h5ad", "gone.zarr", "link.h5ad", "x.zarr", "damaged.zarr")
+    for name in theirs:
         with pytest.raises(
             FileExistsError, match=r"is there already, and is no earlier result of `scmmgan.tl.translate`"
         ):
@@ -441,11 +447,24 @@ def test_cells_that_lie_there_are_not_replaced(small_aligned: md.MuData, ending:
     cells.X = form(cells.X)
     group = zarr.open_group(file, mode="w", zarr_format=2) if ending == "zarr" else h5py.File(file, "w")
     write_elem(group, "/", cells)
-    group.attrs[on_disk.MARK] = True
+    group["X"].attrs[on_disk.MARK] = True
     x = group["X"] if form is np.asarray else sparse_dataset(group["X"])
     lazy = ad.AnnData(x, obs=cells.obs.copy(), var=cells.var.copy())
-    with pytest.raises(ValueError, match="is the file that the cells are read from"):
-        smm.tl.translate(lazy, *NAMES, model=small_aligned, out=file)
+    (tmp_path / f"link.{ending}").symlink_to(file)
+    ways = [(lazy, file), (lazy, tmp_path / f"link.{ending}")]
+    ways.append((ad.AnnData(cells.X, obs=cells.obs.copy(), var=cells.var.copy(), layers={"z": x}), file))
+    if ending == "h5ad":
+        # a view of cells in a file
+        ways.append((ad.read_h5ad(file, backed="r")[:50], file))
+    else:
+        (tmp_path / "around.zarr").mkdir()
+        file.rename(tmp_path / "around.zarr" / file.name)
+        group = zarr.open_group(tmp_path / "around.zarr" / file.name, mode="r")
+        lazy.X = group["X"] if form is np.asarray else sparse_dataset(group["X"])
+        ways = [(lazy, tmp_path / "around.zarr")]
+    for of, out in ways:
+        with pytest.raises(ValueError, match="is the file that the cells are read from"):
+            smm.tl.translate(of, *NAMES, model=small_aligned, out=out)
     assert smm.tl.translate(lazy, *NAMES, model=small_aligned, out=tmp_path / "out.zarr").n_obs == 120
     if ending == "h5ad":
         group.close()

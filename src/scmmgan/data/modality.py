@@ -280,7 +280,7 @@ def read_values(
 
 def _empty(rows: np.ndarray | sp.csr_matrix) -> int:
     """How many of some rows hold zeros only."""
-    return int(((rows.getnnz(1) == 0) if sp.issparse(rows) else ~rows.any(1)).sum())
+    return int((np.asarray((rows != 0).sum(1)) == 0).sum())
 
 
 def _slot(layer: str | None, use_rep: str | None) -> str:

@@ -18,7 +18,7 @@ from scmmgan.data.directory import put_in_place
 from scmmgan.model.defaults import STORED_CHUNK
 
 ENDINGS = (".zarr", ".h5ad")
-MARK = "scmmgan_mapped"  # attribute of files that `write` made, which another call may replace
+MARK = "scmmgan_mapped"  # attribute of an X that `write` made, which another call may replace
 
 
 def check_path(out: str | PathLike[str], cells: AnnData) -> Path:
@@ -31,9 +31,9 @@ def check_path(out: str | PathLike[str], cells: AnnData) -> Path:
     path = Path(out).absolute()
     if path.suffix not in ENDINGS:
         raise ValueError(f"`out` must end in .zarr or .h5ad, got {str(out)!r}.")
-    if path.resolve() in _files_of(cells):
+    if any(path.resolve() in (of, *of.parents) for of in _files_of(cells)):
         raise ValueError(f"`out` {str(out)!r} is the file that the cells are read from. Name another.")
-    if path.exists() and not _is_own(path):
+    if (path.exists() or path.is_symlink()) and not _is_own(path):
         raise FileExistsError(
             f"`out` {str(out)!r} is there already, and is no earlier result of `scmmgan.tl.translate`. Name another, or delete it."
         )
@@ -41,25 +41,31 @@ def check_path(out: str | PathLike[str], cells: AnnData) -> Path:
 
 
 def _files_of(cells: AnnData) -> list[Path]:
-    """The h5 file or the zarr folder of X, if it is in one and says so: arrays of dask do not."""
-    x = cells.X
-    group = getattr(x, "group", x)
-    file, store = getattr(getattr(group, "file", None), "filename", None), getattr(group, "store", None)
-    found = (file, getattr(store, "root", None), getattr(store, "path", None))
+    """The h5 files and zarr folders of matrices that are in one and say so: arrays of dask do not."""
+    found = [cells.filename if cells.isbacked else None]
+    # what a view shows would be read
+    for x in () if cells.is_view else (cells.X, *cells.layers.values(), *cells.obsm.values()):
+        group = getattr(x, "group", x)
+        store = getattr(group, "store", None)
+        found += [
+            getattr(group, "file", None) and group.file.filename,
+            getattr(store, "root", getattr(store, "path", None)),
+        ]
     return [Path(of).resolve() for of in found if isinstance(of, str | Path)]
 
 
 def _is_own(path: Path) -> bool:
     """Whether `write` made what is there."""
-    if path.is_dir():
-        is_zarr = any((path / name).exists() for name in (".zgroup", "zarr.json"))
-        return is_zarr and MARK in _zarr(path, "r").attrs
-    import h5py
+    try:
+        if path.is_dir():
+            return MARK in _zarr(path, "r")["X"].attrs
+        import h5py
 
-    if not h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            return MARK in file["X"].attrs
+    except Exception:
+        # what cannot be read, for whichever reason, is none
         return False
-    with h5py.File(path) as file:
-        return MARK in file.attrs
 
 
 def write(adata: AnnData, blocks: Iterable[np.ndarray], path: Path) -> AnnData:
@@ -99,7 +105,6 @@ def _zarr(path: Path, mode: Any) -> Any:
 
 def _fill(group: Any, adata: AnnData, blocks: Iterable[np.ndarray]) -> None:
     write_elem(group, "/", adata)
-    group.attrs[MARK] = True
     for name in ("raw", "X"):
         # that there is none is stored, which readers of `backed` files take for one
         if name in group:
@@ -108,7 +113,7 @@ def _fill(group: Any, adata: AnnData, blocks: Iterable[np.ndarray]) -> None:
     # some columns of all cells, and some cells of all columns, are quick to read
     chunks = tuple(max(1, min(size, STORED_CHUNK)) for size in adata.shape)
     values = create("X", shape=adata.shape, chunks=chunks, dtype="float32")
-    values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0", MARK: True})
     start = 0
     for block in blocks:
         values[start : start + len(block)] = block

@@ -292,7 +292,7 @@ def reread(mdata: MuData, keys: Keys, *, counts: bool = False) -> tuple[Problem,
         # another machine may round otherwise
         if before.shape != domain.x.shape or np.abs(before - domain.x).max() > 0.01:
             # one space is made of both
-            made_of = " or ".join(repr(m) for m in names if m == name or {(m, name), (name, m)} & {*problem.shared})
+            made_of = " or ".join(repr(m) for m in names if m == name or (m, name) in problem.shared)
             raise ValueError(f"{made_of} is no longer what was aligned as {keys.key!r}: align again.")
     return problem, domains
 

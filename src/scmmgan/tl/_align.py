@@ -269,7 +269,7 @@ def align(
         `checkpoint_dir` does not belong to the data and arguments, or training does not get off the ground.
 
     RuntimeError
-        If another of several processes has ended, within 30 seconds.
+        If another of several processes has ended, hangs for 30 seconds while they train, or does not come within 300.
 
     Examples
     --------

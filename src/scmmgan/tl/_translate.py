@@ -69,7 +69,7 @@ def translate(
     out
         File to write, `.zarr` or `.h5ad`, where the mapped values are too many to be held: they are decoded and written
         `batch_size` cells at a time. An earlier result of this function is replaced once all is written; where anything goes
-        wrong it stays as it was. No other file is replaced.
+        wrong it stays as it was. What that call returned then reads the new values. No other file is replaced.
     batch_size
         New cells at one time; memory grows with it, results do not change.
     key

@@ -281,7 +281,8 @@ def test_one_that_never_comes_is_not_waited_for(rank: int, monkeypatch: pytest.M
     monkeypatch.setattr(processes, "JOIN_TIMEOUT", 1)
     with (
         pytest.raises(
-            RuntimeError, match=r"Fewer than 2 processes came to `tl.align` within 1 seconds .*Start all of them"
+            RuntimeError,
+            match=r"The 2 processes did not meet in `tl.align`, where each waits 1 seconds .*Start all of them",
         ),
         processes.joined(2, "cpu"),
     ):

@@ -157,8 +157,8 @@ def joined(devices: int, device: str) -> Iterator[Processes]:
             distributed.init_process_group("gloo", timeout=timedelta(seconds=JOIN_TIMEOUT))
         except RuntimeError as error:
             raise RuntimeError(
-                f"Fewer than {devices} processes came to `tl.align` within {JOIN_TIMEOUT} seconds ({error}). Nothing was written. "
-                "Start all of them again."
+                f"The {devices} processes did not meet in `tl.align`, where each waits {JOIN_TIMEOUT} seconds for the others "
+                f"({error}). Nothing was written. Start all of them again."
             ) from error
     groups = {
         "steps": distributed.new_group(backend=backend, timeout=timedelta(seconds=STEP_TIMEOUT)),
