@@ -280,7 +280,8 @@ def read_values(
 
 def _empty(rows: np.ndarray | sp.csr_matrix) -> int:
     """How many of some rows hold zeros only."""
-    return int((np.asarray((rows != 0).sum(1)) == 0).sum())
+    there: Any = rows != 0
+    return int((np.asarray(there.sum(1)) == 0).sum())
 
 
 def _slot(layer: str | None, use_rep: str | None) -> str:
