@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import mudata as md
@@ -15,6 +17,13 @@ import scmmgan as smm
 from scmmgan.model.space.transform import Transform
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and here is none")
+
+
+def extra(name: str, package: str) -> Any:
+    """The package of an extra; a skip where it is not installed, an error where it is and cannot be imported."""
+    if find_spec(package) is None:
+        pytest.skip(f"needs the extra `{name}`")
+    return import_module(package)
 
 
 def transform_of(mdata: md.MuData, name: str) -> Transform:

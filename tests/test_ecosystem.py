@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from scipy.io import mmwrite
 
 import scmmgan as smm
+from helpers import extra
 from scmmgan.settings import unpulled
 
 # matplotlib announces what scanpy's pictures still use
@@ -51,7 +52,7 @@ def test_mapped_cells_in_scanpy(coloured: md.MuData):
 @pytest.mark.slow
 def test_tables_of_spatialdata(tmp_path: Path):
     """Slow: it imports spatialdata. Region and instance keys are kept, results go back into the object and its file; mapped cells are a table, too."""
-    spatialdata = pytest.importorskip("spatialdata", reason="needs the extra `spatial`")
+    spatialdata = extra("spatial", "spatialdata")
     mdata = smm.datasets.toy(n_cells=80, n_features=[20, 15], n_linked=12, spatial=True)
     spots = mdata["rna"]
     spots.obs["region"] = pd.Categorical(["spots"] * 80)

@@ -18,6 +18,7 @@ import pytest
 import scipy.sparse as sp
 
 import scmmgan as smm
+from helpers import extra
 from scmmgan.data.modality import layers_of
 from scmmgan.settings import unpulled
 from scmmgan.tl import _compare
@@ -522,7 +523,7 @@ def test_damaged_records_are_refused(mdata: md.MuData, computed: list):
 
 
 def test_scores_of_scib(mdata: md.MuData):
-    pytest.importorskip("scib_metrics", reason="needs the extra `scib`")
+    extra("scib", "scib_metrics")
     table = compare(mdata, embeddings={"perfect": "X_perfect"}, labels="cell_type", scib=True)
     assert table.loc[("perfect", "scib iLISI", "both"), ["n", "needs", "best"]].tolist() == [120, "nothing", 1]
     assert table.loc[("perfect", "scib NMI", "both"), "needs"] == "labels"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers import extra
 from scmmgan.model.evidence.scib import check_scib, scib_scores
 
 
@@ -17,7 +18,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_good_embedding_scores_higher_than_one_that_knows_nothing():
-    pytest.importorskip("scib_metrics", reason="needs the extra `scib`")
+    extra("scib", "scib_metrics")
     rng = np.random.default_rng(0)
     codes = rng.integers(3, size=120)
     z = 6 * np.eye(3)[codes] + rng.normal(size=(120, 3))
