@@ -280,8 +280,8 @@ def read_values(
 
 def _empty(rows: np.ndarray | sp.csr_matrix) -> int:
     """How many of some rows hold zeros only."""
-    there: Any = rows != 0
-    return int((np.asarray(there.sum(1)) == 0).sum())
+    counted = rows.count_nonzero(axis=1) if sp.issparse(rows) else np.count_nonzero(rows, axis=1)
+    return int((counted == 0).sum())
 
 
 def _slot(layer: str | None, use_rep: str | None) -> str:

@@ -280,8 +280,9 @@ class Aligner:
         cycle = anchors = 0.0
         for (a, b), coupling in couplings.items():
             rows = np.sort(np.random.default_rng(random_state).permutation(len(x[a]))[:MAX_TESTED_CELLS])
-            there = self.translate(x[a][rows], a, b)
-            cycle += float(((self.translate(there, b, a) - x[a][rows]) ** 2).mean())
+            cells = x[a][rows]
+            there = self.translate(cells, a, b)
+            cycle += float(((self.translate(there, b, a) - cells) ** 2).mean())
             anchors += float(((there - coupling.anchors[rows]) ** 2).mean())
         scale = len(self.widths) - 1
         return {"step": [0], "cycle": [cycle / scale], "anchors": [anchors / scale]}
